@@ -1,0 +1,59 @@
+# Everything a user or CI calls. Each target sets up what it needs by itself: a Python >= 3.11 with pip is enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help speedrun setup dev check format test test-fast lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+speedrun: $(VENV)/.runtime ## The whole pipeline on this machine, in minutes: text, tokenizer, training, chat model, report
+	@$(BIN)/nanochat run tiny
+
+setup: $(VENV)/.runtime ## Install what a run needs into .venv, versions locked
+
+dev: $(VENV)/.dev ## Install what tests and checks need as well
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo "installing the locked packages into $(VENV) (once; one to three minutes)"
+	@$(BIN)/python -m pip install --quiet --no-compile -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	@$(BIN)/python -m pip install --quiet --no-compile -r requirements-dev.lock
+	@touch $@
+
+check: $(VENV)/.dev ## Formatting, lint, types of the core, layer contracts, file sizes
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest -q tests/repo
+
+format: $(VENV)/.dev ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+test: $(VENV)/.dev ## All tests: units, a real S3 server, a real Prefect server, real training
+	@$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev ## The tests that need no server and no training process
+	@$(BIN)/python -m pytest -m "not slow"
+
+lock: ## Pin the newest versions that pyproject.toml allows
+	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	@$(VENV)-lock/bin/python -m pip install --quiet torch==2.13.0 && $(VENV)-lock/bin/python -m pip install --quiet -e .
+	@$(VENV)-lock/bin/python benchmarks/lock.py runtime $(VENV)-lock > requirements.lock.new
+	@$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev]'
+	@$(VENV)-lock/bin/python benchmarks/lock.py dev $(VENV)-lock > requirements-dev.lock.new
+	@mv requirements.lock.new requirements.lock && mv requirements-dev.lock.new requirements-dev.lock && rm -rf $(VENV)-lock
+
+clean: ## Remove .venv and caches; artifacts in ~/.nanochat stay
+	@rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

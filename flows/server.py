@@ -1,0 +1,138 @@
+"""A Prefect server for the length of one command, where none is configured.
+
+Prefect's own ephemeral server dies with a terminal's Ctrl-C (before the run can be recorded) and survives a kill of its
+parent. Ours is a child in a session of its own with a parent-death signal: Ctrl-C does not reach it, and nothing is
+left running. It uses the database in PREFECT_HOME, so a later `prefect server start` shows the same runs.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nanochat_core.base.errors import NanochatError
+from nanochat_core.base.process import describe_exit, die_with_parent
+from nanochat_core.workspace import home_from_environment
+
+START_TIMEOUT_S = 120.0  # a cold home migrates its database first: 14 s here, more on a slow disk
+SETTLE_TIMEOUT_S = 5.0
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the terminal belongs to our own display
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "nanochat_core",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+
+
+class EmbeddedServer:
+    """The child; `url` is its API."""
+
+    def __init__(self, home: Path, port: int, log: Path) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}/api"
+        self.log = log
+        environment = {
+            **os.environ,
+            **QUIET,
+            "PREFECT_HOME": str(home),
+            "PREFECT_SERVER_API_PORT": str(port),
+            "PREFECT_UI_API_URL": self.url,
+        }
+        arguments = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "uvicorn", *arguments, "--log-level", "error", "--lifespan", "on"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
+            )
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+                urllib.request.urlopen(f"{self.url}/health", timeout=2).close()
+                return
+            time.sleep(0.05)
+        code = self.process.poll()
+        ended = "did not answer in time" if code is None else f"ended with {describe_exit(code)}"
+        raise NanochatError(
+            f"the embedded Prefect server {ended}; its log is {self.log}",
+            hint="nanochat doctor looks for the cause; --no-prefect runs the same steps without Prefect",
+        )
+
+    def wait_until_recorded(self, flow_run_id: str, num_tasks: int) -> None:
+        """Task runs are recorded a moment after they end; wait for them, so that none is missing from the database."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+                runs = self._post("task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
+                if len([run for run in runs if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED")]) >= num_tasks:
+                    return
+            time.sleep(0.1)
+
+    def _post(self, path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return json.load(answer)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def prefect_server() -> Iterator[EmbeddedServer | None]:
+    """Start a server beside this command, or yield None where one is configured. Set up before Prefect is imported."""
+    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect").expanduser().absolute()
+    if _is_configured(home):
+        yield None
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    logs = home_from_environment()
+    logs.mkdir(parents=True, exist_ok=True)
+    server = EmbeddedServer(home, _free_port(), logs / "prefect-server.log")
+    os.environ["PREFECT_API_URL"] = server.url
+    try:
+        yield server
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        server.stop()
+
+
+def _is_configured(home: Path) -> bool:
+    if os.environ.get("PREFECT_API_URL"):
+        return True
+    if not (home / "profiles.toml").is_file() and not Path("prefect.toml").is_file():
+        return False
+    from prefect.settings import get_current_settings  # a second of import, only where a profile may name a server
+
+    return get_current_settings().api.url is not None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

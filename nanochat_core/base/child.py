@@ -1,0 +1,117 @@
+"""One supervised child process: its records followed, its output in a file, its end told truthfully.
+
+Output goes to a file, never a pipe: a pipe's reader may die first, and the child would then die printing, just when it
+should save. The child gets a parent-death signal; when the caller is interrupted it is asked to save and stop. So no
+child outlives this process, and the process that orchestrates never touches the GPU.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nanochat_core.base.errors import ConfigError, HardwareError, MissingError, NanochatError, TrainingError
+from nanochat_core.base.process import describe_exit, die_with_parent
+from nanochat_core.base.records import RecordFollower
+
+GRACE_S = 25.0  # a cancelled Prefect run gets 30 s before SIGKILL
+POLL_S = 0.1
+LOG_NAME = "output.log"
+RECORDS_NAME = "metrics.jsonl"
+RESULT_NAME = "result.json"
+Record = dict[str, Any]
+
+
+class PreemptedError(TrainingError):
+    """The child was told to stop and has saved its state: run it again to go on."""
+
+
+def run_child(
+    command: list[str], work: Path, *, on_record: Callable[[Record], None], environment: dict[str, str]
+) -> Record:
+    """Run a command that writes metrics.jsonl and result.json into `work`; returns the result or raises what it names."""
+    (work / RESULT_NAME).unlink(missing_ok=True)
+    follower = RecordFollower(work / RECORDS_NAME)
+    with (work / LOG_NAME).open("ab") as log:
+        child = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=_environment(environment),
+            preexec_fn=die_with_parent,
+        )
+    try:
+        while child.poll() is None:
+            _forward(follower, on_record)
+            time.sleep(POLL_S)
+        _forward(follower, on_record)
+    except BaseException:
+        _stop(child)
+        raise
+    return _result(work, child.returncode)
+
+
+def write_result(work: Path, result: Record) -> None:
+    """What the child says of itself, whole or absent."""
+    part = work / f"{RESULT_NAME}.tmp"
+    part.write_text(json.dumps(result))
+    part.replace(work / RESULT_NAME)
+
+
+def failure(error: NanochatError) -> Record:
+    """An error as a result that the supervisor raises again with its kind, message and hint."""
+    return {"status": "error", "kind": type(error).__name__, "message": error.message, "hint": error.hint}
+
+
+def _environment(changes: dict[str, str]) -> dict[str, str]:
+    root = str(Path(__file__).resolve().parents[2])  # a checkout works without being installed
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "NANOCHAT_PARENT": str(os.getpid()), **changes}
+
+
+def _forward(follower: RecordFollower, on_record: Callable[[Record], None]) -> None:
+    for record in follower.new_records():
+        on_record(record)
+
+
+def _stop(child: "subprocess.Popen[bytes]") -> None:
+    """Ask for a checkpoint, wait for it, then insist."""
+    if child.poll() is not None:
+        return
+    child.send_signal(signal.SIGTERM)
+    try:
+        child.wait(GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _result(work: Path, returncode: int) -> Record:
+    path = work / RESULT_NAME
+    result: Record = json.loads(path.read_text()) if path.is_file() else {"status": "crashed"}
+    if result["status"] == "completed" and returncode == 0:
+        return result
+    raise _error(result, returncode, work / LOG_NAME)
+
+
+KINDS: dict[str, type[NanochatError]] = {kind.__name__: kind for kind in (ConfigError, HardwareError, MissingError)}
+
+
+def _error(result: Record, returncode: int, log: Path) -> NanochatError:
+    message = result.get("message") or f"the process ended early ({describe_exit(returncode)})"
+    status = result["status"]
+    if status == "error":
+        return KINDS.get(result["kind"], NanochatError)(message, hint=result.get("hint"))
+    if status == "preempted":
+        return PreemptedError(message, hint="run the same command again: it goes on from the checkpoint")
+    if status == "out_of_memory":
+        return HardwareError(message, hint="a lower runtime.device_batch_rows keeps the batch and needs less memory")
+    if status == "non_finite":
+        return NanochatError(message, hint="lower the learning rates; the last checkpoint before it is kept")
+    tail = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-3:]
+    return TrainingError(f"{message}; the end of {log}: {' / '.join(tail)[-300:]}", hint="run the same command again")

@@ -1,0 +1,76 @@
+"""The process group of one training run, as torchrun's environment describes it.
+
+One place sets it up and takes it down. Without torchrun the world is one process and no group is made.
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among the ranks."""
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def world_from_environment() -> World:
+    return World(
+        rank=int(os.environ.get("RANK", "0")),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        size=int(os.environ.get("WORLD_SIZE", "1")),
+    )
+
+
+def start(world: World, device: torch.device) -> None:
+    """Join the process group; gloo for CPU tensors, NCCL beside it on GPUs."""
+    if world.size > 1:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+
+
+def stop() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def sum_gradients(parameters: list[torch.nn.Parameter], world: World) -> None:
+    """Add up the gradients of all ranks, in one flat buffer per dtype: one collective instead of one per tensor."""
+    if world.size == 1:
+        return
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for dtype in sorted({grad.dtype for grad in grads}, key=str):
+        same = [grad for grad in grads if grad.dtype == dtype]
+        flat = torch.cat([grad.reshape(-1) for grad in same])
+        dist.all_reduce(flat)
+        for grad, piece in zip(same, flat.split([grad.numel() for grad in same]), strict=True):
+            grad.copy_(piece.view_as(grad))
+
+
+def sum_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:
+    """Element-wise sum over the ranks, in place."""
+    if world.size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def any_rank(flag: bool, world: World) -> bool:
+    """True on every rank as soon as it is true on one: how ranks agree to stop or to save at the same step."""
+    if world.size == 1:
+        return flag
+    value = torch.tensor([int(flag)])
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def barrier(world: World) -> None:
+    if world.size > 1:
+        dist.barrier()

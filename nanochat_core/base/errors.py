@@ -1,0 +1,50 @@
+"""Errors that people read: what was seen, and what to do about it.
+
+A `NanochatError` is shown as one line and a hint, without a traceback (`--debug` shows it); its class decides
+the exit code. Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+
+class NanochatError(Exception):
+    """Base of the errors meant for people. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions with keyword-only arguments do not pickle by themselves, and worker processes send them back.
+        return (_rebuild, (type(self), self.message, self.hint))
+
+
+def _rebuild(kind: type[NanochatError], message: str, hint: str | None) -> NanochatError:
+    return kind(message, hint=hint)
+
+
+class ConfigError(NanochatError):
+    """A preset, a `--set` or a combination of values that cannot work."""
+
+    exit_code = 2
+
+
+class MissingError(NanochatError):
+    """Data, an artifact or a ref that is not there, or cannot be read."""
+
+    exit_code = 3
+
+
+class CorruptError(MissingError):
+    """Bytes that do not have the digest that was promised for them."""
+
+
+class HardwareError(NanochatError):
+    """The machine lacks what the run needs: memory, a GPU, disk space."""
+
+    exit_code = 4
+
+
+class TrainingError(NanochatError):
+    """A training process that ended badly; the message names the last lines of its log."""

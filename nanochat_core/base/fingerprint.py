@@ -1,0 +1,252 @@
+"""The cache key of a step: what decides its result, and nothing else.
+
+A step runs again when its identity config, the content of its inputs, the code it reaches, or the version of a deciding
+package changed. Code means the source of every core module that the entry point imports, directly or not, parsed and
+written out again, so that comments, docstrings and formatting do not count. Hashing only the task function's own text
+(what orchestrators do by default) serves stale results after an edit in a helper; hashing the whole repository trains
+again after an edit in the README. The idea of closing over imports is from Marin's fingerprint.py; going by the syntax
+tree instead of by imported modules keeps torch out of it. A Python release that prints a syntax tree in another way
+costs one needless run, never a stale result.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nanochat_core.base.errors import ConfigError
+
+PACKAGE = "nanochat_core"
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+EXCLUDED = frozenset(
+    {
+        f"{PACKAGE}.config",  # its values are in the fingerprint one by one
+        f"{PACKAGE}.base.errors",  # wording of messages: it cannot change a result
+        f"{PACKAGE}.base.log",
+        f"{PACKAGE}.base.units",  # how numbers are printed
+    }
+)
+
+
+def canonical_json(value: Any) -> str:
+    """The one JSON text of `value`: sorted keys, no spaces, ASCII, no NaN; the same in every process."""
+    return json.dumps(_plain(value, "value"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """`value` in JSON's own types; `where` is the path to it, for the error."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return _finite(float(value), where)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {_text_key(key, where): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    raise ConfigError(
+        f"{where} is a {type(value).__name__}, which has no fixed JSON form", hint="pass numbers, text, lists or dicts"
+    )
+
+
+def _finite(value: float, where: str) -> float:
+    if not math.isfinite(value):
+        raise ConfigError(f"{where} is {value}, which JSON cannot hold", hint="leave the value out, or use None")
+    return value
+
+
+def _text_key(key: Any, where: str) -> str:
+    # json.dumps would turn 1 and "1" into the same key without a word.
+    if not isinstance(key, str):
+        raise ConfigError(f"{where} has the key {key!r}, which is not text", hint="use str keys")
+    return str(key)
+
+
+def fingerprint(
+    *, step: str, config: Any, inputs: Mapping[str, str], code: Mapping[str, str], packages: Mapping[str, str]
+) -> str:
+    """The cache key of one step, as 64 hex digits."""
+    identity = {"step": step, "config": config, "inputs": inputs, "code": code, "packages": packages}
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Installed versions, read without importing; "+cpu" and the like are cut off: they name a build, not a release."""
+    return {name: _public_version(name) for name in sorted(names)}
+
+
+def _public_version(name: str) -> str:
+    try:
+        return metadata.version(name).partition("+")[0]
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def code_closure(entries: Iterable[str], *, root: Path | None = None) -> dict[str, str]:
+    """Digest of the normalised source of each core module that `entries` reach, and of the data files they declare.
+
+    `root` is the folder that holds the package. Nothing is imported. A module reached only by name, such as the one
+    given to `torchrun -m`, counts when the name stands as a text of its own in the source. A module that reads a data
+    file declares it as `CLOSURE_FILES = ("table.json",)`; its key is then "module:table.json".
+    """
+    tree = _SourceTree(root or PACKAGE_ROOT)
+    waiting, digests, seen = list(entries), {}, set()
+    for entry in waiting:
+        if not tree.has(entry):
+            raise ConfigError(f"there is no module {entry} under {tree.root}", hint="check the step's entry module")
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        waiting.extend(tree.parents(module))
+        path = tree.path(module)
+        if module in EXCLUDED or path is None:  # no path: a folder without __init__.py, nothing to hash
+            continue
+        parsed = normalised(_parse(path))
+        digests[module] = hashlib.sha256(ast.unparse(parsed).encode()).hexdigest()
+        digests |= {f"{module}:{name}": _file_digest(path, name) for name in _declared_files(parsed, module)}
+        waiting.extend(tree.imported(parsed, module))
+    return dict(sorted(digests.items()))
+
+
+def normalised(tree: ast.Module) -> ast.Module:
+    """`tree` without what cannot change a result."""
+    return ast.fix_missing_locations(_Normaliser().visit(tree))
+
+
+class _Normaliser(ast.NodeTransformer):
+    """Drops bare strings (docstrings, also those under fields), type-checking-only code and the release number."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> Any:
+        if not _is_type_checking(node.test):
+            return self.generic_visit(node)
+        return [kept for child in node.orelse if (kept := self.visit(child)) is not None]
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        if node.module == "typing":
+            node.names = [alias for alias in node.names if alias.name != "TYPE_CHECKING"]
+        return node if node.names else None
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        return None if names == ["__version__"] else self.generic_visit(node)
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        visited = super().generic_visit(node)
+        # A body may have held nothing but its docstring, and an empty one is no Python.
+        if isinstance(visited, ast.stmt | ast.ExceptHandler) and getattr(visited, "body", None) == []:
+            visited.body = [ast.Pass()]  # type: ignore[union-attr]
+        return visited
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", None)
+    return name == "TYPE_CHECKING"
+
+
+class _SourceTree:
+    """Module names and their files below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, module: str) -> Path | None:
+        base = self.root.joinpath(*module.split("."))
+        candidates = (base / "__init__.py", base.with_name(f"{base.name}.py"))
+        return next((path for path in candidates if path.is_file()), None)
+
+    def has(self, module: str) -> bool:
+        is_ours = module == PACKAGE or module.startswith(f"{PACKAGE}.")
+        if not is_ours or not all(part.isidentifier() for part in module.split(".")):
+            return False
+        return self.path(module) is not None or self.root.joinpath(*module.split(".")).is_dir()
+
+    def parents(self, module: str) -> list[str]:
+        parts = module.split(".")
+        return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+    def submodules(self, package: str) -> list[str]:
+        folder = self.root.joinpath(*package.split("."))
+        return [f"{package}.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__"]
+
+    def imported(self, tree: ast.Module, module: str) -> set[str]:
+        """Our modules that `tree`, the source of `module`, names."""
+        path = self.path(module)
+        is_package = path is not None and path.name == "__init__.py"
+        package = module if is_package else module.rpartition(".")[0]
+        return {name for node in ast.walk(tree) for name in self._named(node, package) if self.has(name)}
+
+    def _named(self, node: ast.AST, package: str) -> Iterator[str]:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            origin = _origin(node, package)
+            yield origin
+            for alias in node.names:
+                # What a star brings in depends on the package; taking all of it can only run a step too often.
+                yield from self.submodules(origin) if alias.name == "*" else (f"{origin}.{alias.name}",)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def _origin(node: ast.ImportFrom, package: str) -> str:
+    """The absolute name of what a `from ... import` reads from."""
+    if node.level == 0:
+        return node.module or ""
+    parts = package.split(".")
+    base = parts[: len(parts) - node.level + 1]
+    return ".".join([*base, node.module] if node.module else base)
+
+
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        raise ConfigError(f"{path} is not valid Python: {error}", hint="fix the file, then run again") from error
+
+
+def _declared_files(tree: ast.Module, module: str) -> tuple[str, ...]:
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == "CLOSURE_FILES" for target in targets):
+            return _literal_names(node, module)
+    return ()
+
+
+def _literal_names(node: ast.stmt, module: str) -> tuple[str, ...]:
+    try:
+        names = ast.literal_eval(node.value)  # type: ignore[attr-defined]
+    except ValueError:
+        names = None
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"CLOSURE_FILES in {module} is not a plain tuple of file names",
+            hint='write it out, for example CLOSURE_FILES = ("table.json",)',
+        )
+    return tuple(names)
+
+
+def _file_digest(source: Path, name: str) -> str:
+    path = source.parent / name
+    if not path.is_file():
+        raise ConfigError(
+            f"{source} declares the data file {name}, and {path} is not there",
+            hint="correct CLOSURE_FILES, or put the file back",
+        )
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,100 @@
+"""What this machine can do: device, compute dtype, threads, memory, and a line that says so."""
+
+import os
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat_core.base.errors import HardwareError
+
+BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}  # without them torch emulates bf16 on x86, slower than fp32
+
+
+def pick_device(requested: str, *, local_rank: int = 0) -> torch.device:
+    """The device to train on; "auto" prefers cuda, then mps, then cpu."""
+    if requested == "auto":
+        if torch.cuda.is_available():
+            requested = "cuda"
+        else:
+            requested = "mps" if torch.backends.mps.is_available() else "cpu"
+    if requested == "cuda":
+        if not torch.cuda.is_available():
+            raise HardwareError("runtime.device = cuda, but torch sees no CUDA GPU", hint="--set runtime.device=auto")
+        if local_rank >= torch.cuda.device_count():
+            raise HardwareError(
+                f"process {local_rank + 1} has no GPU: torch sees {torch.cuda.device_count()}",
+                hint=f"--set runtime.num_processes={torch.cuda.device_count()}",
+            )
+        return torch.device("cuda", local_rank)
+    return torch.device(requested)
+
+
+def pick_dtype(requested: str, device: torch.device) -> torch.dtype:
+    """Compute dtype of matrix products; "auto" is bf16 where the hardware multiplies it natively."""
+    if requested == "auto":
+        requested = "bf16" if has_fast_bf16(device) else "fp32"
+    return torch.bfloat16 if requested == "bf16" else torch.float32
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and bool(BF16_CPU_FLAGS & cpu_flags())
+
+
+@lru_cache(maxsize=1)
+def cpu_flags() -> frozenset[str]:
+    """The processor's feature flags as Linux lists them; empty where it does not."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return frozenset()
+    lines = (line for line in path.read_text().splitlines() if line.startswith("flags"))
+    return frozenset(next(lines, "").partition(":")[2].split())
+
+
+def num_threads(requested: int | None, *, num_processes: int) -> int:
+    """Threads of one training process: the cores shared out over the processes of this machine."""
+    return requested or max(1, (os.cpu_count() or 1) // num_processes)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts for provenance and `doctor`."""
+
+    platform: str
+    cores: int
+    has_fast_bf16: bool
+    gpus: list[str]
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def describe() -> Machine:
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    device = torch.device("cuda" if gpus else "cpu")
+    return Machine(platform.platform(), os.cpu_count() or 1, has_fast_bf16(device), gpus)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory this process has held on the device, in GiB (resident set on CPU)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Raise HardwareError when the disk below `folder` has less than `needed_bytes` left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise HardwareError(
+            f"{folder} has {free / 2**30:.1f} GiB free, the run needs about {needed_bytes / 2**30:.1f} GiB",
+            hint="free some space, or point NANOCHAT_HOME at another disk",
+        )

@@ -1,0 +1,64 @@
+"""Records of a running child: one JSON object per line, appended by it and followed by its supervisor.
+
+A training's kinds of record ("event") are start, step, validate, checkpoint and end; an evaluation's is progress. Every
+number carries its unit in its name.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class RecordWriter:
+    """Appends records; each line is flushed whole, so a follower and a later attempt can read what is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, event: str, **values: Any) -> None:
+        self._file.write(json.dumps({"event": event, **values}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """All whole records of a file; a torn last line (a kill in mid-write) is left out."""
+    if not path.is_file():
+        return []
+    return list(_records(path.read_text(encoding="utf-8").split("\n")[:-1]))
+
+
+def _records(lines: list[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if line.strip():
+            yield json.loads(line)
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the records of steps that a resumed run will take again."""
+    kept = [record for record in read_records(path) if record.get("step", 0) < step or record["event"] == "start"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+
+
+class RecordFollower:
+    """Reads the records that were appended since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = path.stat().st_size if path.is_file() else 0
+
+    def new_records(self) -> list[dict[str, Any]]:
+        if not self.path.is_file():
+            return []
+        if self.path.stat().st_size < self._offset:
+            self._offset = 0  # a resumed attempt rewrote the file
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            chunk = file.read()
+        whole = chunk[: chunk.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return list(_records(whole.decode("utf-8").split("\n")))

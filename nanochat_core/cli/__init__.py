@@ -1,0 +1,1 @@
+"""The command line's verbs that need no Prefect, and how a run looks in a terminal."""

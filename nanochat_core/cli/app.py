@@ -1,0 +1,202 @@
+"""The verbs that need no Prefect: plan, why, chat, doctor, import-checkpoint; and how every verb fails.
+
+stdout is the answer, stderr the progress. A NanochatError is one line and a hint, with the exit code of its kind.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from nanochat_core.base.errors import ConfigError, NanochatError
+from nanochat_core.plan import RunPlan, plan_run, summary
+from nanochat_core.presets import load_config, preset_names
+
+EXIT_INTERRUPTED = 130
+Preset = Annotated[str, typer.Argument(help=f"{', '.join(preset_names())}, or a .toml file.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. May be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+
+app = typer.Typer(
+    help="Train your own chat model as a Prefect DAG.\n\nnanochat run tiny   the whole pipeline on a laptop\n\n"
+    "nanochat chat       talk to what it made",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    os.environ.setdefault("NANOCHAT_DEBUG", "1" if debug else "")
+
+
+def check_step(name: str | None) -> str | None:
+    """A step's name, or ConfigError naming the steps there are."""
+    from nanochat_core.pipeline.steps import STEPS
+
+    if name is not None and name not in STEPS:
+        raise ConfigError(f"there is no step {name!r}", hint=f"steps: {', '.join(STEPS)}")
+    return name
+
+
+@app.command()
+def plan(
+    preset: Preset = "gpt2",
+    depth: Annotated[int | None, typer.Option(help="The one dial; everything else follows.")] = None,
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """What a run would do: every derived number, hours, dollars, and which steps are cached.
+
+    nanochat plan tiny
+
+    nanochat plan --depth 24 --set runtime.gpu=H200
+    """
+    from nanochat_core.cli.plan_view import preview_steps, show_plan
+
+    overrides = [*(sets or []), *([f"pretrain.depth={depth}"] if depth is not None else [])]
+    derived = plan_run(load_config(preset, overrides))
+    rows = preview_steps(derived)
+    if as_json:
+        print(json.dumps({**summary(derived), "steps": rows}, indent=1))
+    else:
+        show_plan(Console(), derived, rows)
+
+
+@app.command()
+def why(
+    step: Annotated[str, typer.Argument(help="A step, such as pretrain.")],
+    preset: Preset = "tiny",
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Why a step would run again: which setting, input, code or package differs from the nearest earlier artifact.
+
+    nanochat why pretrain
+
+    nanochat why sft tiny --set sft.epochs=2
+    """
+    from nanochat_core.cli.plan_view import preview_steps
+
+    check_step(step)
+    rows = preview_steps(plan_run(load_config(preset, sets or ())), until=step)
+    row = rows[-1]
+    if as_json:
+        print(json.dumps(row, indent=1))
+    elif row["state"] == "cached":
+        print(f"{step} is cached")
+    else:
+        print(f"{step} would run:")
+        for reason in row["why"]:
+            print(f"  {reason}")
+        for earlier in rows[:-1]:
+            if earlier["state"] != "cached":
+                print(f"  ({earlier['step']} runs first: {'; '.join(earlier['why'])})")
+
+
+@app.command()
+def chat(
+    ref: Annotated[str | None, typer.Argument(help="A model: NAME or NAME@VERSION; default: the newest chat model.")] = None,
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Ask this one thing and leave.")] = None,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Sample among the k likeliest tokens.")] = 50,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
+    seed: Annotated[int, typer.Option(help="Same seed, same answer.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Talk to a model.
+
+    nanochat chat
+
+    nanochat chat -p "What is 37 + 58?"
+    """
+    from nanochat_core.cli.chat import Session, open_chat, talk
+    from nanochat_core.inference.sampling import Sampling
+
+    sampling = Sampling(temperature=temperature, top_k=top_k, max_new_tokens=max_tokens, seed=seed)
+    session = Session(open_chat(ref, device=device), sampling)
+    if prompt is None:
+        talk(session)
+    else:
+        session.ask(prompt)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What is wrong with this machine's set-up, and the command that mends it.
+
+    nanochat doctor
+
+    nanochat doctor --json
+    """
+    from dataclasses import asdict
+
+    from nanochat_core.cli.doctor import examine
+
+    findings = examine()
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.is_good else 'BAD '} {finding.check}: {finding.seen}")
+            if finding.mend:
+                print(f"     mend it: {finding.mend}")
+    if not all(finding.is_good for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("import-checkpoint")
+def import_checkpoint(
+    folder: Annotated[Path, typer.Argument(help="Folder with a nanochat checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the model in our form.")],
+) -> None:
+    """Read a nanochat checkpoint by its own parameter names and write it as ours.
+
+    nanochat import-checkpoint d20/ model/
+
+    nanochat import-checkpoint ~/.cache/nanochat/base_checkpoints/d12 model/
+    """
+    from nanochat_core.model.import_checkpoint import load_nanochat_checkpoint
+    from nanochat_core.model.weights import save_model
+
+    model = load_nanochat_checkpoint(folder)
+    save_model(out, model)
+    print(f"{out}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters, depth {model.config.n_layer}")
+
+
+def guarded(application: typer.Typer) -> int:
+    """Run a command line; what it raises becomes one line, a hint and an exit code."""
+    try:
+        return application(standalone_mode=False) or 0
+    except NanochatError as error:
+        if os.environ.get("NANOCHAT_DEBUG"):
+            raise
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return error.exit_code
+    except click.UsageError as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` closed it; say nothing more
+        return 0
+
+
+def derived_plan(preset: str, sets: list[str] | None, *, fresh: list[str] | None, accept_drift: list[str] | None) -> RunPlan:
+    """The plan of a run command, with the names of its steps checked."""
+    for name in [*(fresh or []), *(accept_drift or [])]:
+        check_step(name)
+    return plan_run(load_config(preset, sets or ()), fresh=tuple(fresh or ()), accept_drift=tuple(accept_drift or ()))

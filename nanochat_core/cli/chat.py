@@ -1,0 +1,158 @@
+"""`nanochat chat`: talk to a model in the terminal, or ask it one thing with -p.
+
+The answer streams to stdout; tool calls are shown as [expression = result]. Ctrl-C stops an answer, twice (or Ctrl-D)
+leaves.
+"""
+
+import sys
+from dataclasses import dataclass
+from typing import TextIO
+
+from nanochat_core import workspace
+from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
+from nanochat_core.base.hardware import pick_device, pick_dtype
+from nanochat_core.inference.engine import Engine
+from nanochat_core.inference.sampling import Sampling
+from nanochat_core.inference.tool_loop import End, Text, ToolCall, ToolResult
+from nanochat_core.model.weights import load_model
+from nanochat_core.store.manifest import Artifact
+from nanochat_core.store.store import Store
+from nanochat_core.tokenizer.conversation import render_prompt
+from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+HELP = "/clear starts anew, /temperature X and /topk N change the sampling, /quit leaves"
+
+
+@dataclass(frozen=True)
+class ChatModel:
+    """A model of the store, loaded, and how it is called."""
+
+    name: str
+    engine: Engine
+
+
+def open_chat(ref: str | None, *, device: str = "auto") -> ChatModel:
+    """Load a chat model: a ref "name" or "name@version", or the newest chat model of the store."""
+    store = workspace.current().store
+    name, artifact = _find(store, ref)
+    tokenizer_digest = artifact.inputs.get("tokenizer")
+    where = pick_device(device)
+    try:
+        model = load_model(store.fetch(artifact, ["model.safetensors", "config.json"]))
+        tokenizer = Tokenizer.load(store.fetch(_tokenizer(store, tokenizer_digest), ["tokenizer.json"]))
+    except CorruptError as error:
+        store.discard(artifact)
+        raise CorruptError(error.message, hint="it was taken out of the store; the command that made it makes it again") from error
+    model.to(where)
+    model.compute_dtype = pick_dtype("auto", where)
+    return ChatModel(name, Engine(model, tokenizer))
+
+
+def _find(store: Store, ref: str | None) -> tuple[str, Artifact]:
+    if ref is not None:
+        name, _, version = ref.partition("@")
+        return ref, store.ref(name, version or None)
+    newest = max((r for r in store.refs() if r.name.endswith("-chat")), key=lambda r: r.set_at, default=None)
+    if newest is None:
+        raise MissingError(f"there is no chat model in {store.url} yet", hint="make speedrun (or: nanochat run tiny) makes one")
+    return f"{newest.name}@{newest.version}", store.ref(newest.name, newest.version)
+
+
+def _tokenizer(store: Store, digest: str | None) -> Artifact:
+    from nanochat_core.pipeline.step import result_digest
+
+    for artifact in store.artifacts("tokenizer"):
+        if result_digest(artifact) == digest:
+            return artifact
+    raise MissingError(f"the tokenizer of this model ({str(digest)[:12]}) is not in {store.url}", hint="run the pipeline again")
+
+
+class Session:
+    """One conversation: its messages and how the next answer is sampled."""
+
+    def __init__(self, chat: ChatModel, sampling: Sampling, out: TextIO = sys.stdout) -> None:
+        self.chat, self.sampling, self.out = chat, sampling, out
+        self.messages: list[dict[str, object]] = []
+
+    def ask(self, text: str) -> str:
+        """Stream one answer; KeyboardInterrupt ends the answer, what was said so far stays."""
+        self.messages.append({"role": "user", "content": text})
+        prompt = self._fitting_prompt()
+        parts: list[dict[str, str]] = []
+        try:
+            for event in self.chat.engine.stream(prompt, self.sampling):
+                if isinstance(event, Text):
+                    self._write(event.text)
+                    parts.append({"type": "text", "text": event.text})
+                elif isinstance(event, ToolCall):
+                    self._write(f"[{event.expression}")
+                    parts.append({"type": "python", "text": event.expression})
+                elif isinstance(event, ToolResult):
+                    self._write(f" = {event.text}] ")
+                    parts.append({"type": "python_output", "text": event.text})
+                elif isinstance(event, End) and event.reason == "length":
+                    self._write(" ...")
+        except KeyboardInterrupt:
+            self._write(" (stopped)")
+        self._write("\n")
+        self.messages.append({"role": "assistant", "content": parts})
+        return "".join(part["text"] for part in parts if part["type"] == "text")
+
+    def _fitting_prompt(self) -> list[int]:
+        """The conversation as ids; the oldest exchanges are forgotten when it outgrows the context."""
+        tokenizer, context = self.chat.engine.tokenizer, self.chat.engine.model.config.sequence_len
+        reserve = min(self.sampling.max_new_tokens, context // 4)
+        while True:
+            prompt = render_prompt(tokenizer, self.messages)
+            if len(prompt) + reserve <= context:
+                return prompt
+            if len(self.messages) == 1:
+                self.messages.pop()
+                raise ConfigError(
+                    f"{len(prompt)} tokens are too many for a context of {context} (and {reserve} for the answer)",
+                    hint="ask something shorter",
+                )
+            del self.messages[:2]
+
+    def _write(self, text: str) -> None:
+        self.out.write(text)
+        self.out.flush()
+
+    def command(self, line: str) -> bool:
+        """A line that starts with a slash; False when the session is to end."""
+        word, _, value = line[1:].partition(" ")
+        if word in ("quit", "exit"):
+            return False
+        if word == "clear":
+            self.messages.clear()
+        elif word in ("temperature", "topk"):
+            self._set(word, value)
+        else:
+            self._write(HELP + "\n")
+        return True
+
+    def _set(self, word: str, value: str) -> None:
+        try:
+            changed = {"temperature": float(value)} if word == "temperature" else {"top_k": int(value)}
+            self.sampling = Sampling(**{**vars(self.sampling), **changed})
+        except (ValueError, ConfigError):
+            self._write(f"/{word} needs a number, not {value!r}\n")
+
+
+def talk(session: Session) -> None:
+    """Read lines until the user leaves."""
+    session.out.write(f"{session.chat.name}. {HELP}.\n")
+    while True:
+        try:
+            line = input("> ").strip()
+        except (EOFError, KeyboardInterrupt):
+            session.out.write("\n")
+            return
+        if line.startswith("/"):
+            if not session.command(line):
+                return
+        elif line:
+            try:
+                session.ask(line)
+            except ConfigError as error:
+                session.out.write(f"{error.message}: {error.hint}\n")

@@ -1,0 +1,57 @@
+"""The plan as people read it: what will be trained, what it takes, which steps run and why."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nanochat_core import plan as plans
+from nanochat_core.base.units import count, dollars, duration
+from nanochat_core.pipeline.step import preview
+from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.plan import RunPlan
+
+REASONS_SHOWN = 3
+
+
+def preview_steps(plan: RunPlan, until: str | None = None) -> list[dict[str, Any]]:
+    """Per step: cached or run, and why; in order."""
+    digests: dict[str, str | None] = {}
+    rows = []
+    for name, step in STEPS.items():
+        state, digests[name], reasons = preview(step, plan, {source: digests[source] for source in step.inputs})
+        rows.append({"step": name, "state": state, "what": step.title(plan), "why": reasons})
+        if name == until:
+            break
+    return rows
+
+
+def show_plan(console: Console, plan: RunPlan, rows: list[dict[str, Any]]) -> None:
+    """Print the derived numbers and the steps."""
+    derived, model, guess = plan.pretrain, plan.pretrain.model, plans.estimate(plan)
+    table = Table.grid(padding=(0, 2))
+    table.add_row("[bold]model", f"depth {model.n_layer}, width {model.n_embd}, {model.n_head} heads of {model.head_dim}, "
+                  f"context {model.sequence_len:,}, vocabulary {model.vocab_size:,}")  # fmt: skip
+    table.add_row("[bold]parameters", f"{count(derived.num_params['total'])} in all, {count(derived.scaling_params)} that "
+                  "scaling counts (matrices and head)")  # fmt: skip
+    table.add_row("[bold]pretraining", f"{count(derived.num_tokens)} tokens in {derived.num_steps:,} steps of "
+                  f"{derived.total_batch_tokens:,}; {count(derived.total_flops)}FLOP")  # fmt: skip
+    price = f", {dollars(guess.usd)}" if guess.usd else ""
+    table.add_row("[bold]estimate", f"{duration(guess.hours * 3600)} of pretraining on {guess.num_gpus} x {guess.gpu} at "
+                  f"{guess.assumed_mfu:.0%} of peak{price}; {guess.memory_gib:.1f} GiB per device"
+                  + ("" if guess.fits else " [red](does not fit: lower runtime.device_batch_rows)"))  # fmt: skip
+    console.print(table)
+    console.print()
+    show_steps(console, rows)
+
+
+def show_steps(console: Console, rows: list[dict[str, Any]]) -> None:
+    """The steps that will run, those that are cached, and the reasons."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for header in ("step", "", "what", "why"):
+        table.add_column(header)
+    for row in rows:
+        shown = "; ".join(row["why"][:REASONS_SHOWN]) + (" ..." if len(row["why"]) > REASONS_SHOWN else "")
+        style = "blue" if row["state"] == "cached" else "green"
+        table.add_row(row["step"], f"[{style}]{row['state']}", row["what"], f"[dim]{shown}")
+    console.print(table)

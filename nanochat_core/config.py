@@ -1,0 +1,176 @@
+"""What a run may choose: one frozen dataclass per stage, and `RuntimeConfig` apart.
+
+Only values live here. Every field of the stage configs goes into the fingerprints of the steps that read it, so this
+module itself is left out of the code closure (base/fingerprint.py); nothing in `RuntimeConfig` may change a result.
+Derived numbers are not fields: plan.py computes them. `None` means "off" or "derive it". Files and `--set` are read
+in presets/__init__.py.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig:
+    """The shape of one model; everything that is needed to build it and nothing about training."""
+
+    sequence_len: int
+    """Longest context in tokens; rotary tables and windows are sized for it."""
+    vocab_size: int
+    """True vocabulary; the embedding and the head are padded to a multiple of 64 inside the model."""
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    """Key/value heads; divides n_head (grouped-query attention, arXiv 2305.13245)."""
+    n_embd: int
+    window_pattern: str = "SSSL"
+    """Tiled over the layers: L attends to all of the context, S to a quarter of it; the last layer is always L."""
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusConfig:
+    """Where the text comes from."""
+
+    source: Literal["embedded", "path", "hub"] = "embedded"
+    path: str | None = None
+    """source = path: a folder or a glob of .parquet, .jsonl or .txt files (also .gz for the last two)."""
+    dataset: str | None = None
+    """source = hub: a Hugging Face dataset ("owner/name"), or a URL or folder that holds shards in its layout."""
+    dataset_files: str = "*.parquet"
+    """source = hub: which files of the dataset are shards, as a glob."""
+    text_column: str = "text"
+    max_shards: int | None = None
+    """Take only the first shards plus the last one (validation)."""
+    max_bytes: int | None = None
+    """Stop the training text after this many bytes of UTF-8."""
+    validation_docs: int = 160
+    """When there is only one file: this many documents (a tenth at most), spread over it, are the validation shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    vocab_size: int = 32_768
+    """Including the nine special tokens."""
+    max_train_bytes: int = 2_000_000_000
+    """Text that BPE training looks at."""
+    max_doc_bytes: int = 10_000
+    """Longer documents count only up to here, so that a few giants do not shape the vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """What a pretraining run may choose. Everything else is derived in plan.py."""
+
+    depth: int = 20
+    """The one dial: layers, and through plan.py width, heads, tokens, batch, learning rates, weight decay."""
+    n_embd: int | None = None
+    """Model width; None: 64 x depth, rounded up to a multiple of head_dim."""
+    head_dim: int = 128
+    n_kv_head: int | None = None
+    """None: as many as query heads."""
+    sequence_len_tokens: int = 2048
+    window_pattern: str = "SSSL"
+    tokens_per_param: float = 12.0
+    """Compute-optimal for this model family; Chinchilla's 20 counts parameters in another way."""
+    max_tokens: int | None = None
+    """Ceiling on training tokens whatever the depth says; None: no ceiling."""
+    total_batch_tokens: int | None = None
+    """Tokens per optimizer step; None: the power law in plan.py."""
+    embedding_lr: float = 0.3
+    value_embedding_lr: float = 0.15
+    unembedding_lr: float = 0.008
+    matrix_lr: float = 0.02
+    scalar_lr: float = 0.5
+    weight_decay: float = 0.28
+    """Cautious decay on the matrices at depth 12; scaled by plan.py."""
+    max_weight_decay: float = 0.35
+    """Ceiling on the scaled decay: the scaling law leaves its range below depth 8 (it says 1.9 at depth 4)."""
+    warmup_steps: int = 40
+    warmdown_frac: float = 0.65
+    final_lr_frac: float = 0.05
+    momentum_warmup_steps: int = 400
+    """Muon's momentum rises from 0.85 to 0.97 over these steps."""
+    validate_every_steps: int | None = 250
+    """None: only at the end."""
+    validation_tokens: int = 10_485_760
+    """Tokens of the validation shard that each evaluation during training looks at."""
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"
+    """Compute type of the matrix products; auto: bf16 where the hardware has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig:
+    """Supervised fine-tuning on conversations."""
+
+    source: Literal["builtin", "path"] = "builtin"
+    """builtin: generated questions about the corpus, arithmetic with the calculator, spelling, who-are-you."""
+    path: str | None = None
+    """source = path: a JSONL file or a folder of them, each line {"messages": [{"role", "content"}, ...]}."""
+    epochs: int = 1
+    num_documentation: int = 4000
+    """builtin: questions about the documentation in the corpus."""
+    num_arithmetic: int = 8000
+    num_spelling: int = 2000
+    num_identity: int = 400
+    sequence_len_tokens: int | None = None
+    """None: the base model's."""
+    total_batch_tokens: int | None = None
+    """None: as in pretraining."""
+    lr_frac: float = 0.8
+    """Start at this fraction of the base run's learning rates."""
+    warmdown_frac: float = 0.5
+    final_lr_frac: float = 0.0
+    validate_every_steps: int | None = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Evaluation of a finished model: bits per byte, samples, held-out questions."""
+
+    bpb_tokens: int = 41_943_040
+    """Validation tokens for the final bits per byte."""
+    num_questions: int = 200
+    """Held-out questions per benchmark of the builtin mix."""
+    sample_tokens: int = 48
+    """Length of each sample in the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """What belongs to the machine. No fingerprint sees it, so it may not change a result."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    num_processes: int = 1
+    """Ranks that torchrun starts; on GPUs one per device."""
+    device_batch_rows: int = 32
+    """Rows of one forward and backward pass on one device; the rest of the batch is accumulated."""
+    num_workers: int | None = None
+    """Processes that tokenize; None: one per core."""
+    num_threads: int | None = None
+    """Threads per training process; None: cores / processes."""
+    checkpoint_every_s: float = 300.0
+    """At most this much training is lost to a kill."""
+    log_every_steps: int = 1
+    gpu: str = "H100"
+    """What the plan prices a run for."""
+    num_gpus: int = 8
+    usd_per_gpu_hour: float | None = None
+    """None: the price table in plan.py."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run: a preset with the user's changes applied."""
+
+    preset: str
+    seed: int = 42
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

@@ -1,0 +1,1 @@
+"""Text in, batches out: corpora, token shards, packed rows, conversations."""

@@ -1,0 +1,186 @@
+"""The documentation that every machine with this environment has: real English about code, without a download.
+
+Modules are read with `ast`, never imported: importing a thousand modules would run their code, take minutes and depend on
+what is installed beside them. Built-in C modules have no source, so those (and only those) are imported. The order
+is fixed by name, so the same interpreter and packages give the same bytes.
+"""
+
+import ast
+import importlib
+import importlib.metadata
+import inspect
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Packages of the lock file with prose worth reading, in this order; the total is cut at MAX_BYTES.
+PACKAGES = (
+    "networkx", "numpy", "prefect", "pandas", "sympy", "sqlalchemy", "matplotlib", "pydantic", "fastapi", "typer", "rich",
+    "click", "fsspec", "jinja2", "datasets", "pyarrow", "torch",
+)  # fmt: skip
+SKIPPED_FOLDERS = {"test", "tests", "testing", "__pycache__", "site-packages", "lib2to3", "idlelib", "turtledemo"}
+MAX_BYTES = 10_000_000
+MAX_DOCUMENT_BYTES = 6_000  # a module's documentation is cut into documents of about a page, like web text
+MIN_DOC_CHARS = 40
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One documented name."""
+
+    name: str
+    """Qualified, e.g. "math.gcd"."""
+    signature: str
+    doc: str
+
+
+def documents() -> Iterator[str]:
+    """All documents in their fixed order, duplicates left out, up to MAX_BYTES of UTF-8."""
+    seen: set[int] = set()
+    num_bytes = 0
+    for text in _all_documents():
+        key = hash(text)
+        if key in seen or len(text) < MIN_DOC_CHARS:
+            continue
+        seen.add(key)
+        num_bytes += len(text.encode("utf-8", errors="replace"))
+        if num_bytes > MAX_BYTES:
+            return
+        yield text
+
+
+def _all_documents() -> Iterator[str]:
+    yield from _help_topics()
+    for entries in standard_library():
+        yield from _pages(entries)
+    for package in PACKAGES:
+        yield from _package_readme(package)
+        for entries in _package_entries(package):
+            yield from _pages(entries)
+
+
+def _help_topics() -> Iterator[str]:
+    """The language reference that `help()` shows, topic by topic."""
+    topics = importlib.import_module("pydoc_data.topics").topics
+    for name in sorted(topics):
+        yield from _cut(topics[name].strip())
+
+
+def standard_library() -> Iterator[list[Entry]]:
+    """Entries of each public standard-library module, in order of name."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    for name in sorted(sys.stdlib_module_names):
+        if name.startswith("_") or name in SKIPPED_FOLDERS or name in ("antigravity", "this"):
+            continue
+        source = folder / f"{name}.py"
+        if source.is_file():
+            yield _entries_of_source(source, name)
+        elif (folder / name / "__init__.py").is_file():
+            yield from _entries_of_folder(folder / name, name)
+        elif name in sys.builtin_module_names or name in ("math", "cmath", "zlib", "array", "select", "unicodedata"):
+            yield _entries_of_builtin(name)
+
+
+def _package_entries(package: str) -> Iterator[list[Entry]]:
+    folder = Path(sysconfig.get_paths()["purelib"]) / package
+    if folder.is_dir():
+        yield from _entries_of_folder(folder, package)
+
+
+def _package_readme(package: str) -> Iterator[str]:
+    try:
+        description = importlib.metadata.metadata(package).get_payload()
+    except importlib.metadata.PackageNotFoundError:
+        return
+    if isinstance(description, str):
+        yield from _cut(description.strip())
+
+
+def _entries_of_folder(folder: Path, package: str) -> Iterator[list[Entry]]:
+    for source in sorted(folder.rglob("*.py")):
+        parts = source.relative_to(folder).with_suffix("").parts
+        if SKIPPED_FOLDERS & set(parts) or any(part.startswith("test_") for part in parts):
+            continue
+        name = ".".join([package, *(part for part in parts if part != "__init__")])
+        yield _entries_of_source(source, name)
+
+
+def _entries_of_source(source: Path, module: str) -> list[Entry]:
+    try:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError, ValueError):
+        return []  # templates and deliberately broken files; other modules make up for them
+    entries = [Entry(module, module, _clean(ast.get_docstring(tree)))]
+    _collect(tree, module, entries)
+    return [entry for entry in entries if entry.doc]
+
+
+def _collect(node: ast.AST, prefix: str, entries: list[Entry]) -> None:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
+            name = f"{prefix}.{child.name}"
+            entries.append(Entry(name, _signature(child, name), _clean(ast.get_docstring(child))))
+            if isinstance(child, ast.ClassDef):
+                _collect(child, name, entries)
+
+
+def _signature(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str) -> str:
+    if isinstance(node, ast.ClassDef):
+        return f"class {name}"
+    return f"{name}({ast.unparse(node.args)})"
+
+
+def _entries_of_builtin(name: str) -> list[Entry]:
+    module = importlib.import_module(name)
+    entries = [Entry(name, name, _clean(inspect.getdoc(module)))]
+    for member_name in sorted(vars(module)):
+        member = getattr(module, member_name)
+        if member_name.startswith("_") or not (inspect.isbuiltin(member) or inspect.isclass(member)):
+            continue
+        entries.append(Entry(f"{name}.{member_name}", f"{name}.{member_name}", _clean(inspect.getdoc(member))))
+    return [entry for entry in entries if entry.doc]
+
+
+def _clean(doc: str | None) -> str:
+    return inspect.cleandoc(doc).encode("utf-8", errors="replace").decode("utf-8") if doc else ""
+
+
+def _pages(entries: list[Entry]) -> Iterator[str]:
+    """Join a module's entries into documents of about MAX_DOCUMENT_BYTES, cut between entries."""
+    page: list[str] = []
+    size = 0
+    for entry in entries:
+        text = f"{entry.signature}\n\n{entry.doc}\n"
+        if page and size + len(text) > MAX_DOCUMENT_BYTES:
+            yield "\n".join(page)
+            page, size = [], 0
+        page.append(text)
+        size += len(text)
+    if page:
+        yield "\n".join(page)
+
+
+def _cut(text: str) -> Iterator[str]:
+    """Cut a long text at blank lines into documents of about MAX_DOCUMENT_BYTES."""
+    page: list[str] = []
+    size = 0
+    for paragraph in text.split("\n\n"):
+        if page and size + len(paragraph) > MAX_DOCUMENT_BYTES:
+            yield "\n\n".join(page)
+            page, size = [], 0
+        page.append(paragraph)
+        size += len(paragraph)
+    if page:
+        yield "\n\n".join(page)
+
+
+def first_sentence(doc: str) -> str | None:
+    """The first sentence of a docstring on one line, where it reads as one; None for what is no sentence."""
+    paragraph = doc.split("\n\n")[0].replace("\n", " ")
+    sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z])", re.sub(r"\s+", " ", paragraph).strip())[0]
+    if not 20 <= len(sentence) <= 120 or not sentence[0].isupper() or not sentence.endswith("."):
+        return None
+    return sentence if sentence.isascii() and not re.search(r"[<>{}|=\\`*]|--|::", sentence) else None

@@ -1,0 +1,148 @@
+"""Documents to token shards: folder/00000.bin of uint16 ids, each document led by BOS, and where each one starts.
+
+Work is cut into units of one parquet row group; worker processes encode units, the parent writes them in order. The result
+does not depend on the number of workers, so neither does the artifact's digest.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from nanochat_core.base.errors import CorruptError, MissingError
+from nanochat_core.data import shards
+from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+SHARD_TOKENS = 1 << 28  # 512 MiB of uint16: one file is one upload
+MIN_UNITS_FOR_PROCESSES = 16  # below this, starting processes costs more than they save
+INDEX_NAME = "index.json"
+Unit = tuple[Path, int]
+
+
+@dataclass(frozen=True)
+class TokenShards:
+    """Token ids of a split: memory-mapped files and the start of every document."""
+
+    tokens: list[np.ndarray]
+    """One (num_tokens,) uint16 memory map per shard."""
+    doc_starts: list[np.ndarray]
+    """One (num_docs + 1,) int64 array per shard; the last entry is the shard's length."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(shard) for shard in self.tokens)
+
+    @property
+    def num_docs(self) -> int:
+        return sum(len(starts) - 1 for starts in self.doc_starts)
+
+
+def tokenize_split(
+    folder: Path, out: Path, *, tokenizer_folder: Path, num_workers: int | None, progress: Callable[[int, int], None]
+) -> TokenShards:
+    """Encode all documents of a folder of parquet shards into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    units = shards.row_groups(folder)
+    if not units:
+        raise MissingError(f"{folder} holds no parquet shard")
+    tokenizer = Tokenizer.load(tokenizer_folder)
+    writer = _ShardWriter(out, tokenizer.vocab_size)
+    for done, (ids, lengths) in enumerate(_encode_units(units, tokenizer_folder, num_workers), start=1):
+        writer.add(ids, lengths)
+        progress(done, len(units))
+    writer.close()
+    return load_shards(out, vocab_size=tokenizer.vocab_size)
+
+
+def _encode_units(
+    units: list[Unit], tokenizer_folder: Path, num_workers: int | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    workers = min(num_workers or os.cpu_count() or 1, len(units))
+    if workers == 1 or len(units) < MIN_UNITS_FOR_PROCESSES:
+        tokenizer = Tokenizer.load(tokenizer_folder)
+        yield from (_encode_unit(tokenizer, unit) for unit in units)
+        return
+    # spawn: forking a process that has threads (Arrow, torch, Prefect) can deadlock the child
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(tokenizer_folder,)
+    ) as pool:
+        yield from pool.map(_encode_in_worker, units, chunksize=1)
+
+
+_worker_tokenizer: Tokenizer | None = None  # one per worker process, set by its initializer
+
+
+def _start_worker(tokenizer_folder: Path) -> None:
+    global _worker_tokenizer
+    _worker_tokenizer = Tokenizer.load(tokenizer_folder)
+
+
+def _encode_in_worker(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+    assert _worker_tokenizer is not None
+    return _encode_unit(_worker_tokenizer, unit)
+
+
+def _encode_unit(tokenizer: Tokenizer, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+    """(ids uint16 of all documents one after the other, each led by BOS; tokens per document)."""
+    bos = np.array([tokenizer.bos], dtype=np.uint16)
+    parts, lengths = [], []
+    for text in shards.read_row_group(*unit):
+        ids = tokenizer.encode_to_numpy(text).astype(np.uint16)
+        parts += [bos, ids]
+        lengths.append(len(ids) + 1)
+    return np.concatenate(parts) if parts else np.empty(0, np.uint16), np.array(lengths, dtype=np.int64)
+
+
+class _ShardWriter:
+    """Appends documents to numbered shards, a new one when SHARD_TOKENS is reached."""
+
+    def __init__(self, out: Path, vocab_size: int) -> None:
+        self.out, self.vocab_size = out, vocab_size
+        self.counts: list[int] = []
+        self._lengths: list[np.ndarray] = []
+        self._file = None
+
+    def add(self, ids: np.ndarray, lengths: np.ndarray) -> None:
+        if self._file is None:
+            self._file = (self.out / f"{len(self.counts):05d}.bin").open("wb")
+            self.counts.append(0)
+        self._file.write(ids.tobytes())
+        self._lengths.append(lengths)
+        self.counts[-1] += len(ids)
+        if self.counts[-1] >= SHARD_TOKENS:
+            self._finish_shard()
+
+    def _finish_shard(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            starts = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))]).astype(np.int64)
+            np.save(self.out / f"{len(self.counts) - 1:05d}.starts.npy", starts)
+            self._file, self._lengths = None, []
+
+    def close(self) -> None:
+        self._finish_shard()
+        index = {"vocab_size": self.vocab_size, "shard_tokens": self.counts}
+        (self.out / INDEX_NAME).write_text(json.dumps(index))
+
+
+def load_shards(folder: Path, *, vocab_size: int) -> TokenShards:
+    """Memory-map a split; refuses shards that another vocabulary made or that are cut short."""
+    index = json.loads((folder / INDEX_NAME).read_text())
+    if index["vocab_size"] != vocab_size:
+        raise CorruptError(
+            f"{folder} holds ids of a vocabulary of {index['vocab_size']}, the tokenizer has {vocab_size}",
+            hint="remake them: --fresh tokens",
+        )
+    tokens, starts = [], []
+    for number, count in enumerate(index["shard_tokens"]):
+        path = folder / f"{number:05d}.bin"
+        if path.stat().st_size != 2 * count:
+            raise CorruptError(f"{path} holds {path.stat().st_size} bytes, not {2 * count}", hint="--fresh tokens")
+        tokens.append(np.memmap(path, dtype=np.uint16, mode="r") if count else np.empty(0, np.uint16))
+        starts.append(np.load(folder / f"{number:05d}.starts.npy"))
+    return TokenShards(tokens, starts)

@@ -1,0 +1,1 @@
+"""Measuring finished models: bits per byte, samples, benchmarks."""

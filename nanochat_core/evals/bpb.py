@@ -1,0 +1,58 @@
+"""Bits per byte: how many bits the model needs for each byte of text it has not seen.
+
+Unlike the loss per token it does not depend on the vocabulary, so runs with different tokenizers compare. Targets without
+bytes (special tokens, ignored ones) count for neither side. bpb = nats / (ln 2 x bytes).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from nanochat_core.base.distributed import World, sum_over_ranks
+from nanochat_core.data.loader import IGNORED, RowSource, read_batch
+from nanochat_core.model.gpt import GPT
+
+
+@dataclass(frozen=True)
+class BitsPerByte:
+    """Sums over the targets that were looked at."""
+
+    bits_per_byte: float
+    nats_per_token: float
+    num_bytes: int
+    num_tokens: int
+
+
+@torch.no_grad()
+def bits_per_byte(
+    model: GPT,
+    source: RowSource,
+    token_bytes: torch.Tensor,
+    *,
+    num_rows: int,
+    batch_rows: int,
+    world: World | None = None,
+) -> BitsPerByte:
+    """Over the first `num_rows` rows of a source (all, where it has fewer), shared out over the ranks."""
+    world = world or World()
+    device = token_bytes.device
+    rows = np.arange(min(num_rows, source.num_rows))[world.rank :: world.size]
+    sums = torch.zeros(4, dtype=torch.float64, device=device)  # nats of byte targets, bytes, nats of all, targets
+    model.eval()
+    for first in range(0, len(rows), batch_rows):
+        batch = read_batch(source, rows[first : first + batch_rows])
+        targets = batch.targets.to(device).reshape(-1)
+        nats = model.loss(batch.ids.to(device), batch.targets.to(device), reduction="none").reshape(-1).double()
+        counted = targets != IGNORED
+        num_bytes = torch.where(counted, token_bytes[targets.clamp(min=0)], 0)
+        sums += torch.stack([(nats * (num_bytes > 0)).sum(), num_bytes.sum().double(), nats.sum(), counted.sum().double()])
+    model.train()
+    byte_nats, total_bytes, nats_all, total = sum_over_ranks(sums.cpu(), world).tolist()
+    return BitsPerByte(
+        bits_per_byte=byte_nats / (math.log(2) * max(1.0, total_bytes)),
+        nats_per_token=nats_all / max(1.0, total),
+        num_bytes=int(total_bytes),
+        num_tokens=int(total),
+    )

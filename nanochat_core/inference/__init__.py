@@ -1,0 +1,1 @@
+"""Generation: sampling, the batched engine, the tool loop and its calculator."""

@@ -1,0 +1,94 @@
+"""The tool loop as a pure state machine: tokens in, events and forced tokens out.
+
+After python_start the model writes an expression; at python_end the calculator runs and its result is forced into the
+sequence between output_start and output_end, as it stood in training. Nothing else is forced; a call that cannot
+be evaluated adds nothing and the model goes on.
+"""
+
+import codecs
+from dataclasses import dataclass
+
+from nanochat_core.inference.calculator import calculate
+from nanochat_core.tokenizer import tokenizer as tk
+from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    expression: str
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    text: str
+
+
+@dataclass(frozen=True)
+class End:
+    """reason: "stop" (the model ended its turn) or "length" (out of tokens)."""
+
+    reason: str
+
+
+Event = Text | ToolCall | ToolResult | End
+
+
+class ToolLoop:
+    """State of one answer. `feed` takes each token that became part of the sequence, forced ones too."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._special = {tokenizer.special(name): name for name in tk.SPECIAL_TOKENS}
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._inside: str | None = None  # PYTHON_START or OUTPUT_START while between the markers
+        self._collected: list[int] = []
+        self.forced: list[int] = []
+        """Tokens that must come next, before any is sampled."""
+
+    def feed(self, token: int) -> list[Event]:
+        """Advance by one token; returns what a reader should see."""
+        if self.forced and self.forced[0] == token:
+            self.forced.pop(0)
+        name = self._special.get(token)
+        if name is None:
+            return self._feed_text(token)
+        if name in (tk.ASSISTANT_END, tk.BOS):
+            return [*self._flush(), End("stop")]
+        if name in (tk.PYTHON_START, tk.OUTPUT_START):
+            self._inside, self._collected = name, []
+            return self._flush()
+        if name == tk.PYTHON_END and self._inside == tk.PYTHON_START:
+            return self._call()
+        if name == tk.OUTPUT_END and self._inside == tk.OUTPUT_START:
+            self._inside = None
+            return [ToolResult(self.tokenizer.decode(self._collected))]
+        return []
+
+    def _feed_text(self, token: int) -> list[Event]:
+        if self._inside is not None:
+            self._collected.append(token)
+            return []
+        text = self._decoder.decode(self.tokenizer.decode_bytes([token]))
+        return [Text(text)] if text else []
+
+    def _flush(self) -> list[Event]:
+        """The rest of a cut multi-byte character, as U+FFFD."""
+        text = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return [Text(text)] if text else []
+
+    def _call(self) -> list[Event]:
+        self._inside = None
+        expression = self.tokenizer.decode(self._collected)
+        result = calculate(expression)
+        if result is not None:
+            special = self.tokenizer.special
+            self.forced = [special(tk.OUTPUT_START), *self.tokenizer.encode(result), special(tk.OUTPUT_END)]
+        return [ToolCall(expression)]

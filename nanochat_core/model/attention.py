@@ -1,0 +1,89 @@
+"""Attention: grouped queries, rotary positions, normalised queries and keys, windows, gated value embeddings.
+
+Value embeddings (after the residual values of arXiv 2410.17897) add a gated row of a lookup table to the values of
+every second layer. Three routes give the same numbers: blocks on a CPU, scaled_dot_product_attention on a GPU, and that
+against the cache while generating; a dense fp32 softmax is the oracle of all of them.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanochat_core.config import GPTConfig
+from nanochat_core.model.blocked_attention import blocked_attention
+from nanochat_core.model.kv_cache import KVCache
+from nanochat_core.model.linear import CastCopy, Linear
+from nanochat_core.model.rotary import split_heads
+from nanochat_core.model.shape import VALUE_GATE_CHANNELS, has_value_embed, kv_dim, window_sizes
+
+# B rows, T tokens, H query heads, K key/value heads, D head size, C model width
+VALUE_GATE_SCALE = 3.0  # the gate runs from 0 to 3
+
+
+class Attention(nn.Module):
+    """One layer's attention. The weights of q, k and v are apart for the optimizer and joined for the product."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
+        self.window = window_sizes(config)[layer]
+        self.q = Linear(config.n_embd, config.n_embd)
+        self.k = Linear(config.n_embd, kv_dim(config))
+        self.v = Linear(config.n_embd, kv_dim(config))
+        self.proj = Linear(config.n_embd, config.n_embd)
+        self.value_gate = Linear(VALUE_GATE_CHANNELS, self.n_kv_head) if has_value_embed(config, layer) else None
+        self._joined = CastCopy()
+
+    def forward(
+        self, x: Tensor, *, rotation: tuple[Tensor, Tensor], value_embed: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
+        """x (B, T, C) normalised; value_embed (B, T, K D) on the layers that have one."""
+        rows, tokens, width = x.shape
+        qkv = self._joined.product(x, (self.q.weight, self.k.weight, self.v.weight))
+        qkv = qkv.view(rows, tokens, self.n_head + 2 * self.n_kv_head, self.head_dim)
+        added_values = None
+        if self.value_gate is not None and value_embed is not None:
+            gate = VALUE_GATE_SCALE * torch.sigmoid(self.value_gate(x[..., :VALUE_GATE_CHANNELS]))  # (B, T, K)
+            added_values = gate.unsqueeze(-1) * value_embed.view(rows, tokens, self.n_kv_head, self.head_dim)
+        q, k, v = split_heads(qkv, n_head=self.n_head, rotation=rotation, added_values=added_values)
+        # q (B, H, T, D), k and v (B, K, T, D)
+        mixed = self._attend(q, k, v, cache=cache)  # (B, T, H, D)
+        return self.proj(mixed.reshape(rows, tokens, width))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, cache: KVCache | None) -> Tensor:
+        if cache is None:
+            return causal_attention(q, k, v, window=self.window)
+        is_prefill = cache.is_empty and q.size(2) > 1
+        cache.append(self.layer, k, v)
+        if is_prefill:
+            return causal_attention(q, k, v, window=self.window)
+        keys, values, mask = cache.visible(self.layer, window=self.window, tokens=q.size(2))
+        return masked_attention(q, keys, values, mask=mask)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, window: int) -> Tensor:
+    """q (B, H, T, D) scaled, k and v (B, K, T, D) to (B, T, H, D); position t sees t - window .. t."""
+    if not q.is_cuda:
+        return blocked_attention(q, k, v, window=window)
+    tokens = q.size(2)
+    is_full = window >= tokens - 1
+    mask = None if is_full else _window_mask(tokens, window, q.device)
+    has_groups = q.size(1) != k.size(1)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_full, scale=1.0, enable_gqa=has_groups)
+    return mixed.transpose(1, 2)
+
+
+def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) -> Tensor:
+    """q (B, H, T, D) scaled against k and v (B, K, L, D) where mask (B, 1, T, L) allows; to (B, T, H, D)."""
+    has_groups = q.size(1) != k.size(1)
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=has_groups)
+    return mixed.transpose(1, 2)
+
+
+@lru_cache(maxsize=16)
+def _window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
+    distance = torch.arange(tokens, device=device).unsqueeze(1) - torch.arange(tokens, device=device)
+    return (distance >= 0) & (distance <= window)  # (T, T)

@@ -1,0 +1,96 @@
+"""Head, softcap and cross entropy in one step: the loss and both gradients in a single sweep over the vocabulary.
+
+The logits of a batch are its largest tensor by far (tokens x vocabulary), and autograd would write and read several
+copies of it. Here chunks of tokens go through the head, and slices of each chunk, small enough for the cache, through
+the softmax in fp32; the gradient overwrites the logits. Matrix products run in the dtype of `hidden`.
+With s = sigmoid(2 z / 15) the cap is 15 tanh(z / 15) = 30 s - 15 and its derivative 4 s (1 - s): torch's sigmoid is
+an order of magnitude faster than its tanh on a CPU, and the softmax does not see the constant.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# N tokens, C model width, V vocabulary
+SOFTCAP = 15.0
+CHUNK_TOKENS = 2048  # rows of one matrix product
+SLICE_ELEMENTS_CPU = 1 << 19  # logits of one softmax: two fp32 buffers of them fit into the second-level cache
+SLICE_ELEMENTS_GPU = 1 << 26
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, vocab_size: int) -> Tensor:
+    """Sum of the losses in nats. hidden (..., C), weight (at least V, C), targets (...) with -1 ignored."""
+    flat, flat_targets = hidden.reshape(-1, hidden.size(-1)), targets.reshape(-1)
+    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+        return _LinearCrossEntropy.apply(flat, weight, flat_targets, vocab_size)
+    return token_losses(flat, weight, flat_targets, vocab_size=vocab_size).sum()
+
+
+@torch.no_grad()
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, vocab_size: int) -> Tensor:
+    """The loss of every target in nats, in the shape of `targets`; 0 where ignored. Records no gradient."""
+    flat, flat_targets = hidden.reshape(-1, hidden.size(-1)), targets.reshape(-1)
+    head = weight[:vocab_size].to(hidden.dtype)
+    parts = []
+    for tokens, wanted in zip(flat.split(CHUNK_TOKENS), flat_targets.split(CHUNK_TOKENS), strict=True):
+        logits = F.linear(tokens, head)
+        parts.extend(_Slices(logits, wanted).losses(keep_gradient=False))
+    return torch.cat(parts).view(targets.shape)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int) -> Tensor:
+        head = weight[:vocab_size].to(hidden.dtype)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight)
+        losses = []
+        for start in range(0, hidden.size(0), CHUNK_TOKENS):
+            chunk = slice(start, start + CHUNK_TOKENS)
+            logits = F.linear(hidden[chunk], head)
+            losses.extend(_Slices(logits, targets[chunk]).losses(keep_gradient=True))
+            grad_logits = logits  # overwritten by now
+            torch.mm(grad_logits, head, out=grad_hidden[chunk])
+            grad_weight[:vocab_size].add_(torch.mm(grad_logits.mT, hidden[chunk]))
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return torch.cat(losses).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return grad_hidden * grad, grad_weight * grad, None, None
+
+
+class _Slices:
+    """The softmax of one chunk of logits (N, V), a few rows at a time in two reused fp32 buffers."""
+
+    def __init__(self, logits: Tensor, targets: Tensor) -> None:
+        self.logits, self.targets = logits, targets
+        elements = SLICE_ELEMENTS_GPU if logits.is_cuda else SLICE_ELEMENTS_CPU
+        self.rows = min(max(1, elements // logits.size(1)), logits.size(0))
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        self.sigmoids = torch.empty(self.rows, logits.size(1), dtype=dtype, device=logits.device)
+        self.probs = torch.empty_like(self.sigmoids)
+
+    def losses(self, *, keep_gradient: bool) -> list[Tensor]:
+        """The losses slice by slice; with `keep_gradient` their derivative by the logits replaces the logits."""
+        pairs = zip(self.logits.split(self.rows), self.targets.split(self.rows), strict=True)
+        return [self._losses(logits, targets, keep_gradient=keep_gradient) for logits, targets in pairs]
+
+    def _losses(self, logits: Tensor, targets: Tensor, *, keep_gradient: bool) -> Tensor:
+        sigmoids, probs = self.sigmoids[: logits.size(0)], self.probs[: logits.size(0)]
+        sigmoids.copy_(logits).mul_(2 / SOFTCAP).sigmoid_()
+        torch.mul(sigmoids, 2 * SOFTCAP, out=probs)
+        torch.softmax(probs, dim=-1, out=probs)
+        is_counted = (targets >= 0).unsqueeze(1)
+        index = targets.clamp(min=0).unsqueeze(1)
+        target_probs = probs.gather(1, index)
+        losses = target_probs.log().neg_().masked_fill_(~is_counted, 0.0).squeeze(1)
+        if keep_gradient:
+            probs.scatter_(1, index, target_probs - 1)
+            slopes = sigmoids.addcmul_(sigmoids, sigmoids, value=-1)  # s (1 - s)
+            slopes.mul_(is_counted * 4)
+            logits.copy_(probs.mul_(slopes))
+        return losses

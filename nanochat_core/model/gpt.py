@@ -1,0 +1,153 @@
+"""The network: nanochat's GPT, written for eager speed.
+
+What it adds to a plain pre-norm transformer: each token's embedding is smeared with the previous one's; every layer
+mixes the first stream x0 back in with learned weights; every second layer looks up value embeddings; MLPs use relu^2;
+the stream of the middle layer is partly taken out again before the head ("backout"); logits are capped softly at 15.
+No norm has a gain, no matrix has a bias. Parameters are fp32 masters, `compute_dtype` is what matrix products run in.
+"""
+
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nanochat_core.config import GPTConfig
+from nanochat_core.model.attention import Attention
+from nanochat_core.model.cross_entropy import SOFTCAP, linear_cross_entropy, token_losses
+from nanochat_core.model.init import init_weights
+from nanochat_core.model.kv_cache import KVCache
+from nanochat_core.model.linear import CastCopy, Embedding, Linear
+from nanochat_core.model.rotary import Rotary
+from nanochat_core.model.shape import (
+    MLP_RATIO,
+    SMEAR_CHANNELS,
+    check_shape,
+    has_value_embed,
+    kv_dim,
+    padded_vocab_size,
+)
+from nanochat_core.model.stream import mix, rms_norm, squared_relu
+
+# B rows, T tokens, C model width, V vocabulary
+Reduction = Literal["mean", "sum", "none"]
+
+
+class MLP(nn.Module):
+    """Two matrices with a squared relu between them."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.fc = Linear(config.n_embd, MLP_RATIO * config.n_embd)
+        self.proj = Linear(MLP_RATIO * config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(squared_relu(self.fc(x)))
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, each on the normalised stream and added to it."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.attn = Attention(config, layer)
+        self.mlp = MLP(config)
+
+    def forward(
+        self, x: Tensor, *, rotation: tuple[Tensor, Tensor], value_embed: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
+        x = x + self.attn(rms_norm(x), rotation=rotation, value_embed=value_embed, cache=cache)
+        return x + self.mlp(rms_norm(x))
+
+
+class GPT(nn.Module):
+    """The model of a `GPTConfig`; all zero until `init_weights` or a checkpoint fills it."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        check_shape(config)
+        self.config = config
+        self.compute_dtype = torch.float32
+        vocab = padded_vocab_size(config)
+        self.embed = Embedding(vocab, config.n_embd)
+        self.value_embeds = nn.ModuleDict(
+            {str(i): Embedding(vocab, kv_dim(config)) for i in range(config.n_layer) if has_value_embed(config, i)}
+        )
+        self.smear_gate = Linear(SMEAR_CHANNELS, 1)
+        self.smear_weight = nn.Parameter(torch.zeros(1))
+        self.residual_weights = nn.Parameter(torch.zeros(config.n_layer))
+        self.skip_weights = nn.Parameter(torch.zeros(config.n_layer))
+        self.backout_weight = nn.Parameter(torch.zeros(1))
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.head = Linear(config.n_embd, vocab)
+        self.rotary = Rotary(config.head_dim, num_positions=config.sequence_len)
+        self._head_copy = CastCopy()
+
+    @property
+    def device(self) -> torch.device:
+        return self.embed.weight.device
+
+    @property
+    def layers(self) -> list[Block]:
+        return cast("list[Block]", list(self.blocks))
+
+    def init_weights(self, seed: int) -> None:
+        """Fill every parameter from `seed`."""
+        init_weights(self, seed)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Logits (B, T, V) in fp32 for ids (B, T)."""
+        return self.logits(self.hidden(ids))
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The normalised stream (B, T, C) before the head; with a cache, `ids` continue what it holds."""
+        if cache is not None:
+            cache.check_room(ids)
+        embedding = rms_norm(self.embed(ids, dtype=self.compute_dtype))
+        rotation = self._rotation(ids.size(1), cache)
+        x = x0 = self._smear(embedding, cache)
+        middle = x
+        for layer, block in enumerate(self.layers):
+            x = mix(x, x0, x_weight=self.residual_weights[layer], x0_weight=self.skip_weights[layer])
+            value_embed = None
+            if has_value_embed(self.config, layer):
+                value_embed = self.value_embeds[str(layer)](ids, dtype=self.compute_dtype)
+            x = block(x, rotation=rotation, value_embed=value_embed, cache=cache)
+            if layer == self.config.n_layer // 2:
+                middle = x
+        if cache is not None:
+            cache.advance(ids.size(1), last_embedding=embedding[:, -1])
+        # the constant 1 keeps one formula: x - backout * middle
+        return rms_norm(x - self.backout_weight.to(x.dtype) * middle)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Softly capped fp32 logits (..., V) over the true vocabulary."""
+        logits = self._head_copy.product(hidden, (self.head.weight[: self.config.vocab_size],))
+        # torch's sigmoid is far faster than its tanh on a CPU: 15 tanh(z / 15) = 30 sigmoid(2 z / 15) - 15
+        return logits.float().mul(2 / SOFTCAP).sigmoid().mul(2 * SOFTCAP).sub(SOFTCAP)
+
+    def loss(self, ids: Tensor, targets: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+        """Cross entropy of targets (B, T) in nats; -1 is ignored. `none`: (B, T), without gradient."""
+        hidden, weight = self.hidden(ids), self.head.weight
+        vocab_size = self.config.vocab_size
+        if reduction == "none":
+            return token_losses(hidden, weight, targets, vocab_size=vocab_size)
+        total = linear_cross_entropy(hidden, weight, targets, vocab_size=vocab_size)
+        return total if reduction == "sum" else total / (targets >= 0).sum().clamp(min=1)
+
+    def _smear(self, embedding: Tensor, cache: KVCache | None) -> Tensor:
+        """Add a gated share of the previous token's embedding to each token's."""
+        if cache is None:
+            previous = F.pad(embedding[:, :-1], (0, 0, 1, 0))  # (B, T, C), zeros before the first token
+        else:
+            previous = torch.cat((cache.last_embedding.unsqueeze(1), embedding[:, :-1]), dim=1)
+        gate = torch.sigmoid(self.smear_gate(embedding[..., :SMEAR_CHANNELS]))  # (B, T, 1)
+        return torch.addcmul(embedding, self.smear_weight.to(gate.dtype) * gate, previous)
+
+    def _rotation(self, tokens: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
+        if cache is None:
+            cos, sin = self.rotary(tokens, dtype=self.compute_dtype)
+            return cos[:tokens], sin[:tokens]
+        cos, sin = self.rotary(max(cache.lengths) + tokens, dtype=self.compute_dtype)
+        positions = cache.next_positions(tokens)
+        return cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)  # (B, 1, T, D)

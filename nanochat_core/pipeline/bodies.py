@@ -1,0 +1,200 @@
+"""What each step does: from verified input folders to files in `run.out` and headline numbers.
+
+Imports are inside the functions: a run that finds everything in the store then loads neither torch nor Arrow.
+"""
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanochat_core.base.child import LOG_NAME, RECORDS_NAME
+from nanochat_core.pipeline import identity
+from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
+
+if TYPE_CHECKING:
+    from nanochat_core.train.settings import TrainSettings
+
+Metrics = dict[str, Any]
+
+
+def corpus(run: StepRun) -> Metrics:
+    from nanochat_core.data.corpora import build_corpus
+
+    downloads = run.work / "downloads"
+    metrics = build_corpus(run.plan.config.corpus, run.out, downloads=downloads, log=run.note)
+    return metrics
+
+
+def tokenizer(run: StepRun) -> Metrics:
+    import numpy as np
+
+    from nanochat_core.data.shards import read_documents
+    from nanochat_core.tokenizer.bpe import train_tokenizer
+    from nanochat_core.tokenizer.domains import bytes_per_token
+
+    config = run.plan.config.tokenizer
+    trained = train_tokenizer(
+        read_documents(run.inputs["corpus"] / "train"),
+        vocab_size=config.vocab_size,
+        max_train_bytes=config.max_train_bytes,
+        max_doc_bytes=config.max_doc_bytes,
+    )
+    trained.save(run.out)
+    np.save(run.out / "token_bytes.npy", trained.token_bytes())
+    domains = bytes_per_token(trained, read_documents(run.inputs["corpus"] / "validation"))
+    (run.out / "domains.json").write_text(json.dumps(domains, indent=1))
+    return {"vocab_size": trained.vocab_size, "bytes_per_token": domains["validation text"]}
+
+
+def tokens(run: StepRun) -> Metrics:
+    from nanochat_core.data.packing import pack_rows
+    from nanochat_core.data.tokenize import tokenize_split
+
+    metrics: Metrics = {}
+    row_len = run.plan.pretrain.model.sequence_len + 1
+    for split in ("train", "validation"):
+        shards = tokenize_split(
+            run.inputs["corpus"] / split,
+            run.out / split,
+            tokenizer_folder=run.inputs["tokenizer"],
+            num_workers=run.plan.config.runtime.num_workers,
+            progress=lambda done, total, split=split: run.progress(done, total, f"{split} text"),
+        )
+        rows = pack_rows(shards, row_len=row_len)
+        rows.save(run.out / f"{split}.rows.npz")
+        metrics |= {f"{split}_tokens": shards.num_tokens, f"{split}_rows": rows.num_rows}
+    return metrics
+
+
+def pretrain(run: StepRun) -> Metrics:
+    return _train(
+        run,
+        entry="nanochat_core.train.pretrain",
+        settings=identity.pretrain_settings(run.plan),
+        rows=run.inputs["tokens"],
+        base=None,
+    )
+
+
+def sft(run: StepRun) -> Metrics:
+    num_rows = json.loads((run.inputs["conversations"] / "counts.json").read_text())["train"]["rows"]
+    return _train(
+        run,
+        entry="nanochat_core.train.sft",
+        settings=identity.sft_settings(run.plan, num_rows=num_rows),
+        rows=run.inputs["conversations"],
+        base=run.inputs["pretrain"],
+    )
+
+
+def _train(run: StepRun, *, entry: str, settings: "TrainSettings", rows: Path, base: Path | None) -> Metrics:
+    """Train in a supervised torchrun; checkpoints live in the store's partial folder until the step is done."""
+    from nanochat_core.pipeline.checkpoints import CheckpointKeeper
+    from nanochat_core.train.launch import run_training
+    from nanochat_core.train.settings import TrainJob, TrainPaths, TrainRuntime
+
+    runtime = run.plan.config.runtime
+    keeper = CheckpointKeeper(run.partial, scratch=run.work / "checkpoints", note=run.note)
+    paths = TrainPaths(
+        rows=str(rows),
+        tokenizer=str(run.inputs["tokenizer"]),
+        base=str(base) if base else None,
+        checkpoints=str(keeper.prepare()),
+        work=str(run.work),
+        out=str(run.out),
+    )
+    names = [field.name for field in dataclasses.fields(TrainRuntime)]
+    job = TrainJob(
+        entry=entry,
+        settings=settings,
+        runtime=TrainRuntime(**{name: getattr(runtime, name) for name in names}),
+        paths=paths,
+    )
+
+    def on_record(record: dict[str, Any]) -> None:
+        keeper.on_record(record)
+        run.record(record)
+
+    result = run_training(job, on_record)
+    keeper.finish()
+    _keep_logs(run)
+    return {key: value for key, value in result.items() if key != "status"}
+
+
+def _keep_logs(run: StepRun) -> None:
+    folder = run.out / LOG_FOLDER
+    folder.mkdir(exist_ok=True)
+    for name in (RECORDS_NAME, LOG_NAME, "plan.json"):
+        if (run.work / name).is_file():
+            shutil.copyfile(run.work / name, folder / name)
+
+
+def conversations(run: StepRun) -> Metrics:
+    import numpy as np
+
+    from nanochat_core.data.conversations import pack_conversations
+    from nanochat_core.evals.questions import write_questions
+    from nanochat_core.pipeline.mixture import load_mixture
+    from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+    encoder = Tokenizer.load(run.inputs["tokenizer"])
+    mixture = load_mixture(run.plan)
+    row_len = identity.sft_sequence_len(run.plan) + 1
+    counts = {}
+    for split, chosen in (("train", mixture.train), ("validation", mixture.validation)):
+        ids, mask, counts[split] = pack_conversations(
+            encoder, chosen, row_len=row_len, progress=lambda done: run.progress(done, len(mixture.train), "conversations")
+        )
+        np.save(run.out / f"{split}.ids.npy", ids)
+        np.save(run.out / f"{split}.mask.npy", mask)
+    (run.out / "counts.json").write_text(json.dumps(counts, indent=1))
+    write_questions(run.out / "questions.jsonl", mixture.questions)
+    return {"conversations": counts["train"]["conversations"], "rows": counts["train"]["rows"],
+            "targets": counts["train"]["targets"], "questions": len(mixture.questions)}  # fmt: skip
+
+
+def evaluate_base(run: StepRun) -> Metrics:
+    return _evaluate(run, model=run.inputs["pretrain"], questions=None)
+
+
+def evaluate_chat(run: StepRun) -> Metrics:
+    return _evaluate(run, model=run.inputs["sft"], questions=run.inputs["conversations"])
+
+
+def _evaluate(run: StepRun, *, model: Path, questions: Path | None) -> Metrics:
+    from nanochat_core.base.child import run_child
+
+    config, runtime = run.plan.config, run.plan.config.runtime
+    job = {
+        "model": str(model),
+        "tokenizer": str(run.inputs["tokenizer"]),
+        "tokens": str(run.inputs["tokens"]),
+        "questions": str(questions) if questions else None,
+        "is_chat": questions is not None,
+        "bpb_tokens": config.evaluate.bpb_tokens,
+        "sample_tokens": config.evaluate.sample_tokens,
+        "dtype": config.pretrain.dtype,
+        "device": runtime.device,
+        "batch_rows": runtime.device_batch_rows,
+        "num_threads": runtime.num_threads,
+        "work": str(run.work),
+        "out": str(run.out),
+    }
+    plan = run.work / "plan.json"
+    plan.write_text(json.dumps(job))
+    result = run_child(
+        [sys.executable, "-m", "nanochat_core.evals.worker", str(plan)],
+        run.work,
+        on_record=lambda record: run.progress(record["done"], record["total"], record["text"]),
+        environment={},
+    )
+    return {key: value for key, value in result.items() if key != "status"}
+
+
+def report(run: StepRun) -> Metrics:
+    from nanochat_core.report.figures import draw_figures
+
+    return draw_figures(run.inputs, run.out)

@@ -1,0 +1,61 @@
+"""What a run leaves behind besides artifacts: refs for people, its ledger in the store, its report in a folder."""
+
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nanochat_core import workspace
+from nanochat_core.pipeline.step import Ref
+from nanochat_core.plan import RunPlan
+from nanochat_core.report.page import write_report
+
+MODEL_STEPS = {"pretrain": "base", "sft": "chat"}  # step -> the name its model goes by
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run's results for those who called it."""
+
+    run_id: str
+    refs: list[Ref]
+    seconds: float
+    report: Path | None
+    """The HTML report; None when the run stopped before it."""
+
+    def ref(self, step: str) -> Ref | None:
+        return next((ref for ref in self.refs if ref.step == step), None)
+
+
+def finish_run(plan: RunPlan, refs: list[Ref], *, started_at: float) -> FinishedRun:
+    """Name the models, record the run, write its report."""
+    space = workspace.current()
+    seconds = time.time() - started_at
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    run_id = f"{plan.config.preset}-{stamp}-{secrets.token_hex(2)}"
+    by_step = {ref.step: ref for ref in refs}
+    for step, kind in MODEL_STEPS.items():
+        if step in by_step and (artifact := space.store.find(step, by_step[step].fingerprint)):
+            space.store.set_ref(f"{plan.config.preset}-{kind}", artifact.fingerprint[:12], artifact)
+    report = write_report(space, plan, refs, run_id=run_id, seconds=seconds) if "report" in by_step else None
+    record = {
+        "run_id": run_id,
+        "started_at": datetime.fromtimestamp(started_at, UTC).isoformat(),
+        "seconds": seconds,
+        "config": asdict(plan.config),
+        "steps": [_ledger_line(ref) for ref in refs],
+    }
+    space.store.put_run(run_id, record)
+    return FinishedRun(run_id, refs, seconds, report)
+
+
+def _ledger_line(ref: Ref) -> dict[str, object]:
+    return {
+        "step": ref.step,
+        "fingerprint": ref.fingerprint,
+        "digest": ref.digest,
+        "is_cached": ref.is_cached,
+        "seconds": ref.seconds,
+        "metrics": ref.metrics,
+    }

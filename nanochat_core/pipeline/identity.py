@@ -1,0 +1,140 @@
+"""Which settings decide which step's result: each step's identity config, as plain values.
+
+A setting that a step does not read is not here, so changing it reruns nothing (`sft.epochs` touches fine-tuning and
+what follows). Derived numbers go in by value: a plan rule that changes a learning rate changes the key, one that
+changes only how the plan is printed does not.
+"""
+
+import math
+import platform
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.fingerprint import package_versions
+from nanochat_core.data.documentation import PACKAGES
+from nanochat_core.plan import RunPlan, optim_values
+from nanochat_core.schedules import Schedule
+
+if TYPE_CHECKING:
+    from nanochat_core.train.settings import TrainSettings
+
+Identity = dict[str, Any]
+
+
+def corpus(plan: RunPlan) -> Identity:
+    """The embedded corpus is what is installed, so the versions of what it reads are part of it."""
+    config = asdict(plan.config.corpus)
+    if plan.config.corpus.source == "embedded":
+        chosen = {name: config[name] for name in ("source", "max_bytes", "validation_docs")}
+        return {**chosen, "python": platform.python_version(), "documented": package_versions(PACKAGES)}
+    if plan.config.corpus.source == "path":
+        from nanochat_core.data.corpora import list_files
+
+        # names and sizes, not content: reading terabytes to see whether they changed would cost more than it saves
+        config["files"] = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in list_files(config["path"])]
+    return config
+
+
+def tokenizer(plan: RunPlan) -> Identity:
+    return asdict(plan.config.tokenizer)
+
+
+def tokens(plan: RunPlan) -> Identity:
+    return {"sequence_len": plan.pretrain.model.sequence_len}
+
+
+def pretrain(plan: RunPlan) -> Identity:
+    return asdict(pretrain_settings(plan))
+
+
+def pretrain_settings(plan: RunPlan) -> "TrainSettings":
+    from nanochat_core.train.settings import TrainSettings
+
+    config = plan.config.pretrain
+    return TrainSettings(
+        model=plan.pretrain.model,
+        optim=optim_values(plan),
+        schedule=plan.pretrain.schedule,
+        total_batch_rows=plan.pretrain.total_batch_rows,
+        seed=plan.config.seed,
+        validate_every_steps=config.validate_every_steps,
+        validation_rows=math.ceil(config.validation_tokens / plan.pretrain.model.sequence_len),
+        dtype=config.dtype,
+    )
+
+
+def sft_sequence_len(plan: RunPlan) -> int:
+    length = plan.config.sft.sequence_len_tokens or plan.pretrain.model.sequence_len
+    if length > plan.pretrain.model.sequence_len:
+        raise ConfigError(
+            f"sft.sequence_len_tokens = {length} is more than the model's context of {plan.pretrain.model.sequence_len}",
+            hint="leave it out to use the model's",
+        )
+    return length
+
+
+def conversations(plan: RunPlan) -> Identity:
+    """What the mix is made of, not how it is learnt."""
+    sft = plan.config.sft
+    identity: Identity = {"source": sft.source, "sequence_len": sft_sequence_len(plan), "seed": plan.config.seed}
+    if sft.source == "path":
+        from nanochat_core.data.conversations import list_files
+
+        identity["files"] = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in list_files(sft.path)]
+    else:
+        counts = ("num_documentation", "num_arithmetic", "num_spelling", "num_identity")
+        identity |= {name: getattr(sft, name) for name in counts} | {"python": platform.python_version()}
+    return identity | {"num_questions": plan.config.evaluate.num_questions}
+
+
+def sft(plan: RunPlan) -> Identity:
+    """The base's own settings come in through its digest; the number of steps through the conversations'."""
+    settings = asdict(_sft_settings(plan, num_steps=1, total_batch_rows=_sft_batch_rows(plan)))
+    return {"epochs": plan.config.sft.epochs, **settings}
+
+
+def sft_settings(plan: RunPlan, *, num_rows: int) -> "TrainSettings":
+    """Settings for `num_rows` packed rows per epoch."""
+    batch_rows = min(_sft_batch_rows(plan), num_rows)
+    num_steps = max(1, plan.config.sft.epochs * num_rows // batch_rows)
+    return _sft_settings(plan, num_steps=num_steps, total_batch_rows=batch_rows)
+
+
+def _sft_batch_rows(plan: RunPlan) -> int:
+    return max(1, (plan.config.sft.total_batch_tokens or plan.pretrain.total_batch_tokens) // sft_sequence_len(plan))
+
+
+def _sft_settings(plan: RunPlan, *, num_steps: int, total_batch_rows: int) -> "TrainSettings":
+    from nanochat_core.train.settings import TrainSettings
+
+    config = plan.config.sft
+    if config.epochs < 1:
+        raise ConfigError(f"sft.epochs = {config.epochs} is below 1", hint="--until evaluate_base leaves fine-tuning out")
+    return TrainSettings(
+        model=plan.pretrain.model,
+        optim=optim_values(plan),
+        schedule=Schedule(
+            num_steps=num_steps,
+            warmup_steps=0,
+            warmdown_frac=config.warmdown_frac,
+            final_lr_frac=config.final_lr_frac,
+            initial_lr_frac=config.lr_frac,
+            momentum_warmup_steps=0,
+            has_weight_decay=False,
+        ),
+        total_batch_rows=total_batch_rows,
+        seed=plan.config.seed + 1,
+        validate_every_steps=config.validate_every_steps,
+        validation_rows=1 << 30,
+        dtype=plan.config.pretrain.dtype,
+    )
+
+
+def evaluate(plan: RunPlan) -> Identity:
+    config = plan.config.evaluate
+    return {"bpb_tokens": config.bpb_tokens, "sample_tokens": config.sample_tokens, "dtype": plan.config.pretrain.dtype}
+
+
+def report(plan: RunPlan) -> Identity:
+    return {}

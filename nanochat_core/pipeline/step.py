@@ -1,0 +1,273 @@
+"""One step: a pure function of (identity config, input artifacts) that makes one artifact.
+
+`execute` finds the artifact in the store or makes it: it computes the fingerprint, takes this machine's lock on it, runs
+the body in a scratch folder, and publishes the result, manifest last. An input whose bytes are damaged is never used:
+it is discarded and the step that made it runs again, on the spot.
+"""
+
+import contextlib
+import fcntl
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanochat_core import observe, workspace
+from nanochat_core.base import fingerprint
+from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
+from nanochat_core.plan import RunPlan
+from nanochat_core.store import provenance, why
+from nanochat_core.store.manifest import Artifact
+from nanochat_core.store.partial import Partial
+from nanochat_core.workspace import Workspace
+
+log = logging.getLogger(__name__)
+LOG_FOLDER = "log"  # files below it (metrics, output) are kept with an artifact and are no part of its digest
+QUICK_CHECK_BYTES = 256 << 20  # cached artifacts up to this size are read and verified before they are reused
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A small value that points at an artifact and carries its headline numbers; what tasks pass around."""
+
+    step: str
+    fingerprint: str
+    digest: str
+    metrics: dict[str, Any]
+    seconds: float
+    """What making it took, whenever that was."""
+    is_cached: bool
+    inputs: dict[str, "Ref"] = field(default_factory=dict)
+    """What it was made from, so that it can be made again."""
+    plan_name: str = ""
+
+    @property
+    def short(self) -> str:
+        return f"{self.step}/{self.fingerprint[:12]}"
+
+
+@dataclass
+class StepRun:
+    """What a step's body gets to work with."""
+
+    plan: RunPlan
+    step: str
+    work: Path
+    """Scratch that later attempts at the same fingerprint find again."""
+    out: Path
+    """The files put here become the artifact."""
+    partial: Partial
+    inputs: Mapping[str, Path]
+    """Verified, read-only folders of the input artifacts."""
+
+    def progress(self, done: float, total: float, text: str = "") -> None:
+        observe.current().step_progress(self.step, done, total, text)
+
+    def record(self, record: dict[str, Any]) -> None:
+        observe.current().step_record(self.step, record)
+
+    def note(self, text: str) -> None:
+        log.info("%s: %s", self.step, text)
+        observe.current().note(text)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The fixed part of a step."""
+
+    name: str
+    title: Callable[[RunPlan], str]
+    """One line for people: what and how big."""
+    body: Callable[[StepRun], dict[str, Any]]
+    """Fills `out`; returns the headline numbers."""
+    identity: Callable[[RunPlan], dict[str, Any]]
+    """The settings that decide the result."""
+    entries: tuple[str, ...]
+    """Modules whose code closure is part of the fingerprint."""
+    packages: tuple[str, ...]
+    """Packages whose version decides the result."""
+    headline: Callable[[dict[str, Any]], str]
+    """The result in a few words, from the metrics."""
+    inputs: tuple[str, ...] = ()
+    """Names of the steps whose artifacts it reads."""
+
+
+@dataclass(frozen=True)
+class StepKey:
+    """A step's identity in a run, and its digest."""
+
+    identity: dict[str, Any]
+    fingerprint: str
+
+
+def step_key(step: Step, plan: RunPlan, digests: Mapping[str, str]) -> StepKey:
+    """The fingerprint of a step, given the content digests of its inputs."""
+    identity = {
+        "step": step.name,
+        "config": step.identity(plan),
+        "inputs": dict(digests),
+        "code": fingerprint.code_closure(step.entries),
+        "packages": fingerprint.package_versions(step.packages),
+    }
+    return StepKey(identity, fingerprint.fingerprint(**identity))
+
+
+def result_digest(artifact: Artifact) -> str:
+    """Content digest over the artifact's results: two runs that made the same thing agree, whatever their logs say."""
+    results = {name: entry.sha256 for name, entry in artifact.files.items() if not name.startswith(f"{LOG_FOLDER}/")}
+    return fingerprint.fingerprint(step=artifact.step, config=results, inputs={}, code={}, packages={})
+
+
+def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping[str, Step]) -> Ref:
+    """Find the step's artifact or make it. `steps` is the table to remake a damaged input from."""
+    observer, space = observe.current(), workspace.current()
+    observer.step_started(step.name, step.title(plan))
+    started = time.time()
+    try:
+        key = step_key(step, plan, {name: ref.digest for name, ref in inputs.items()})
+        with _lock(space, step.name, key.fingerprint):
+            found = None if step.name in plan.fresh else reusable(space, step.name, key)
+            found = found or _accept_drift(space, step, plan, key)
+            artifact = found or _make(space, step, plan, key, inputs, steps)
+    except BaseException as error:
+        observer.step_failed(step.name, str(error) or type(error).__name__)
+        raise
+    ref = _ref(artifact, inputs, is_cached=found is not None)
+    observer.step_finished(
+        step.name, is_cached=ref.is_cached, seconds=time.time() - started, headline=step.headline(ref.metrics)
+    )
+    return ref
+
+
+def _ref(artifact: Artifact, inputs: Mapping[str, Ref], *, is_cached: bool) -> Ref:
+    return Ref(
+        step=artifact.step,
+        fingerprint=artifact.fingerprint,
+        digest=result_digest(artifact),
+        metrics=dict(artifact.metrics),
+        seconds=float(artifact.provenance.get("seconds", 0.0)),
+        is_cached=is_cached,
+        inputs=dict(inputs),
+    )
+
+
+def reusable(space: Workspace, step: str, key: StepKey) -> Artifact | None:
+    """The artifact, when it is whole. Small ones are read and verified, since that costs less than a surprise."""
+    artifact = space.store.find(step, key.fingerprint)
+    if artifact is None or artifact.num_bytes > QUICK_CHECK_BYTES or "://" in space.store.url:
+        return artifact  # what is large or far is verified when it is read
+    damaged = space.store.verify(artifact)
+    if not damaged:
+        return artifact
+    observe.current().note(f"{step}: {', '.join(damaged[:3])} was damaged in the store; it is made again")
+    space.store.discard(artifact)
+    return None
+
+
+def _accept_drift(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> Artifact | None:
+    """An artifact that differs in code only, where the user said that this change does not matter.
+
+    It is published again under the new fingerprint with a note, so everything downstream can be traced to that decision.
+    """
+    if step.name not in plan.accept_drift:
+        return None
+    for earlier in space.store.artifacts(step.name):
+        lines = why.explain(key.identity, earlier)
+        if all(line.startswith("code ") for line in lines):
+            note = {**earlier.provenance, "accepted_drift": lines}
+            return space.store.publish(
+                space.store.fetch(earlier),
+                **key.identity,
+                fingerprint=key.fingerprint,
+                metrics=earlier.metrics,
+                provenance=note,
+            )
+    raise MissingError(
+        f"--accept-drift {step.name}: no earlier artifact differs in code only", hint=f"nanochat why {step.name}"
+    )
+
+
+def _make(
+    space: Workspace, step: Step, plan: RunPlan, key: StepKey, inputs: Mapping[str, Ref], steps: Mapping[str, Step]
+) -> Artifact:
+    started = time.time()
+    work = space.work(step.name, key.fingerprint)
+    out = work / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    partial = space.store.partial(step.name, key.fingerprint)
+    folders = {name: _fetch_input(space, plan, ref, steps) for name, ref in inputs.items()}
+    run = StepRun(plan, step.name, work, out, partial, folders)
+    metrics = step.body(run)
+    artifact = space.store.publish(
+        out,
+        **key.identity,
+        fingerprint=key.fingerprint,
+        metrics=metrics,
+        provenance=provenance.collect(arguments=sys.argv[1:], started_at=started),
+    )
+    partial.clear()
+    shutil.rmtree(work, ignore_errors=True)
+    return artifact
+
+
+def _fetch_input(space: Workspace, plan: RunPlan, ref: Ref, steps: Mapping[str, Step]) -> Path:
+    """The verified folder of an input; a damaged one is made again by its own step."""
+    for _ in range(2):
+        artifact = space.store.find(ref.step, ref.fingerprint)
+        try:
+            if artifact is None:
+                raise MissingError(f"{ref.short} is not in the store any more")
+            return space.store.fetch(artifact)
+        except MissingError as error:  # CorruptError is one
+            observe.current().note(f"{error.message}; {ref.step} runs again")
+            if artifact is not None:
+                space.store.discard(artifact)
+            remade = execute(steps[ref.step], plan, ref.inputs, steps)
+            if remade.digest != ref.digest:
+                raise NanochatError(
+                    f"{ref.short} was damaged, and making it again gave other content", hint="run the same command again"
+                ) from error
+    raise CorruptError(f"{ref.short} is damaged again right after it was made", hint="check the disk or the object store")
+
+
+@contextlib.contextmanager
+def _lock(space: Workspace, step: str, key: str) -> Iterator[None]:
+    """One process of this machine at a time works on a fingerprint; the kernel frees the lock of one that dies."""
+    folder = space.home / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{step}-{key[:16]}").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            observe.current().note(f"{step} is being made by another run on this machine; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def preview(step: Step, plan: RunPlan, digests: Mapping[str, str | None]) -> tuple[str, str | None, list[str]]:
+    """(state, digest, reasons) of a step before a run: "cached", "run", or "after" when an input is not known yet."""
+    space = workspace.current()
+    if any(digest is None for digest in digests.values()):
+        waiting = [name for name, digest in digests.items() if digest is None]
+        return "run", None, [f"after {', '.join(waiting)}"]
+    key = step_key(step, plan, {name: digest for name, digest in digests.items() if digest is not None})
+    artifact = None if step.name in plan.fresh else space.store.find(step.name, key.fingerprint)
+    if artifact is not None:
+        return "cached", result_digest(artifact), []
+    return "run", None, explain(step, key)
+
+
+def explain(step: Step, key: StepKey) -> list[str]:
+    """Why there is no artifact under this key: what differs from the nearest earlier one."""
+    nearest = why.nearest(key.identity, workspace.current().store.artifacts(step.name))
+    return ["never made in this store"] if nearest is None else why.explain(key.identity, nearest) or ["made fresh on request"]
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A dataclass as identity config."""
+    return asdict(value)

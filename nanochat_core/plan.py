@@ -1,0 +1,263 @@
+"""depth -> everything: the numbers of a run, as pure functions without torch.
+
+The rules are nanochat's (July 2026): tokens from the scaling parameters, batch by a power law in the tokens, learning
+rates by the square root of the batch, weight decay so that its time scale stays the same. tests/core/test_plan.py
+compares the results with a published table for 16 depths. Times and prices are estimates and say what they assume.
+"""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nanochat_core.base.errors import ConfigError
+from nanochat_core.config import GPTConfig, PretrainConfig, RunConfig
+from nanochat_core.model import shape
+from nanochat_core.schedules import Schedule
+
+REFERENCE_DEPTH = 12  # where the base learning rates and the decay were tuned
+REFERENCE_BATCH_TOKENS = 2**19  # the best batch at the reference depth
+REFERENCE_WIDTH = 768  # the AdamW groups' rates were tuned at this width
+BATCH_EXPONENT = 0.383  # best batch ~ tokens^0.383, "Power Lines", arXiv 2505.13738
+WIDTH_PER_LAYER = 64
+
+# Dense bf16 peak in FLOP/s (vendor data sheets, without sparsity), memory, and a typical rental price (2026).
+GPUS: dict[str, tuple[float, float, float]] = {
+    "B200": (2250e12, 180.0, 5.50),
+    "H200": (989e12, 141.0, 3.60),
+    "H100": (989e12, 80.0, 3.00),
+    "A100": (312e12, 80.0, 1.80),
+    "L40S": (362e12, 48.0, 1.20),
+    "RTX4090": (165e12, 24.0, 0.50),
+    "CPU": (0.1e12, 16.0, 0.0),  # a core with AVX512-bf16 gives about this much on a small model
+}
+EXPECTED_MFU = 0.45  # nanochat's d24 on 8xH100 reaches 0.47 to 0.50 of the bf16 peak in training steps
+EXPECTED_CPU_MFU = 0.6  # small shapes, one process; measured on 2 cores with the tiny preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainPlan:
+    """Every derived number of one pretraining run."""
+
+    model: GPTConfig
+    num_params: dict[str, int]
+    scaling_params: int
+    flops_per_token: int
+    target_tokens: int
+    total_batch_tokens: int
+    num_steps: int
+    lr_scale_batch: float
+    lr_scale_adamw_width: float
+    weight_decay: float
+    schedule: Schedule
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_steps * self.total_batch_tokens
+
+    @property
+    def total_flops(self) -> int:
+        return self.flops_per_token * self.num_tokens
+
+    @property
+    def total_batch_rows(self) -> int:
+        return self.total_batch_tokens // self.model.sequence_len
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """A run's configuration and what follows from it; what tasks hand to each other."""
+
+    config: RunConfig
+    pretrain: PretrainPlan
+    fresh: tuple[str, ...] = ()
+    """Steps to make again although they are cached."""
+    accept_drift: tuple[str, ...] = ()
+    """Steps whose artifact is reused although their code changed."""
+
+
+def plan_run(config: RunConfig, *, fresh: tuple[str, ...] = (), accept_drift: tuple[str, ...] = ()) -> RunPlan:
+    """Derive the plan, or raise ConfigError naming the value that cannot work."""
+    pretrain = plan_pretrain(config.pretrain, vocab_size=config.tokenizer.vocab_size)
+    return RunPlan(config=config, pretrain=pretrain, fresh=fresh, accept_drift=accept_drift)
+
+
+def model_config(config: PretrainConfig, *, vocab_size: int) -> GPTConfig:
+    """Shape of the model at `config.depth`."""
+    head_dim = config.head_dim
+    n_embd = config.n_embd or math.ceil(config.depth * WIDTH_PER_LAYER / head_dim) * head_dim
+    n_head = n_embd // head_dim
+    _check_shape(config, n_embd=n_embd, vocab_size=vocab_size)
+    return GPTConfig(
+        sequence_len=config.sequence_len_tokens,
+        vocab_size=vocab_size,
+        n_layer=config.depth,
+        n_head=n_head,
+        n_kv_head=config.n_kv_head or n_head,
+        n_embd=n_embd,
+        window_pattern=config.window_pattern,
+    )
+
+
+def _check_shape(config: PretrainConfig, *, n_embd: int, vocab_size: int) -> None:
+    if not 1 <= config.depth <= 128:
+        raise ConfigError(f"pretrain.depth = {config.depth} is not between 1 and 128", hint="a laptop runs 2 to 6")
+    if n_embd % config.head_dim or config.head_dim % 2:
+        raise ConfigError(
+            f"pretrain.n_embd = {n_embd} does not divide into heads of an even head_dim = {config.head_dim}",
+            hint=f"set pretrain.n_embd to a multiple of {config.head_dim}",
+        )
+    n_head = n_embd // config.head_dim
+    if config.n_kv_head is not None and (config.n_kv_head < 1 or n_head % config.n_kv_head):
+        raise ConfigError(
+            f"pretrain.n_kv_head = {config.n_kv_head} does not divide the {n_head} query heads",
+            hint=f"choose one of {[k for k in range(1, n_head + 1) if n_head % k == 0]}",
+        )
+    if n_embd < 24:
+        raise ConfigError(f"pretrain.n_embd = {n_embd} is below 24, which the smear gate reads", hint="set it to 64")
+    if set(config.window_pattern.upper()) - {"S", "L"} or not config.window_pattern:
+        raise ConfigError(f"pretrain.window_pattern = {config.window_pattern!r} has other letters than S and L")
+    if config.sequence_len_tokens < 32:
+        raise ConfigError(f"pretrain.sequence_len_tokens = {config.sequence_len_tokens} is below 32")
+    if not 265 <= vocab_size <= 65_536:
+        raise ConfigError(
+            f"tokenizer.vocab_size = {vocab_size} is not between 265 and 65,536",
+            hint="256 bytes and 9 special tokens are the least; token files hold 16-bit ids",
+        )
+
+
+def plan_pretrain(config: PretrainConfig, *, vocab_size: int) -> PretrainPlan:
+    """All derived numbers of a pretraining run."""
+    model = model_config(config, vocab_size=vocab_size)
+    params = shape.count_params(model)
+    scaling_params = params.scaling
+    if config.tokens_per_param <= 0:
+        raise ConfigError(f"pretrain.tokens_per_param = {config.tokens_per_param} is not above 0")
+    target_tokens = int(config.tokens_per_param * scaling_params)
+    reference_tokens = config.tokens_per_param * _reference_params(config, vocab_size=vocab_size)
+    batch_tokens = config.total_batch_tokens or optimal_batch_tokens(target_tokens, reference_tokens)
+    if config.max_tokens is not None:
+        target_tokens = min(target_tokens, config.max_tokens)
+    _check_batch(batch_tokens, sequence_len=model.sequence_len)
+    num_steps = target_tokens // batch_tokens
+    if num_steps < 1:
+        raise ConfigError(
+            f"a batch of {batch_tokens:,} tokens is more than the {target_tokens:,} tokens of the whole run",
+            hint="lower pretrain.total_batch_tokens, or raise pretrain.tokens_per_param",
+        )
+    decay = scaled_weight_decay(config.weight_decay, batch_tokens, tokens=target_tokens, reference=reference_tokens)
+    return PretrainPlan(
+        model=model,
+        num_params={**asdict(params), "total": params.total},
+        scaling_params=scaling_params,
+        flops_per_token=shape.flops_per_token(model),
+        target_tokens=target_tokens,
+        total_batch_tokens=batch_tokens,
+        num_steps=num_steps,
+        lr_scale_batch=math.sqrt(batch_tokens / REFERENCE_BATCH_TOKENS),
+        lr_scale_adamw_width=(model.n_embd / REFERENCE_WIDTH) ** -0.5,
+        weight_decay=min(decay, config.max_weight_decay),
+        schedule=Schedule(
+            num_steps=num_steps,
+            warmup_steps=min(config.warmup_steps, max(1, num_steps // 4)),
+            warmdown_frac=config.warmdown_frac,
+            final_lr_frac=config.final_lr_frac,
+            momentum_warmup_steps=config.momentum_warmup_steps,
+        ),
+    )
+
+
+def _reference_params(config: PretrainConfig, *, vocab_size: int) -> int:
+    """Scaling parameters of the depth-12 model at nanochat's own shapes, whatever the preset's shapes are."""
+    reference = replace(config, depth=REFERENCE_DEPTH, n_embd=None, head_dim=128, n_kv_head=None)
+    return shape.count_params(model_config(reference, vocab_size=vocab_size)).scaling
+
+
+def _check_batch(batch_tokens: int, *, sequence_len: int) -> None:
+    if batch_tokens % sequence_len:
+        nearest = max(1, round(batch_tokens / sequence_len)) * sequence_len
+        raise ConfigError(
+            f"a batch of {batch_tokens:,} tokens does not divide into rows of {sequence_len} tokens",
+            hint=f"set pretrain.total_batch_tokens={nearest}",
+        )
+
+
+def optimal_batch_tokens(tokens: float, reference_tokens: float) -> int:
+    """Tokens per step, a power of two: 2^19 at the reference, growing with tokens^0.383."""
+    return 2 ** round(math.log2(REFERENCE_BATCH_TOKENS * (tokens / reference_tokens) ** BATCH_EXPONENT))
+
+
+def scaled_weight_decay(base: float, batch_tokens: float, *, tokens: float, reference: float) -> float:
+    """Decay that keeps the averaging time scale of the reference run (arXiv 2405.13698)."""
+    return base * math.sqrt(batch_tokens / REFERENCE_BATCH_TOKENS) * reference / tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a pretraining run will take on named hardware; MFU is assumed, not measured."""
+
+    gpu: str
+    num_gpus: int
+    assumed_mfu: float
+    hours: float
+    usd: float
+    memory_gib: float
+    """Per device: weights, gradients, optimizer state and the activations of one micro-batch."""
+    fits: bool
+
+
+def estimate(plan: RunPlan) -> Estimate:
+    """Hours, dollars and memory of the pretraining for `runtime.gpu` x `runtime.num_gpus`."""
+    runtime = plan.config.runtime
+    if runtime.gpu not in GPUS:
+        raise ConfigError(f"runtime.gpu = {runtime.gpu!r} is not in the table", hint=f"one of {', '.join(GPUS)}")
+    if runtime.num_gpus < 1:
+        raise ConfigError(f"runtime.num_gpus = {runtime.num_gpus} is below 1")
+    peak, capacity_gib, price = GPUS[runtime.gpu]
+    mfu = EXPECTED_CPU_MFU if runtime.gpu == "CPU" else EXPECTED_MFU
+    price = runtime.usd_per_gpu_hour if runtime.usd_per_gpu_hour is not None else price
+    hours = plan.pretrain.total_flops / (peak * runtime.num_gpus * mfu) / 3600
+    memory_gib = memory_bytes(plan.pretrain, device_batch_rows=runtime.device_batch_rows) / 2**30
+    return Estimate(
+        gpu=runtime.gpu,
+        num_gpus=runtime.num_gpus,
+        assumed_mfu=mfu,
+        hours=hours,
+        usd=hours * price * runtime.num_gpus,
+        memory_gib=memory_gib,
+        fits=memory_gib < capacity_gib,
+    )
+
+
+def memory_bytes(plan: PretrainPlan, *, device_batch_rows: int) -> int:
+    """Upper estimate of one device's memory without recomputation or sharded state.
+
+    fp32 master and gradient (8 bytes) for all, two moments (8) for AdamW's, one (4) for Muon's matrices; activations as
+    about 16 tensors of the model width in bf16 per layer and token (attention 6, MLP 9, residual 1).
+    """
+    matrices = plan.num_params["transformer_matrices"]
+    others = plan.num_params["total"] - matrices
+    tokens = device_batch_rows * plan.model.sequence_len
+    return matrices * 12 + others * 16 + tokens * plan.model.n_layer * plan.model.n_embd * 2 * 16
+
+
+def optim_values(plan: RunPlan) -> dict[str, float]:
+    """The optimizer's settings as plain numbers, as optim.groups.OptimConfig takes them."""
+    config, derived = plan.config.pretrain, plan.pretrain
+    return {
+        "embedding_lr": config.embedding_lr,
+        "value_embedding_lr": config.value_embedding_lr,
+        "unembedding_lr": config.unembedding_lr,
+        "matrix_lr": config.matrix_lr,
+        "scalar_lr": config.scalar_lr,
+        "adamw_lr_scale": derived.lr_scale_adamw_width,
+        "lr_scale": derived.lr_scale_batch,
+        "weight_decay": derived.weight_decay,
+    }
+
+
+def summary(plan: RunPlan) -> dict[str, Any]:
+    """The plan as JSON values: what `nanochat plan --json` prints."""
+    derived = asdict(plan.pretrain)
+    derived.update(num_tokens=plan.pretrain.num_tokens, total_flops=plan.pretrain.total_flops)
+    derived["window_sizes"] = shape.window_sizes(plan.pretrain.model)
+    return {"preset": plan.config.preset, "pretrain": derived, "estimate": asdict(estimate(plan))}

@@ -1,0 +1,76 @@
+"""A run on one screen of markdown: Prefect shows it beside the run, and it is the report for those without a browser.
+
+From the plan and the refs alone, so it also serves a run that stopped early. Answers come from a model that may say
+anything: they are escaped for HTML and for tables, and never become a heading, a link or an image.
+"""
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nanochat_core.plan import RunPlan
+from nanochat_core.report import outline
+
+if TYPE_CHECKING:
+    from nanochat_core.pipeline.step import Ref
+
+SAMPLES_SHOWN = 3
+MARKS = re.compile(r"([\\`*_\[\]!#|])")  # what markdown would act on
+
+
+def summarize(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None = None) -> str:
+    """The headline numbers, the steps, the scores and a few answers, as far as the refs have them."""
+    sections = [
+        f"# nanochat: {plain(outline.title(plan))}",
+        _numbers(plan, refs, seconds),
+        _steps(refs),
+        _benchmarks(refs),
+        _answers(refs),
+        f"Again: `{outline.commands(plan.config)['run']}`. Talk to it: `{outline.commands(plan.config)['chat']}`.",
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def plain(text: str) -> str:
+    """`text` on one line, with nothing in it that markdown or HTML would act on."""
+    return MARKS.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Iterable[int] = ()) -> str:
+    right = set(numbers)
+    rule = ["---:" if column in right else "---" for column in range(len(headers))]
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (headers, rule, *rows))
+
+
+def _numbers(plan: RunPlan, refs: "list[Ref]", seconds: float | None) -> str:
+    numbers = outline.headline_numbers(plan, refs, seconds=seconds)
+    return _table(("", "", ""), [(number.label, f"**{number.value}**", number.note) for number in numbers], numbers=[1])
+
+
+def _steps(refs: "list[Ref]") -> str:
+    if not refs:
+        return "No step has finished."
+    rows = [
+        (row.step, "cached" if row.is_cached else "made", row.seconds, plain(row.headline), f"`{row.artifact}`")
+        for row in outline.step_rows(refs)
+    ]
+    return "## Steps\n\n" + _table(("step", "", "took", "result", "artifact"), rows, numbers=[2])
+
+
+def _benchmarks(refs: "list[Ref]") -> str:
+    rows = [
+        (plain(row.name), row.accuracy, f"± {row.standard_error}", f"{row.num_right:,} of {row.num_asked:,}")
+        for row in outline.benchmark_rows(refs)
+    ]
+    if not rows:
+        return ""
+    return "## Held-out questions\n\n" + _table(("benchmark", "right", "standard error", ""), rows, numbers=[1, 2, 3])
+
+
+def _answers(refs: "list[Ref]") -> str:
+    samples = [sample for ref in refs for sample in ref.metrics.get("samples") or []]
+    if not samples:
+        return ""
+    shown = [f"> **{plain(s['prompt'])}**\\\n> {plain(s['answer'])}" for s in samples[:SAMPLES_SHOWN]]
+    return "## What it says\n\n" + "\n\n".join(shown)

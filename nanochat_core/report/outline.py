@@ -1,0 +1,191 @@
+"""What the page and the markdown summary both say, as plain rows: one place decides names, order and rounding.
+
+Made from the plan and the refs alone, without the store, so that it also works in the middle of a run.
+"""
+
+import re
+import shlex
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.units import count, duration
+from nanochat_core.config import RunConfig
+from nanochat_core.plan import RunPlan, optim_values
+from nanochat_core.presets import load_config, preset_names
+
+if TYPE_CHECKING:
+    from nanochat_core.pipeline.step import Ref
+
+# How samples are written: a call and its result in one pair of brackets (evals/samples.py).
+TOOL_CALL = re.compile(r"\[(?P<expression>[^\[\]\n]+) = (?P<result>[^\[\]\n]*)\]\s?")
+
+
+@dataclass(frozen=True)
+class Number:
+    """A headline number."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step of the run."""
+
+    step: str
+    headline: str
+    is_cached: bool
+    seconds: str
+    """What making it took, whenever that was."""
+    artifact: str
+
+
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """One score; percentages with one decimal, as the standard error is about a point."""
+
+    name: str
+    accuracy: str
+    standard_error: str
+    num_right: int
+    num_asked: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of an answer: text, or a tool call with its result."""
+
+    text: str
+    result: str | None = None
+    """None: plain text."""
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """Parameters that learn by one rule."""
+
+    name: str
+    num_params: int
+    optimizer: str
+    lr: str
+
+
+def title(plan: RunPlan) -> str:
+    return f"{plan.config.preset}, depth {plan.pretrain.model.n_layer}"
+
+
+def headline_numbers(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None = None) -> list[Number]:
+    """The first row of the report. Without `seconds`, the time is that of the steps that this run made."""
+    metrics = {ref.step: ref.metrics for ref in refs}
+    made = [ref for ref in refs if not ref.is_cached]
+    took_s = sum(ref.seconds for ref in made) if seconds is None else seconds
+    derived = plan.pretrain
+    numbers = []
+    for step, label, note in (
+        ("evaluate_base", "base model", "bits per byte, held-out text"),
+        ("evaluate_chat", "chat model", "bits per byte, same text"),
+    ):
+        if "bits_per_byte" in metrics.get(step, {}):
+            numbers.append(Number(label, f"{metrics[step]['bits_per_byte']:.4f}", note))
+    for row in benchmark_rows(refs):
+        if row.name == "arithmetic":
+            numbers.append(Number("arithmetic", row.accuracy, f"± {row.standard_error} of {row.num_asked:,} held out"))
+    numbers += [
+        Number("parameters", count(derived.num_params["total"]), f"{count(derived.scaling_params)} in scaling laws"),
+        Number("trained on", count(derived.num_tokens), f"tokens, {derived.num_steps:,} steps"),
+        Number("this run", duration(took_s), f"{len(made)} steps made, {len(refs) - len(made)} cached"),
+    ]
+    return numbers
+
+
+def step_rows(refs: "list[Ref]") -> list[StepRow]:
+    """In the order in which they ran."""
+    from nanochat_core.pipeline.steps import STEPS  # the pipeline's end imports the report
+
+    return [
+        StepRow(
+            step=ref.step,
+            headline=STEPS[ref.step].headline(ref.metrics) if ref.step in STEPS else "",
+            is_cached=ref.is_cached,
+            seconds=duration(ref.seconds),
+            artifact=ref.short,
+        )
+        for ref in refs
+    ]
+
+
+def benchmark_rows(refs: "list[Ref]") -> list[BenchmarkRow]:
+    """Best first; empty where no question was asked."""
+    scores: dict[str, dict[str, Any]] = {}
+    for ref in refs:
+        scores |= ref.metrics.get("benchmarks") or {}
+    return [
+        BenchmarkRow(
+            name=name,
+            accuracy=f"{score['accuracy']:.1%}",
+            standard_error=f"{100 * score['standard_error']:.1f}",
+            num_right=score["num_right"],
+            num_asked=score["num_asked"],
+        )
+        for name, score in sorted(scores.items(), key=lambda item: -item[1]["accuracy"])
+    ]
+
+
+def answer_parts(answer: str) -> list[Part]:
+    """An answer split at its tool calls."""
+    parts, end = [], 0
+    for call in TOOL_CALL.finditer(answer):
+        parts += [Part(answer[end : call.start()]), Part(call["expression"], call["result"])]
+        end = call.end()
+    return [part for part in [*parts, Part(answer[end:])] if part.text.strip()]
+
+
+def group_rows(plan: RunPlan) -> list[GroupRow]:
+    """Parameter groups with the learning rate each really trains at (optim/groups.py), before the schedule."""
+    rates, params = optim_values(plan), plan.pretrain.num_params
+    every, tables = rates["lr_scale"], rates["lr_scale"] * rates["adamw_lr_scale"]
+    chosen = (
+        ("token embedding", "wte", "AdamW", rates["embedding_lr"] * tables),
+        ("value embeddings", "value_embeds", "AdamW", rates["value_embedding_lr"] * tables),
+        ("transformer matrices", "transformer_matrices", "Muon", rates["matrix_lr"] * every),
+        ("output head", "lm_head", "AdamW", rates["unembedding_lr"] * tables),
+        ("scalars", "scalars", "AdamW", rates["scalar_lr"] * every),
+    )
+    return [GroupRow(name, params[key], optimizer, f"{lr:.3g}") for name, key, optimizer, lr in chosen]
+
+
+def commands(config: RunConfig) -> dict[str, str]:
+    """The command lines that make the run again, ask why a step would, and talk to the result."""
+    preset = shlex.quote(config.preset if config.preset in preset_names() else f"{config.preset}.toml")
+    sets = "".join(f" --set {shlex.quote(change)}" for change in _changes(config))
+    return {
+        "run": f"nanochat run {preset}{sets}",
+        "why": f"nanochat why pretrain {preset}{sets}",
+        "chat": f"nanochat chat {shlex.quote(f'{config.preset}-chat')}",
+    }
+
+
+def _changes(config: RunConfig) -> list[str]:
+    """What was set beyond the preset, as `section.field=value`."""
+    try:
+        preset = asdict(load_config(config.preset))
+    except ConfigError:  # the preset was a file of the user's; its name alone has to do
+        return []
+    given = asdict(config)
+    changes = []
+    for section, value in given.items():
+        fields = value if isinstance(value, dict) else {"": value}
+        for name, chosen in fields.items():
+            usual = preset[section][name] if name else preset[section]
+            if chosen != usual:
+                changes.append(f"{section}{'.' if name else ''}{name}={_setting(chosen)}")
+    return changes
+
+
+def _setting(value: Any) -> str:
+    """As `--set` reads it."""
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,272 @@
+"""Objects by key under one URL: a folder, or anything that fsspec opens.
+
+Two classes with one face. `Files` trusts a server to make a single upload visible whole or not at all; `FolderFiles`
+gets the same from a temporary file, fsync and rename. Never `fs.open(key, "wb")`: when its body raises, s3fs completes
+the upload and a truncated object becomes visible (measured); `pipe_file` and `put_file` abort it.
+"""
+
+import contextlib
+import functools
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+from nanochat_core.base.errors import ConfigError
+from nanochat_core.store.failures import endpoint, explained
+from nanochat_core.store.parallel import in_parallel
+
+READ_ONLY = 0o444
+PART_BYTES = 16 << 20  # s3fs's own 50 MiB parts, several files at once, cost gigabytes of memory
+PART_CONCURRENCY = 4
+SCRATCH_KEPT_S = 24 * 3600  # an older temporary file belongs to a process that was killed
+
+# Measured against servers killed in mid-upload and restarted: 8 attempts ride out an outage of about 12 s, 4 do not.
+# "standard" caps a pause at 20 s, where botocore's default "legacy" has no cap. The two layers multiply for timeouts.
+S3_ATTEMPTS = 8
+S3FS_RETRIES = 2
+PROBE_ATTEMPTS = 1  # opening a store that is not there has to fail in seconds
+PROBE_TIMEOUT_S = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """A store's address: the URL as people write it, and fsspec's protocol and path for it."""
+
+    url: str
+    protocol: str
+    path: str
+
+
+def parse_url(url: str) -> Location:
+    """Where `url` points; a plain path is a folder. Keys in the URL are refused: it ends up in logs."""
+    protocol, separator, rest = url.partition("://")
+    if not separator:
+        return _folder_location(url)
+    if "@" in rest.partition("/")[0]:
+        raise ConfigError(
+            f"the store URL {protocol}://... contains a user or a key",
+            hint="put the key into AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        )
+    if protocol in ("file", "local"):
+        return _folder_location(rest if rest.startswith("/") else "")
+    path = rest.strip("/")
+    if not path or re.search(r"[?#]", path):
+        raise ConfigError(
+            f"the store URL {url!r} needs a bucket and a plain prefix",
+            hint="write s3://bucket/prefix; the server's address goes into AWS_ENDPOINT_URL",
+        )
+    return Location(url=f"{protocol}://{path}", protocol=protocol, path=f"/{path}" if protocol == "memory" else path)
+
+
+def _folder_location(text: str) -> Location:
+    if not text or re.match(r"[a-z0-9]+:/", text):
+        raise ConfigError(
+            f"{text!r} is neither a folder nor a store URL",
+            hint="write /a/folder, file:///a/folder or s3://bucket/prefix",
+        )
+    path = str(Path(text).expanduser().absolute())
+    return Location(url=path, protocol="file", path=path)
+
+
+def open_files(url: str) -> "Files":
+    """The objects under `url`, checked to be reachable when it is remote. A folder is made by the first write."""
+    location = parse_url(url)
+    if location.protocol == "file":
+        return FolderFiles(location, fsspec.filesystem("file"))
+    if location.protocol == "s3":
+        return _open_s3(location)
+    try:
+        filesystem = fsspec.filesystem(location.protocol)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"cannot open {location.url}: {error}", hint="use a folder or s3://bucket/prefix") from error
+    return Files(location, filesystem)
+
+
+def _open_s3(location: Location) -> "Files":
+    import aiohttp
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    failures = (OSError, BotoCoreError, ClientError, aiohttp.ClientError)
+    bucket, _, prefix = location.path.partition("/")
+    with explained(failures, url=location.url, doing="opening the store"):
+        probe = _s3_filesystem(attempts=PROBE_ATTEMPTS, retries=1, connect_timeout_s=2, read_timeout_s=PROBE_TIMEOUT_S)
+        probe.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+        filesystem = _s3_filesystem(attempts=S3_ATTEMPTS, retries=S3FS_RETRIES, connect_timeout_s=5, read_timeout_s=30)
+    return Files(location, filesystem, failures=failures)
+
+
+@functools.cache
+def _service_models() -> Any:
+    """botocore's descriptions of AWS, parsed once: without sharing them each new client takes 50 ms longer."""
+    import botocore.loaders
+
+    return botocore.loaders.create_loader()
+
+
+def _s3_filesystem(*, attempts: int, retries: int, connect_timeout_s: int, read_timeout_s: int) -> AbstractFileSystem:
+    from aiobotocore.session import AioSession
+
+    custom = endpoint() != "AWS"
+    session = AioSession()  # one for each client: a session remembers its credentials
+    session.register_component("data_loader", _service_models())
+    filesystem = fsspec.filesystem(
+        "s3",
+        session=session,
+        use_listings_cache=False,  # several writers: a listing is stale as soon as it is kept
+        skip_instance_cache=True,
+        client_kwargs={
+            "region_name": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+            **({"endpoint_url": endpoint()} if custom else {}),
+        },
+        config_kwargs={
+            "s3": {"addressing_style": "path" if custom else "auto"},
+            "connect_timeout": connect_timeout_s,
+            "read_timeout": read_timeout_s,
+            "retries": {"mode": "standard", "max_attempts": attempts},
+            "max_pool_connections": 32,
+        },
+    )
+    filesystem.retries = retries
+    return filesystem
+
+
+class Files:
+    """Objects on a server. Keys are relative and use "/"; `None` and `False` mean that there is no such object."""
+
+    folder: Path | None = None
+
+    def __init__(
+        self, location: Location, fs: AbstractFileSystem, *, failures: tuple[type[BaseException], ...] = (OSError,)
+    ) -> None:
+        self.location = location
+        self.fs = fs
+        self.failures = failures
+
+    def path(self, key: str) -> str:
+        return f"{self.location.path}/{key}" if key else self.location.path
+
+    def explained(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        return explained(self.failures, url=self.location.url, doing=doing)
+
+    def num_bytes(self, key: str) -> int | None:
+        with self.explained(f"looking for {key}"):
+            try:
+                facts: dict[str, Any] = self.fs.info(self.path(key))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+        return int(facts["size"]) if facts["type"] == "file" else None
+
+    def read(self, key: str) -> bytes | None:
+        with self.explained(f"reading {key}"):
+            try:
+                content: bytes = self.fs.cat_file(self.path(key))
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
+        return content
+
+    def get(self, key: str, local: Path) -> bool:
+        """Copy an object to `local`. The bytes are not checked here."""
+        with self.explained(f"fetching {key}"):
+            try:
+                self.fs.get_file(self.path(key), str(local))
+            except FileNotFoundError:
+                return False
+        return True
+
+    def keys(self, prefix: str) -> list[str]:
+        """Every object below `prefix`, sorted."""
+        with self.explained(f"listing {prefix}"):
+            found = self.fs.find(self.path(prefix))
+        return sorted(str(name)[len(self.location.path) + 1 :] for name in found)
+
+    def write(self, key: str, content: bytes) -> None:
+        with self.explained(f"writing {key}"):
+            self.fs.pipe_file(self.path(key), content)
+
+    def put(self, local: Path, key: str) -> None:
+        options = (
+            {"chunksize": PART_BYTES, "max_concurrency": PART_CONCURRENCY} if self.location.protocol == "s3" else {}
+        )
+        with self.explained(f"uploading {key}"):
+            self.fs.put_file(str(local), self.path(key), **options)
+
+    def remove(self, key: str) -> None:
+        with self.explained(f"removing {key}"), contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path(key))
+
+    def remove_below(self, prefix: str) -> None:
+        """Remove every object below `prefix`."""
+        in_parallel(self.remove, self.keys(prefix))
+
+
+class FolderFiles(Files):
+    """Objects in a folder of this machine."""
+
+    def __init__(self, location: Location, fs: AbstractFileSystem) -> None:
+        super().__init__(location, fs)
+        self.folder: Path = Path(location.path)
+
+    def write(self, key: str, content: bytes) -> None:
+        with self.explained(f"writing {key}"), self.scratch() as temporary:
+            temporary.write_bytes(content)
+            settle(temporary, self.folder / key)
+
+    def put(self, local: Path, key: str) -> None:
+        with self.explained(f"writing {key}"), self.scratch() as temporary:
+            shutil.copyfile(local, temporary)
+            settle(temporary, self.folder / key)
+
+    def remove(self, key: str) -> None:
+        with self.explained(f"removing {key}"):
+            (self.folder / key).unlink(missing_ok=True)
+
+    def remove_below(self, prefix: str) -> None:
+        with self.explained(f"removing {prefix}"), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self.folder / prefix)
+
+    def scratch(self) -> contextlib.AbstractContextManager[Path]:
+        """A path in the store's own file system, so that the rename into place is atomic."""
+        return scratch_file(self.folder / "tmp")
+
+
+@contextlib.contextmanager
+def scratch_file(folder: Path) -> Iterator[Path]:
+    """A fresh path in `folder`; what is left of it goes away at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def sweep_scratch(folder: Path) -> None:
+    """Remove what killed processes left behind."""
+    for path in folder.glob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > SCRATCH_KEPT_S:
+                path.unlink()
+
+
+def settle(temporary: Path, target: Path, *, mode: int | None = None) -> None:
+    """Make a finished temporary file appear as `target`, whole and on the disk, or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
+    os.replace(temporary, target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename itself lives in the folder
+    finally:
+        os.close(folder)

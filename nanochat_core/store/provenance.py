@@ -1,0 +1,115 @@
+"""Who made an artifact: commit and uncommitted changes, arguments, packages, machine, time.
+
+For reading and for making it again, never part of an identity. No host name and no user name: manifests travel. The
+arguments and the URLs in them are stripped of anything that looks like a secret, by the name of the option and by the
+shape of the value; taking too much away costs nothing.
+"""
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nanochat_core.base.fingerprint import PACKAGE_ROOT
+
+PACKAGES = (
+    "nanochat-prefect", "torch", "numpy", "prefect", "tiktoken", "rustbpe", "datasets", "pyarrow", "safetensors",
+    "fsspec", "s3fs",
+)  # fmt: skip
+REDACTED = "***"
+SECRET_WORDS = {"key", "secret", "token", "password", "passwd", "pwd", "auth", "apikey", "credential", "credentials"}
+SECRET_VALUE = re.compile(
+    r"\b(AKIA|ASIA)[A-Z0-9]{12,}|\b(hf|sk|ghp|gho|pat|pnu|xoxb)[-_][A-Za-z0-9_-]{8,}|\bBearer\s+\S+"
+)
+URL_USER = re.compile(r"(?<=://)[^/@\s]+@")
+OPTION = re.compile(r"(?P<name>[\w.-]+)(?P<sign>[=:])(?P<value>.*)", re.DOTALL)
+QUERY_VALUE = re.compile(r"(?P<name>[?&;][^=&;\s]+)=[^&;\s]*")
+
+
+def collect(*, arguments: list[str], started_at: float) -> dict[str, Any]:
+    """Facts about this process for a manifest; `started_at` is a `time.time()`."""
+    finished_at = time.time()
+    return {
+        **git_state(PACKAGE_ROOT),
+        "arguments": redact_arguments(arguments),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "num_cpus": os.cpu_count(),
+        "started_at": _utc(started_at),
+        "finished_at": _utc(finished_at),
+        "seconds": round(finished_at - started_at, 3),
+    }
+
+
+def git_state(root: Path) -> dict[str, Any]:
+    """Commit of the checkout at `root`, and a digest of what differs from it.
+
+    Only when `root` is the top of the checkout: a package installed below somebody else's repository is not part of it.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top.strip()).resolve() != root.resolve():
+        return {"is_git_checkout": False, "git_commit": None, "git_patch_sha256": None, "num_untracked_files": 0}
+    commit = _git(root, "rev-parse", "HEAD")  # None before the first commit
+    patch = _git(root, "diff", "HEAD", "--binary") if commit else None
+    untracked = _git(root, "ls-files", "--others", "--exclude-standard") or ""
+    return {
+        "is_git_checkout": True,
+        "git_commit": commit.strip() if commit else None,
+        "git_patch_sha256": hashlib.sha256(patch.encode("utf-8", "surrogateescape")).hexdigest() if patch else None,
+        "num_untracked_files": len(untracked.splitlines()),
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """What git prints; None when it fails or is not installed."""
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode("utf-8", "surrogateescape")
+
+
+def redact_arguments(arguments: list[str]) -> list[str]:
+    """`arguments` without secrets: after an option with a telling name, in its value, and by shape."""
+    clean, hides_next = [], False
+    for argument in arguments:
+        is_option = argument.startswith("-")
+        clean.append(REDACTED if hides_next and not is_option else redact(argument))
+        hides_next = is_option and "=" not in argument and _names_secret(argument)
+    return clean
+
+
+def redact(text: str) -> str:
+    """One argument or URL without what looks like a secret."""
+    option = OPTION.fullmatch(text)
+    if option and "//" not in option["name"] and not option["value"].startswith("//") and _names_secret(option["name"]):
+        return f"{option['name']}{option['sign']}{REDACTED}"
+    text = URL_USER.sub(f"{REDACTED}@", text)
+    text = QUERY_VALUE.sub(lambda m: f"{m['name']}={REDACTED}" if _names_secret(m["name"]) else m[0], text)
+    return SECRET_VALUE.sub(REDACTED, text)
+
+
+def _names_secret(name: str) -> bool:
+    # Whole words, so that vocab_size_tokens or monkey stay; the last pattern splits accessKeyId.
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    words = {word.lower() for word in re.split(r"[\W_]+", spaced)}
+    return bool(words & (SECRET_WORDS | {"signature"}))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,299 @@
+"""The store: publish what a step made, find it again by fingerprint, read it back verified.
+
+An artifact exists when its manifest does: blobs go first and the manifest last, so a reader never sees half of one, and
+two processes that publish the same step at once are both fine (the later manifest stays, in one piece). Nothing here
+trusts what it reads: a manifest that is damaged, in another's place, or whose blobs are gone counts as absent, and the
+step runs again; a file with another digest than promised is never handed out.
+"""
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nanochat_core.base.errors import CorruptError, MissingError
+from nanochat_core.store.blobs import Blobs, blob_key, seen
+from nanochat_core.store.cache import Cache
+from nanochat_core.store.failures import explained
+from nanochat_core.store.filesystem import Files, open_files, scratch_file, sweep_scratch
+from nanochat_core.store.manifest import Artifact, FileEntry, check_key, open_sealed_json, seal_json
+from nanochat_core.store.parallel import in_parallel
+from nanochat_core.store.partial import Partial, list_files
+from nanochat_core.store.views import Views
+
+log = logging.getLogger(__name__)
+DEFAULT_CACHE_BYTES = 50 << 30
+TRANSFERS = 4  # files at once; each of them uses several connections of its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ref:
+    """A name for people, and the artifact that it means."""
+
+    name: str
+    version: str
+    step: str
+    fingerprint: str
+    digest: str
+    set_at: str
+
+
+def manifest_key(step: str, fingerprint: str) -> str:
+    return f"steps/{check_key(step, what='step')}/{check_key(fingerprint, what='fingerprint')}.json"
+
+
+def _ref_key(name: str, version: str) -> str:
+    return f"refs/{check_key(name, what='ref')}/{check_key(version, what='version')}.json"
+
+
+def _run_key(run_id: str) -> str:
+    return f"runs/{check_key(run_id, what='run')}.json"
+
+
+class Store:
+    """Artifacts, refs, partial work and run records under one URL."""
+
+    def __init__(self, files: Files, *, cache_folder: Path, cache_max_bytes: int) -> None:
+        self.url = files.location.url
+        self._files = files
+        self._blobs = Blobs(files)
+        self._cache_folder = cache_folder.expanduser().absolute()
+        self._views = Views(self._cache_folder / "views")
+        self._cache = Cache(self._blobs, folder=self._cache_folder, max_bytes=cache_max_bytes, views=self._views)
+
+    @classmethod
+    def open(cls, url: str, *, cache_folder: Path, cache_max_bytes: int = DEFAULT_CACHE_BYTES) -> "Store":
+        """The store at a folder or URL; an error within seconds when a remote one cannot be used."""
+        return cls(open_files(url), cache_folder=cache_folder, cache_max_bytes=cache_max_bytes)
+
+    # --- artifacts ---
+
+    def publish(
+        self,
+        folder: Path,
+        *,
+        step: str,
+        fingerprint: str,
+        inputs: Mapping[str, str],
+        config: Mapping[str, Any],
+        code: Mapping[str, str],
+        packages: Mapping[str, str],
+        metrics: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+    ) -> Artifact:
+        """Store the files of `folder` and then the manifest that makes them an artifact."""
+
+        def artifact(files: Mapping[str, FileEntry]) -> Artifact:
+            return Artifact(
+                step=step, fingerprint=fingerprint, files=files, inputs=inputs, config=config,
+                code=code, packages=packages, metrics=metrics, provenance=provenance,
+            )  # fmt: skip
+
+        key = manifest_key(step, fingerprint)
+        artifact({}).to_json()  # a value that JSON cannot hold should fail before the upload, not after
+        names = list_files(folder)
+        if self._files.folder is not None:
+            sweep_scratch(self._files.folder / "tmp")
+        entries = in_parallel(lambda name: self._blobs.add(folder / name), names, workers=TRANSFERS)
+        published = artifact(dict(zip(names, entries, strict=True)))
+        self._files.write(key, published.to_json())
+        return published
+
+    def find(self, step: str, fingerprint: str) -> Artifact | None:
+        """The artifact, when its manifest is sound and every blob is there with the right size."""
+        artifact = self._read_manifest(manifest_key(step, fingerprint))
+        if artifact is None:
+            return None
+        names = sorted(artifact.files)
+        present = in_parallel(lambda name: self._blobs.has(artifact.files[name]), names)
+        lost = [name for name, has in zip(names, present, strict=True) if not has]
+        if lost:
+            log.warning(
+                "%s %s counts as absent: %d of %d files missing or of another size, such as %s",
+                step, fingerprint[:12], len(lost), len(names), lost[0],
+            )  # fmt: skip
+            return None
+        return artifact
+
+    def _read_manifest(self, key: str) -> Artifact | None:
+        content = self._files.read(key)
+        if content is None:
+            return None
+        try:
+            artifact = Artifact.from_json(content, where=key)
+            if manifest_key(artifact.step, artifact.fingerprint) != key:
+                raise CorruptError(f"{key} is the manifest of {artifact.step} {artifact.fingerprint}")
+        except MissingError as error:
+            log.warning("%s: it counts as absent", error)
+            return None
+        return artifact
+
+    def artifacts(self, step: str | None = None) -> list[Artifact]:
+        """Every artifact with a sound manifest, newest first."""
+        prefix = "steps" if step is None else f"steps/{check_key(step, what='step')}"
+        found = in_parallel(self._read_manifest, self._files.keys(prefix))
+        return sorted(
+            (artifact for artifact in found if artifact is not None),
+            key=lambda artifact: str(artifact.provenance.get("finished_at", "")),
+            reverse=True,
+        )
+
+    def fetch(self, artifact: Artifact, names: Iterable[str] | None = None) -> Path:
+        """A read-only folder with these files (None: all), every one of them hashed now.
+
+        CorruptError when a file is missing or altered, also after a second try; `discard` then lets the step run again.
+        The folder stays usable at least as long as this process lives.
+        """
+        entries = _select(artifact, names)
+        with explained((OSError,), url=str(self._cache_folder), doing="using the cache"):
+            view = self._views.open({name: self._local_path(entry) for name, entry in entries.items()})
+            if self._files.folder is None:
+                self._cache.make_room(entries.values())
+            in_parallel(lambda name: self._check(artifact, name), sorted(entries))
+        return view
+
+    def _local_path(self, entry: FileEntry) -> Path:
+        folder = self._files.folder
+        return self._cache.path(entry) if folder is None else folder / blob_key(entry.sha256)
+
+    def _obtain(self, entry: FileEntry) -> FileEntry | None:
+        if self._files.folder is None:
+            return self._cache.obtain(entry)
+        with self._files.explained(f"reading {blob_key(entry.sha256)}"):
+            return seen(self._local_path(entry))
+
+    def _check(self, artifact: Artifact, name: str) -> None:
+        promised = artifact.files[name]
+        if self._obtain(promised) == promised:
+            return
+        log.warning("%s of %s %s is damaged: fetching it again", name, artifact.step, artifact.fingerprint[:12])
+        found = self._obtain(promised)
+        if found != promised:
+            raise CorruptError(
+                f"{name} of {artifact.step} {artifact.fingerprint[:12]} should have sha256 {promised.sha256}, "
+                + (f"and has {found.sha256}" if found else "and is missing"),
+                hint=f"discard the artifact, then run again: {artifact.step} makes it anew",
+            )
+
+    def verify(self, artifact: Artifact) -> list[str]:
+        """Names of the files that are missing or altered in the store itself; reads everything."""
+        names = sorted(artifact.files)
+        sound = in_parallel(lambda name: self._is_sound(artifact.files[name]), names)
+        return [name for name, is_sound in zip(names, sound, strict=True) if not is_sound]
+
+    def _is_sound(self, entry: FileEntry) -> bool:
+        if self._files.folder is not None:
+            return self._obtain(entry) == entry
+        with scratch_file(self._cache_folder / "tmp") as temporary:  # not through the cache: its copy may be better
+            return self._blobs.get(entry, temporary) and seen(temporary) == entry
+
+    def discard(self, artifact: Artifact) -> None:
+        """Forget the artifact and its damaged blobs, so that the step can run again; sound ones may serve others."""
+        self._files.remove(manifest_key(artifact.step, artifact.fingerprint))
+        for name in self.verify(artifact):
+            self._blobs.remove(artifact.files[name])
+
+    # --- names ---
+
+    def set_ref(self, name: str, version: str, artifact: Artifact) -> Ref:
+        """Let `name` at `version` mean `artifact`; an earlier meaning of the same version is replaced."""
+        ref = Ref(
+            name=name, version=version, step=artifact.step, fingerprint=artifact.fingerprint,
+            digest=artifact.digest, set_at=datetime.now(UTC).isoformat(),
+        )  # fmt: skip
+        self._files.write(_ref_key(name, version), seal_json(asdict(ref)))
+        return ref
+
+    def ref(self, name: str, version: str | None = None) -> Artifact:
+        """The artifact that a name means; of the newest version when none is given."""
+        if version is not None:
+            found = self._read_ref(_ref_key(name, version))
+        else:
+            keys = self._files.keys(f"refs/{check_key(name, what='ref')}")
+            found = max(filter(None, map(self._read_ref, keys)), key=lambda ref: ref.set_at, default=None)
+        if found is None:
+            known = sorted({f"{ref.name} {ref.version}" for ref in self.refs()})
+            raise MissingError(
+                f"there is no ref {name}{f' {version}' if version else ''} in {self.url}",
+                hint=f"known refs: {', '.join(known) or 'none'}",
+            )
+        return self._resolve(found)
+
+    def _resolve(self, ref: Ref) -> Artifact:
+        artifact = self.find(ref.step, ref.fingerprint)
+        if artifact is None:
+            raise MissingError(
+                f"the ref {ref.name} {ref.version} means {ref.step} {ref.fingerprint[:12]}, which is gone or damaged",
+                hint="run the step again, or set the ref to another artifact",
+            )
+        if artifact.digest != ref.digest:
+            raise CorruptError(
+                f"the ref {ref.name} {ref.version} was set to content {ref.digest[:12]}, and {ref.step} "
+                f"{ref.fingerprint[:12]} now has {artifact.digest[:12]}",
+                hint="the step was made anew since: set the ref again if that is what you want",
+            )
+        return artifact
+
+    def _read_ref(self, key: str) -> Ref | None:
+        content = self._files.read(key)
+        if content is None:
+            return None
+        fields = open_sealed_json(content, where=key)
+        try:
+            ref = Ref(**fields)
+        except TypeError as error:
+            raise CorruptError(f"{key} is not a ref: {error}", hint="set the ref again") from error
+        if _ref_key(ref.name, ref.version) != key:
+            raise CorruptError(f"{key} is the ref {ref.name} {ref.version}", hint="set the ref again")
+        return ref
+
+    def refs(self) -> list[Ref]:
+        """Every readable ref, by name and then by age."""
+        found = []
+        for key in self._files.keys("refs"):
+            try:
+                found.append(self._read_ref(key))
+            except CorruptError as error:
+                log.warning("%s: leaving it out", error)
+        return sorted((ref for ref in found if ref is not None), key=lambda ref: (ref.name, ref.set_at))
+
+    # --- unfinished steps and runs ---
+
+    def partial(self, step: str, fingerprint: str) -> Partial:
+        """Where an unfinished step keeps what it has."""
+        return Partial(self._files, step=step, fingerprint=fingerprint)
+
+    def put_run(self, run_id: str, record: Mapping[str, Any]) -> None:
+        """Write the record of a run, replacing an earlier one."""
+        self._files.write(_run_key(run_id), seal_json({"run_id": run_id, "record": record}))
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        key = _run_key(run_id)
+        content = self._files.read(key)
+        if content is None:
+            raise MissingError(
+                f"there is no run {run_id} in {self.url}", hint=f"latest runs: {', '.join(self.runs()[-5:]) or 'none'}"
+            )
+        fields = open_sealed_json(content, where=key)
+        if fields.get("run_id") != run_id or not isinstance(fields.get("record"), dict):
+            raise CorruptError(f"{key} is the record of {fields.get('run_id')!r}", hint="remove the file")
+        record: dict[str, Any] = fields["record"]
+        return record
+
+    def runs(self) -> list[str]:
+        """Ids of the recorded runs, sorted."""
+        return [os.path.basename(key).removesuffix(".json") for key in self._files.keys("runs")]
+
+
+def _select(artifact: Artifact, names: Iterable[str] | None) -> dict[str, FileEntry]:
+    wanted = list(artifact.files) if names is None else list(names)
+    unknown = [name for name in wanted if name not in artifact.files]
+    if unknown:
+        raise MissingError(
+            f"{artifact.step} {artifact.fingerprint[:12]} has no file {unknown[0]!r}",
+            hint=f"it has {', '.join(sorted(artifact.files)[:10]) or 'none'}",
+        )
+    return {name: artifact.files[name] for name in wanted}

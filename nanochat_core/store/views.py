@@ -1,0 +1,137 @@
+"""Read-only folders of links: an artifact's files under their own names, without a copy of their bytes.
+
+A view is named after what it links to, so that fetching the same files again finds the same folder. The process that
+asked for it holds a shared file lock until it ends, however it ends; that is how the cache of another process knows
+which blobs must stay. A lock, not a lease: kill -9 frees it at once, and no clock is involved.
+"""
+
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from nanochat_core.base.fingerprint import canonical_json
+
+VIEW_KEPT_S = 24 * 3600  # a view that nobody holds: its path may have been handed to a process without the lock
+
+_held: dict[Path, int] = {}  # lock file -> open descriptor; kept for the life of the process on purpose
+_guard = threading.Lock()
+
+
+class Views:
+    """The views below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, targets: Mapping[str, Path]) -> Path:
+        """A folder in which each name is a link to its target. The targets may still be missing."""
+        links = {name: str(target) for name, target in targets.items()}
+        view = self.folder / hashlib.sha256(canonical_json(links).encode()).hexdigest()[:32]
+        with _guard:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _hold(view.with_suffix(".lock"))
+            if _links(view) != links:
+                _build(view, links)
+        return view
+
+    def targets_in_use(self) -> set[str]:
+        """File names that a view of a living process links to; views that nobody used for long go away."""
+        names: set[str] = set()
+        for lock in self.folder.glob("*.lock"):
+            view = lock.with_suffix("")
+            with _try_exclusive(lock) as is_free:
+                if not is_free:
+                    names.update(Path(target).name for target in _links(view).values())
+                elif time.time() - lock.stat().st_mtime > VIEW_KEPT_S:
+                    _remove(view)
+                    lock.unlink(missing_ok=True)
+        return names
+
+
+def _hold(lock: Path) -> None:
+    """Share the lock until this process ends."""
+    while not _is_current(lock):
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if (old := _held.get(lock)) is not None:
+            os.close(old)
+        _held[lock] = descriptor
+    os.utime(lock)
+
+
+def _is_current(lock: Path) -> bool:
+    """Whether the descriptor that we hold is still the file of that name; a lock on a removed file means nothing."""
+    if lock not in _held:
+        return False
+    try:
+        return os.path.samestat(os.fstat(_held[lock]), os.stat(lock))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _try_exclusive(lock: Path) -> Iterator[bool]:
+    try:
+        descriptor = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:  # another process has just removed it
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _links(view: Path) -> dict[str, str]:
+    """Relative name -> where it points; empty when there is no view, or something in it is no link."""
+    found: dict[str, str] = {}
+    for folder, _, names in os.walk(view):
+        for name in names:
+            path = Path(folder, name)
+            with suppress(OSError):
+                found[path.relative_to(view).as_posix()] = os.readlink(path)
+    return found
+
+
+def _build(view: Path, links: Mapping[str, str]) -> None:
+    """Put the view in place in one step, and out of the way what was there."""
+    token = secrets.token_hex(4)
+    fresh, old = view.with_name(f"{view.name}.new-{token}"), view.with_name(f"{view.name}.old-{token}")
+    fresh.mkdir()
+    for name, target in links.items():
+        path = fresh / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(target)
+    _set_mode(fresh, 0o555)
+    with suppress(FileNotFoundError):
+        os.rename(view, old)
+    try:
+        os.rename(fresh, view)
+    except OSError:
+        # Another process was faster; its links are the same ones, or the next check rebuilds them.
+        _remove(fresh)
+        if _links(view) != dict(links):
+            raise
+    _remove(old)
+
+
+def _set_mode(view: Path, mode: int) -> None:
+    for folder, _, _ in os.walk(view):
+        os.chmod(folder, mode)
+
+
+def _remove(view: Path) -> None:
+    _set_mode(view, 0o755)  # a read-only folder cannot be emptied
+    shutil.rmtree(view, ignore_errors=True)

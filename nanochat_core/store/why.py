@@ -1,0 +1,72 @@
+"""Why a step runs again: what differs between its identity now and that of an earlier artifact.
+
+Answers "which of config, inputs, code or packages" by name. A step with several earlier artifacts is compared with the
+nearest one, the one with the fewest differences: that is the one people mean by "but it ran yesterday".
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from nanochat_core.base.fingerprint import canonical_json
+
+ABSENT = "absent"
+DIGEST_CHARS = 12
+
+
+class Identified(Protocol):
+    """What an earlier artifact has to tell; `Artifact` does."""
+
+    @property
+    def step(self) -> str: ...
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+    @property
+    def inputs(self) -> Mapping[str, str]: ...
+    @property
+    def code(self) -> Mapping[str, str]: ...
+    @property
+    def packages(self) -> Mapping[str, str]: ...
+
+
+Earlier = TypeVar("Earlier", bound=Identified)
+
+
+def explain(current: Mapping[str, Any], earlier: Identified) -> list[str]:
+    """One line per difference, old -> new; empty when the identities are equal.
+
+    `current` has the keys of `fingerprint`: step, config, inputs, code, packages.
+    """
+    lines = [] if current["step"] == earlier.step else [f"step: {earlier.step} -> {current['step']}"]
+    config = _differences(_flat(earlier.config), _flat(current["config"]))
+    lines += [f"config {key}: {old} -> {new}" for key, old, new in config]
+    inputs = _differences(earlier.inputs, current["inputs"])
+    lines += [f"input {key}: {old[:DIGEST_CHARS]} -> {new[:DIGEST_CHARS]}" for key, old, new in inputs]
+    code = _differences(earlier.code, current["code"])
+    lines += [f"code {key} {_verb(old, new)}" for key, old, new in code]
+    packages = _differences(earlier.packages, current["packages"])
+    return lines + [f"package {key}: {old} -> {new}" for key, old, new in packages]
+
+
+def nearest(current: Mapping[str, Any], artifacts: Sequence[Earlier]) -> Earlier | None:
+    """The artifact with the fewest differences; of equals the first, so pass them newest first."""
+    return min(artifacts, key=lambda artifact: len(explain(current, artifact)), default=None)
+
+
+def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key, ABSENT), new.get(key, ABSENT)
+        if before != after:
+            yield key, before, after
+
+
+def _verb(old: str, new: str) -> str:
+    if old == ABSENT:
+        return "is new"
+    return "is gone" if new == ABSENT else "changed"
+
+
+def _flat(config: Any, prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted keys with JSON values, which also tells 1 from 1.0 and "1"."""
+    if isinstance(config, Mapping) and config:
+        return {k: v for key, value in config.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
+    return {prefix.rstrip(".") or "(all)": canonical_json(config)}

@@ -1,0 +1,123 @@
+"""Checkpoints with torch.distributed.checkpoint: whole or absent, and loadable at any number of ranks.
+
+A checkpoint is a folder step-00000120: DCP's shards, state.json (step, loss averages, seconds) and metrics.jsonl so far. It is
+written under a .tmp name, described by complete.json (size and sha256 of every file) as its last file, and renamed. A
+torn one, by a kill or by lost bytes, fails that description and the one before it is used.
+
+DCP keeps its layout in a pickle; `_SafeMetadataReader` reads it with an unpickler that knows DCP's own classes only.
+"""
+
+import hashlib
+import io
+import json
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+
+from nanochat_core.base import distributed
+from nanochat_core.base.distributed import World
+from nanochat_core.base.errors import CorruptError
+
+COMPLETE = "complete.json"
+STATE = "state.json"
+NUM_KEPT = 2
+State = dict[str, Any]
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], *, state: State, metrics: Path, world: World) -> Path:
+    """Write the checkpoint after `step` steps; every rank calls it. Returns its folder."""
+    final = folder / f"step-{step:08d}"
+    part = final.with_suffix(".tmp")
+    if world.is_main:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    distributed.barrier(world)
+    dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(part), no_dist=world.size == 1)
+    distributed.barrier(world)
+    if world.is_main:
+        (part / STATE).write_text(json.dumps({**state, "step": step}))
+        shutil.copyfile(metrics, part / metrics.name)
+        description = {path.name: describe(path) for path in sorted(part.iterdir())}
+        (part / COMPLETE).write_text(json.dumps(description))
+        shutil.rmtree(final, ignore_errors=True)
+        part.rename(final)
+        _remove_old(folder)
+    return final
+
+
+def describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"num_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _remove_old(folder: Path) -> None:
+    for old in sorted(folder.glob("step-????????"))[:-NUM_KEPT]:
+        shutil.rmtree(old)
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest whole checkpoint, or None."""
+    whole = (path for path in sorted(folder.glob("step-????????"), reverse=True) if is_whole(path))
+    return next(whole, None)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file is there with the bytes that were written."""
+    try:
+        description = json.loads((checkpoint / COMPLETE).read_text())
+        return all(describe(checkpoint / name) == expected for name, expected in description.items())
+    except (OSError, ValueError):
+        return False
+
+
+def load(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, world: World) -> State:
+    """Fill `tensors` in place and return the state; every rank calls it, at any world size."""
+    try:
+        dcp.load(dict(tensors), storage_reader=_SafeMetadataReader(checkpoint), no_dist=world.size == 1)
+    except (RuntimeError, ValueError, KeyError, CheckpointException) as error:
+        raise CorruptError(
+            f"{checkpoint} does not fit this model: {str(error).splitlines()[0]}", hint="start the step anew: --fresh pretrain"
+        ) from error
+    return json.loads((checkpoint / STATE).read_text())
+
+
+class _SafeMetadataReader(dcp.FileSystemReader):
+    """Reads DCP's layout file without running what a hostile pickle would name."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        raw = (Path(self.path) / ".metadata").read_bytes()
+        metadata = _MetadataUnpickler(io.BytesIO(raw)).load()
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Knows DCP's metadata classes and torch's plain value types, nothing else."""
+
+    ALLOWED_MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+    ALLOWED_NAMES = frozenset(
+        {
+            ("torch", "Size"),
+            ("torch", "device"),
+            ("torch.serialization", "_get_layout"),
+            ("collections", "OrderedDict"),
+            ("pathlib", "PosixPath"),
+            ("pathlib", "Path"),
+            ("torch._utils", "_rebuild_dtype"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.memory_format)
+        if module in self.ALLOWED_MODULES or (module, name) in self.ALLOWED_NAMES or is_dtype:
+            return super().find_class(module, name)
+        raise CorruptError(f"a checkpoint's layout file names {module}.{name}, which no checkpoint of ours holds")

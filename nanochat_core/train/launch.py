@@ -1,0 +1,28 @@
+"""Starts the ranks of a training with torchrun, as a supervised child.
+
+The command works by hand as well: python -m torch.distributed.run ... -m nanochat_core.train.worker plan.json
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from nanochat_core.base.child import Record, run_child
+from nanochat_core.train.settings import TrainJob
+
+
+def run_training(job: TrainJob, on_record: Callable[[Record], None]) -> Record:
+    """Train to the end and return the result; raises the error that the child's result or exit names."""
+    work = Path(job.paths.work)
+    job.save(work / "plan.json")
+    threads = job.runtime.num_threads or max(1, (os.cpu_count() or 1) // job.runtime.num_processes)
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    return run_child(command(job, work / "plan.json"), work, on_record=on_record, environment=environment)
+
+
+def command(job: TrainJob, plan: Path) -> list[str]:
+    """torchrun for the job's ranks on this machine."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--rdzv-backend=c10d"]
+    torchrun += ["--rdzv-endpoint=localhost:0", f"--nproc-per-node={job.runtime.num_processes}", "--max-restarts=0"]
+    return [*torchrun, "-m", "nanochat_core.train.worker", str(plan)]

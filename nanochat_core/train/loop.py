@@ -1,0 +1,198 @@
+"""The training loop that pretraining and fine-tuning share: they differ in rows and starting weights, not here.
+
+The batch of step s is a pure function of the rows, the seed and s, so a checkpoint needs the weights, the optimizer and the
+step number, and a resumed run ends with the same bits. The summed loss is divided by the targets of the whole global
+batch, so one process that accumulates gives what eight give.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat_core import schedules
+from nanochat_core.base import distributed
+from nanochat_core.base.child import RECORDS_NAME
+from nanochat_core.base.distributed import World
+from nanochat_core.base.hardware import peak_memory_gib
+from nanochat_core.base.records import RecordWriter, keep_until
+from nanochat_core.data.loader import Batch, BatchOrder, RowSource, read_batch
+from nanochat_core.model.gpt import GPT
+from nanochat_core.optim.optimizer import MuonAdamW
+from nanochat_core.train import checkpoint
+from nanochat_core.train.settings import TrainJob
+
+LOSS_AVERAGE = 0.9  # share of the old value in the smoothed loss
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or gradient that is no number; the step was not applied."""
+
+
+@dataclass
+class Training:
+    """What a stage hands to the loop."""
+
+    model: GPT
+    optimizer: MuonAdamW
+    rows: RowSource
+    validate: Callable[[], dict[str, float]]
+    """Headline numbers on held-out rows; "bits_per_byte" among them."""
+
+
+@dataclass
+class Progress:
+    """What moves during a run and goes into every checkpoint."""
+
+    step: int = 0
+    """Steps taken."""
+    smooth_loss: float | None = None
+    train_s: float = 0.0
+    """Seconds in training steps, over all attempts."""
+    best_bits_per_byte: float = math.inf
+    last_validation: dict[str, float] = field(default_factory=dict)
+
+
+class TrainingLoop:
+    """One attempt at a training; `run` returns True when all steps are done, False when it was told to stop."""
+
+    def __init__(
+        self, training: Training, job: TrainJob, *, world: World, device: torch.device, is_stopping: Callable[[], bool]
+    ) -> None:
+        self.training, self.job, self.world, self.device = training, job, world, device
+        self.settings, self.schedule = job.settings, job.settings.schedule
+        self.is_stopping = is_stopping
+        self.progress = Progress()
+        self.metrics_path = Path(job.paths.work) / RECORDS_NAME
+        self.order = BatchOrder(
+            num_rows=training.rows.num_rows, total_batch_rows=self.settings.total_batch_rows, seed=self.settings.seed
+        )
+        self._saved_at_s = time.monotonic()
+
+    def run(self) -> bool:
+        self._resume()
+        self.metrics = RecordWriter(self.metrics_path) if self.world.is_main else None
+        self._write("start", step=self.progress.step, num_steps=self.schedule.num_steps, world_size=self.world.size)
+        while self.progress.step < self.schedule.num_steps:
+            if distributed.any_rank(self.is_stopping(), self.world):
+                self._save()
+                return False
+            self._take_step()
+            if distributed.any_rank(self._is_save_due(), self.world):
+                self._save()
+            if self._is_validation_due():
+                self._validate()
+        self._write("end", step=self.progress.step, train_s=self.progress.train_s)
+        return True
+
+    def _take_step(self) -> None:
+        started = time.perf_counter()
+        step = self.progress.step
+        rows = self.order.rows_at(step)
+        batch = read_batch(self.training.rows, rows, rank=self.world.rank, world_size=self.world.size)
+        loss = self._accumulate(batch)
+        factor = schedules.lr_multiplier(self.schedule, step)
+        self.training.optimizer.step(
+            lr_multiplier=factor,
+            momentum=schedules.muon_momentum(self.schedule, step),
+            weight_decay=self.settings.optim["weight_decay"] * schedules.weight_decay_multiplier(self.schedule, step),
+        )
+        self.training.optimizer.zero_grad()
+        self.progress.step += 1
+        self._log_step(loss, factor, seconds=time.perf_counter() - started)
+
+    def _accumulate(self, batch: Batch) -> float:
+        """Gradients of the global batch's mean loss, summed over micro-batches and ranks; returns that loss in nats."""
+        size = self.job.runtime.device_batch_rows
+        total = torch.zeros((), dtype=torch.float64)
+        for ids, targets in zip(batch.ids.split(size), batch.targets.split(size), strict=True):
+            loss = self.training.model.loss(ids.to(self.device), targets.to(self.device), reduction="sum")
+            (loss / batch.num_targets).backward()
+            total += loss.detach().double().cpu()
+        distributed.sum_gradients(list(self.training.model.parameters()), self.world)
+        mean = float(distributed.sum_over_ranks(total, self.world)) / batch.num_targets
+        if not math.isfinite(mean):
+            raise NonFiniteLossError(f"the loss of step {self.progress.step} is {mean}; the step was not applied")
+        return mean
+
+    def _log_step(self, loss: float, lr_multiplier: float, *, seconds: float) -> None:
+        progress = self.progress
+        old = progress.smooth_loss
+        progress.smooth_loss = loss if old is None else LOSS_AVERAGE * old + (1 - LOSS_AVERAGE) * loss
+        progress.train_s += seconds
+        if progress.step % self.job.runtime.log_every_steps == 0 or progress.step == self.schedule.num_steps:
+            num_tokens = self.settings.total_batch_rows * (self.training.rows.row_len - 1)
+            self._write(
+                "step",
+                step=progress.step,
+                loss=loss,
+                smooth_loss=progress.smooth_loss,
+                lr_multiplier=lr_multiplier,
+                step_ms=seconds * 1e3,
+                tokens_per_s=num_tokens / seconds,
+                tokens=progress.step * num_tokens,
+                train_s=progress.train_s,
+                memory_gib=peak_memory_gib(self.device),
+            )
+
+    def _is_validation_due(self) -> bool:
+        every = self.settings.validate_every_steps
+        is_last = self.progress.step == self.schedule.num_steps
+        return is_last or (every is not None and self.progress.step % every == 0)
+
+    def _validate(self) -> None:
+        started = time.perf_counter()
+        result = self.training.validate()
+        self.progress.last_validation = result
+        self.progress.best_bits_per_byte = min(self.progress.best_bits_per_byte, result["bits_per_byte"])
+        seconds = time.perf_counter() - started
+        self._write("validate", step=self.progress.step, train_s=self.progress.train_s, validate_s=seconds, **result)
+
+    def _is_save_due(self) -> bool:
+        is_last = self.progress.step == self.schedule.num_steps
+        return is_last or time.monotonic() - self._saved_at_s >= self.job.runtime.checkpoint_every_s
+
+    def _save(self) -> None:
+        started = time.perf_counter()
+        folder = Path(self.job.paths.checkpoints)
+        saved = checkpoint.save(
+            folder, self.progress.step, self._tensors(), state=self._state(), metrics=self.metrics_path, world=self.world
+        )
+        self._saved_at_s = time.monotonic()
+        self._write("checkpoint", step=self.progress.step, name=saved.name, save_s=time.perf_counter() - started)
+
+    def _resume(self) -> None:
+        """Continue from the newest whole checkpoint, where there is one."""
+        found = checkpoint.newest(Path(self.job.paths.checkpoints))
+        if found is None:
+            if self.world.is_main:
+                self.metrics_path.write_text("")
+            distributed.barrier(self.world)
+            return
+        tensors = self._tensors()
+        state = checkpoint.load(found, tensors, world=self.world)
+        prefix = "optim."  # the step count is a number in the optimizer, so its state is handed back to it
+        self.training.optimizer.load_state_dict(
+            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        )
+        self.progress = Progress(**state)
+        if self.world.is_main:
+            self.metrics_path.write_bytes((found / RECORDS_NAME).read_bytes())
+            keep_until(self.metrics_path, self.progress.step + 1)
+        distributed.barrier(self.world)
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """The state as tensors by name; loading fills these very tensors."""
+        model = {f"model.{name}": parameter.detach() for name, parameter in self.training.model.named_parameters()}
+        return model | {f"optim.{name}": tensor for name, tensor in self.training.optimizer.state_dict().items()}
+
+    def _state(self) -> dict[str, Any]:
+        return dict(vars(self.progress))
+
+    def _write(self, event: str, **values: Any) -> None:
+        if self.metrics is not None:
+            self.metrics.write(event, **values)

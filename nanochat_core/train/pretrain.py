@@ -1,0 +1,53 @@
+"""Pretraining: packed documents, weights from scratch.
+
+The entry point of the step's code closure: everything imported from here on decides the weights.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nanochat_core.base.distributed import World
+from nanochat_core.base.hardware import pick_dtype
+from nanochat_core.data.loader import PackedDocuments, RowSource
+from nanochat_core.evals.bpb import bits_per_byte
+from nanochat_core.model.gpt import GPT
+from nanochat_core.optim.groups import OptimConfig
+from nanochat_core.optim.optimizer import MuonAdamW
+from nanochat_core.train.loop import Training
+from nanochat_core.train.settings import TrainJob
+
+
+def build(job: TrainJob, *, world: World, device: torch.device) -> Training:
+    """Model, optimizer and rows of a pretraining."""
+    settings = job.settings
+    model = GPT(settings.model)
+    model.init_weights(settings.seed)
+    rows = PackedDocuments(Path(job.paths.rows), "train", vocab_size=settings.model.vocab_size)
+    held_out = PackedDocuments(Path(job.paths.rows), "validation", vocab_size=settings.model.vocab_size)
+    return assemble(job, model, rows, held_out, world=world, device=device)
+
+
+def assemble(
+    job: TrainJob, model: GPT, rows: RowSource, held_out: RowSource, *, world: World, device: torch.device
+) -> Training:
+    """Optimizer and validation around a model; fine-tuning uses it too."""
+    settings = job.settings
+    model.to(device)
+    model.compute_dtype = pick_dtype(settings.dtype, device)
+    optimizer = MuonAdamW(model, OptimConfig(**settings.optim))
+    token_bytes = torch.from_numpy(np.load(Path(job.paths.tokenizer) / "token_bytes.npy")).to(device)
+
+    def validate() -> dict[str, float]:
+        result = bits_per_byte(
+            model,
+            held_out,
+            token_bytes,
+            num_rows=settings.validation_rows,
+            batch_rows=job.runtime.device_batch_rows,
+            world=world,
+        )
+        return {"bits_per_byte": result.bits_per_byte, "validation_loss": result.nats_per_token}
+
+    return Training(model, optimizer, rows, validate)

@@ -1,0 +1,84 @@
+"""What a training process is told: plan.json, written by the supervisor and read by every rank.
+
+`TrainSettings` is what decides the result and goes into the step's fingerprint; `TrainRuntime` is the machine's part
+and does not.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat_core.config import GPTConfig
+from nanochat_core.schedules import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Identity of one training: equal settings and equal inputs give equal weights."""
+
+    model: GPTConfig
+    optim: dict[str, float]
+    """Fields of optim.groups.OptimConfig."""
+    schedule: Schedule
+    total_batch_rows: int
+    seed: int
+    validate_every_steps: int | None
+    validation_rows: int
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRuntime:
+    """The machine's part."""
+
+    device: str
+    num_processes: int
+    device_batch_rows: int
+    num_threads: int | None
+    checkpoint_every_s: float
+    log_every_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainPaths:
+    """Folders of one attempt, all local."""
+
+    rows: str
+    """The tokens (pretraining) or packed conversations (fine-tuning)."""
+    tokenizer: str
+    base: str | None
+    """Fine-tuning: the folder of the model to start from."""
+    checkpoints: str
+    work: str
+    """metrics.jsonl, result.json, the log."""
+    out: str
+    """The finished model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """One attempt at a training, as plan.json holds it."""
+
+    entry: str
+    """The stage's module, whose `build` makes model, optimizer and rows."""
+    settings: TrainSettings
+    runtime: TrainRuntime
+    paths: TrainPaths
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1))
+
+    @classmethod
+    def load(cls, path: Path) -> "TrainJob":
+        stored: dict[str, Any] = json.loads(path.read_text())
+        settings = stored["settings"]
+        settings["model"] = GPTConfig(**settings["model"])
+        settings["schedule"] = Schedule(**settings["schedule"])
+        return cls(
+            entry=stored["entry"],
+            settings=TrainSettings(**settings),
+            runtime=TrainRuntime(**stored["runtime"]),
+            paths=TrainPaths(**stored["paths"]),
+        )

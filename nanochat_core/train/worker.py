@@ -1,0 +1,90 @@
+"""One rank of a training: `torchrun -m nanochat_core.train.worker plan.json`.
+
+Reads the plan, trains, writes the model and result.json. The result's status tells the supervisor what to do; SIGTERM
+and SIGINT mean: save a checkpoint, then stop as "preempted".
+"""
+
+import importlib
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nanochat_core.base import distributed
+from nanochat_core.base.child import failure, write_result
+from nanochat_core.base.errors import NanochatError
+from nanochat_core.base.hardware import num_threads, pick_device
+from nanochat_core.base.process import die_with_parent
+from nanochat_core.model.weights import save_model
+from nanochat_core.train.loop import NonFiniteLossError, TrainingLoop
+from nanochat_core.train.settings import TrainJob
+
+EXIT_CODES = {"completed": 0, "error": 2, "out_of_memory": 10, "non_finite": 11, "preempted": 12, "crashed": 1}
+
+
+def main() -> None:
+    die_with_parent()
+    is_stopping = _stop_on_signals()
+    job = TrainJob.load(Path(sys.argv[1]))
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # DCP, at every save of a single process
+    try:
+        result = _train(job, is_stopping)
+    except NanochatError as error:
+        result = failure(error)
+    except NonFiniteLossError as error:
+        result = {"status": "non_finite", "message": str(error)}
+    except torch.cuda.OutOfMemoryError as error:
+        result = {"status": "out_of_memory", "message": str(error).splitlines()[0]}
+    except Exception as error:
+        traceback.print_exc()
+        result = {"status": "crashed", "message": f"{type(error).__name__}: {error}"}
+    _write_result(job, result)
+    distributed.stop()
+    sys.exit(EXIT_CODES[result["status"]])
+
+
+def _stop_on_signals() -> Callable[[], bool]:
+    received: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda sig, frame: received.append(sig))
+    return lambda: bool(received)
+
+
+def _train(job: TrainJob, is_stopping: Callable[[], bool]) -> dict[str, Any]:
+    world = distributed.world_from_environment()
+    device = pick_device(job.runtime.device, local_rank=world.local_rank)
+    torch.set_num_threads(num_threads(job.runtime.num_threads, num_processes=job.runtime.num_processes))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    distributed.start(world, device)
+    stage = importlib.import_module(job.entry)
+    training = stage.build(job, world=world, device=device)
+    loop = TrainingLoop(training, job, world=world, device=device, is_stopping=is_stopping)
+    if not loop.run():
+        return {"status": "preempted", "message": f"stopped after step {loop.progress.step}", "step": loop.progress.step}
+    if world.is_main:
+        save_model(Path(job.paths.out), training.model, training.optimizer.state_dict())
+    return {
+        "status": "completed",
+        "num_steps": loop.progress.step,
+        "smooth_loss": loop.progress.smooth_loss,
+        "train_s": loop.progress.train_s,
+        "device": str(device),
+        "dtype": str(training.model.compute_dtype).removeprefix("torch."),
+        **loop.progress.last_validation,
+    }
+
+
+def _write_result(job: TrainJob, result: dict[str, Any]) -> None:
+    """Each rank may fail alone, and any that fails says why; of a good end rank 0 tells."""
+    if distributed.world_from_environment().is_main or result["status"] not in ("completed", "preempted"):
+        write_result(Path(job.paths.work), result)
+
+
+if __name__ == "__main__":
+    main()

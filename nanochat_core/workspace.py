@@ -1,0 +1,55 @@
+"""Where a machine keeps things: the home folder, the store, scratch space, reports.
+
+`NANOCHAT_HOME` (default ~/.nanochat) holds scratch and reports; `NANOCHAT_STORE` is a folder or a URL (default: the folder
+`store` in the home). Read from the environment in this one place.
+"""
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from nanochat_core.base.errors import HardwareError
+from nanochat_core.store.store import Store
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Folders of this machine and the store they work on."""
+
+    home: Path
+    store: Store
+
+    def work(self, step: str, fingerprint: str) -> Path:
+        """Scratch folder of one step; the same for every attempt at the same fingerprint."""
+        return _made(self.home / "work" / f"{step}-{fingerprint[:16]}")
+
+    def run(self, run_id: str) -> Path:
+        """Folder for people: the report of one run."""
+        return _made(self.home / "runs" / run_id)
+
+
+def home_from_environment() -> Path:
+    return Path(os.environ.get("NANOCHAT_HOME") or Path.home() / ".nanochat").expanduser().absolute()
+
+
+def store_url_from_environment() -> str:
+    return os.environ.get("NANOCHAT_STORE") or str(home_from_environment() / "store")
+
+
+def current() -> Workspace:
+    """The workspace that the environment names."""
+    return _open(home_from_environment(), store_url_from_environment())
+
+
+@lru_cache(maxsize=4)
+def _open(home: Path, store_url: str) -> Workspace:
+    return Workspace(_made(home), Store.open(store_url, cache_folder=home / "cache"))
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HardwareError(f"{folder} cannot be made: {error.strerror}", hint="set NANOCHAT_HOME to a folder of yours") from error
+    return folder

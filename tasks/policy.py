@@ -1,0 +1,76 @@
+"""What makes a core function a Prefect task of ours: name, retries, and how a cache hit is shown.
+
+The store's manifests are the only truth about what is cached. Prefect's own result cache is left off (it would be a second
+record, and one that can be stale); a step that was found in the store ends in the state `Cached`, which is what a hit looks
+like everywhere in Prefect, also with a new Prefect database.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+from prefect.tasks import exponential_backoff
+
+from nanochat_core.base.errors import ConfigError, HardwareError, NanochatError, TrainingError
+from nanochat_core.pipeline.step import Ref
+
+StepFunction = Callable[..., Ref]
+
+
+def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Retry what another try may mend: I/O, the network, a killed training. A wrong setting stays wrong."""
+    try:
+        state.result()
+    except (ConfigError, HardwareError):
+        return False
+    except TrainingError:
+        return True
+    except NanochatError:
+        return False
+    except Exception:
+        return True
+    return False
+
+
+def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
+    """Decorate a step function; the result is called like the function and returns its ref."""
+
+    def decorate(function: StepFunction) -> StepFunction:
+        @functools.wraps(function)
+        def body(*args: Any, **kwargs: Any) -> Any:
+            ref = function(*args, **kwargs)
+            if not ref.is_cached:
+                return ref
+            return Completed(name="Cached", message=f"found {ref.short} in the store", data=ref)
+
+        prefect_task = task(
+            body,
+            name=function.__name__,
+            task_run_name=function.__name__,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=retries,
+            retry_delay_seconds=exponential_backoff(backoff_factor=2),
+            retry_jitter_factor=0.5,
+            retry_condition_fn=can_heal,
+            log_prints=False,
+        )
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Ref:
+            result = prefect_task(*args, **kwargs)
+            return result.result() if isinstance(result, State) else result
+
+        return call
+
+    return decorate
+
+
+def show_core_logs() -> None:
+    """Let the core's log lines reach the run's log; needs PREFECT_LOGGING_EXTRA_LOGGERS=nanochat_core as well."""
+    logging.getLogger("nanochat_core").setLevel(logging.INFO)

@@ -1,0 +1,137 @@
+"""The local cache of a remote store: verified at each read, held under its cap, safe for those who still read."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nanochat_core.store import Artifact, views
+
+
+def cached(cache: Path) -> set[bytes]:
+    return {path.read_bytes()[:1] for path in (cache / "blobs").rglob("*") if path.is_file()}
+
+
+def blob(letter: str) -> bytes:
+    return letter.encode() * 1000
+
+
+@pytest.fixture
+def artifacts(memory_bench) -> dict[str, Artifact]:
+    return {letter: memory_bench.publish({letter: blob(letter)}, fingerprint=letter) for letter in "abcd"}
+
+
+def release_views() -> None:
+    """As if the process that held the views had ended."""
+    while views._held:
+        os.close(views._held.popitem()[1])
+
+
+def test_a_damaged_copy_in_the_cache_is_fetched_again(memory_bench, artifacts):
+    path = memory_bench.store.fetch(artifacts["a"]) / "a"
+    path.resolve().chmod(0o644)
+    for content in (b"wrong", blob("b"), b""):
+        path.resolve().write_bytes(content)
+        assert (memory_bench.store.fetch(artifacts["a"]) / "a").read_bytes() == blob("a")
+        path.resolve().chmod(0o644)
+    path.resolve().unlink()
+    assert (memory_bench.store.fetch(artifacts["a"]) / "a").read_bytes() == blob("a")
+
+
+def test_a_good_copy_is_not_fetched_again(memory_bench, artifacts, monkeypatch):
+    memory_bench.store.fetch(artifacts["a"])
+    monkeypatch.setattr(type(memory_bench.store._files), "get", lambda *_: pytest.fail("fetched again"))
+    memory_bench.store.fetch(artifacts["a"])
+
+
+def test_a_transfer_that_went_wrong_once_is_repeated(memory_bench, artifacts, monkeypatch):
+    kind = type(memory_bench.store._files)
+    original, calls = kind.get, []
+
+    def torn_first(self, key: str, local: Path) -> bool:
+        calls.append(key)
+        found = original(self, key, local)
+        if len(calls) == 1:
+            local.write_bytes(local.read_bytes()[:-1])
+        return found
+
+    monkeypatch.setattr(kind, "get", torn_first)
+    assert (memory_bench.store.fetch(artifacts["a"]) / "a").read_bytes() == blob("a")
+    assert len(calls) == 2
+
+
+def test_longest_unused_copies_go_when_the_cap_is_reached(memory_bench, artifacts):
+    store = memory_bench.open("small", cache_max_bytes=2500)
+    for letter in "ab":
+        view = store.fetch(artifacts[letter])
+        os.utime((view / letter).resolve(), (1, ord(letter)))
+        release_views()
+    store.fetch(artifacts["a"])  # used again: b is now the oldest
+    release_views()
+    store.fetch(artifacts["c"])
+    assert cached(memory_bench.tmp_path / "small") == {b"a", b"c"}
+
+
+def test_what_a_living_process_reads_is_not_evicted(memory_bench, artifacts):
+    store = memory_bench.open("small", cache_max_bytes=1500)
+    first = store.fetch(artifacts["a"])
+    store.fetch(artifacts["b"])
+    store.fetch(artifacts["c"])
+    assert (first / "a").read_bytes() == blob("a")
+
+
+def test_what_another_process_read_is_free_as_soon_as_it_was_killed(memory_bench, artifacts):
+    cache = memory_bench.tmp_path / "small"
+    store = memory_bench.open("small", cache_max_bytes=1500)
+    view = store.fetch(artifacts["a"])
+    release_views()
+    lock = view.with_suffix(".lock")
+    hold = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, fcntl.LOCK_SH); print('held', flush=True); input()"
+    holder = subprocess.Popen([sys.executable, "-c", hold, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        store.fetch(artifacts["b"])
+        assert cached(cache) == {b"a", b"b"}
+    finally:
+        holder.kill()
+        holder.communicate()
+    release_views()
+    store.fetch(artifacts["c"])
+    assert cached(cache) == {b"c"}
+
+
+def test_an_artifact_larger_than_the_cap_is_served_whole(memory_bench, caplog):
+    files = {letter: blob(letter) for letter in "wxyz"}
+    store = memory_bench.open("small", cache_max_bytes=1500)
+    view = store.fetch(memory_bench.publish(files))
+    assert {name: (view / name).read_bytes() for name in files} == files
+    assert "over its cap" in caplog.text
+
+
+def test_views_that_nobody_used_for_long_go_away(memory_bench, artifacts):
+    view = memory_bench.store.fetch(artifacts["a"])
+    release_views()
+    os.utime(view.with_suffix(".lock"), (1, 1))
+    memory_bench.store.fetch(artifacts["b"])
+    assert not view.exists()
+    assert not view.with_suffix(".lock").exists()
+    assert (memory_bench.store.fetch(artifacts["a"]) / "a").read_bytes() == blob("a")
+
+
+def test_leftovers_of_killed_downloads_are_swept(memory_bench, artifacts):
+    old, new = (memory_bench.tmp_path / "cache/tmp" / name for name in ("1-old", "2-new"))
+    old.parent.mkdir(parents=True)
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (1, 1))
+    memory_bench.store.fetch(artifacts["a"])
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_folder_store_is_read_in_place(folder_bench):
+    view = folder_bench.store.fetch(folder_bench.publish({"a": b"x"}))
+    assert (view / "a").resolve().is_relative_to(folder_bench.url)
+    assert not (folder_bench.tmp_path / "cache/blobs").exists()

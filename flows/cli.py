@@ -11,7 +11,7 @@ from rich.console import Console
 from flows.server import EmbeddedServer, prefect_server
 from nanochat_core import observe
 from nanochat_core.base.units import duration
-from nanochat_core.cli.app import Preset, Sets, app, check_step, derived_plan, guarded
+from nanochat_core.cli.app import Preset, Sets, app, check_step, derived_plan
 from nanochat_core.cli.display import display
 from nanochat_core.cli.plan_view import preview_steps, show_plan
 from nanochat_core.pipeline.finish import FinishedRun, finish_run
@@ -71,6 +71,7 @@ def _run_bare(plan: RunPlan, until: str | None) -> FinishedRun:
 def _run_flow(
     server: EmbeddedServer | None, preset: str, sets: list[str] | None, plan: RunPlan, until: str | None
 ) -> FinishedRun:
+    from prefect.logging.handlers import APILogWorker
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from flows.speedrun import speedrun
@@ -80,12 +81,13 @@ def _run_flow(
     settings: dict[Any, Any] = {}
     if server is not None:
         server.wait_until_ready()
-        settings[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None  # nobody else reads it here, and it costs a second at the end
+        settings[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = (
+            None  # nobody else reads it here, and it costs a second at the end
+        )
     with temporary_settings(settings), display(_shown(until)) as watching:
         observe.use(watching)
-        state = speedrun(
-            preset, list(sets or []), until, list(plan.fresh), list(plan.accept_drift), return_state=True
-        )
+        state = speedrun(preset, list(sets or []), until, list(plan.fresh), list(plan.accept_drift), return_state=True)
+    APILogWorker.drain_all(timeout=5)  # while there is a server to take the last lines
     if server is not None and state.state_details.flow_run_id is not None:
         server.wait_until_recorded(str(state.state_details.flow_run_id), len(_shown(until)))
     finished: FinishedRun = state.result()
@@ -101,7 +103,9 @@ def _conclude(finished: FinishedRun) -> None:
     """The answer: what came out, where it is, what to type next."""
     made = sum(not ref.is_cached for ref in finished.refs)
     console = Console()
-    console.print(f"\n[bold]done[/bold] in {duration(finished.seconds)}: {made} made, {len(finished.refs) - made} cached")
+    console.print(
+        f"\n[bold]done[/bold] in {duration(finished.seconds)}: {made} made, {len(finished.refs) - made} cached"
+    )
     for name in ("evaluate_base", "evaluate_chat"):
         if ref := finished.ref(name):
             console.print(f"  {name.removeprefix('evaluate_'):<6} {ref.metrics['bits_per_byte']:.4f} bits per byte")
@@ -125,4 +129,4 @@ def _link(path: Path) -> str:
 
 
 def main() -> None:
-    sys.exit(guarded(app))
+    app()

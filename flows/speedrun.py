@@ -1,7 +1,7 @@
 """The pipeline, from raw text to a chat model with a report.
 
-`pipeline` is the whole story: each line is one step, and what it takes is what it depends on. The Prefect flow runs it with
-the tasks of `tasks/`; without Prefect the same lines run with the core's own functions.
+`pipeline` is the whole story: each line is one step, and what it takes is what it depends on. The Prefect flow runs
+it with the tasks of `tasks/`; without Prefect the same lines run with the core's own functions.
 """
 
 import time

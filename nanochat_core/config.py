@@ -62,6 +62,15 @@ class TokenizerConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokensConfig:
+    """How documents become rows."""
+
+    long_documents: Literal["crop", "split"] = "crop"
+    """What happens to the part of a document that does not fit into a row: dropped, or kept as a further document.
+    crop is nanochat's rule and right for endless text; split suits a small corpus with short rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """What a pretraining run may choose. Everything else is derived in plan.py."""
 
@@ -170,6 +179,7 @@ class RunConfig:
     seed: int = 42
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    tokens: TokensConfig = field(default_factory=TokensConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

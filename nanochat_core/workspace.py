@@ -1,7 +1,7 @@
 """Where a machine keeps things: the home folder, the store, scratch space, reports.
 
-`NANOCHAT_HOME` (default ~/.nanochat) holds scratch and reports; `NANOCHAT_STORE` is a folder or a URL (default: the folder
-`store` in the home). Read from the environment in this one place.
+`NANOCHAT_HOME` (default ~/.nanochat) holds scratch and reports; `NANOCHAT_STORE` is a folder or a URL (default: the
+folder `store` in the home). Read from the environment in this one place.
 """
 
 import os
@@ -51,5 +51,7 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise HardwareError(f"{folder} cannot be made: {error.strerror}", hint="set NANOCHAT_HOME to a folder of yours") from error
+        raise HardwareError(
+            f"{folder} cannot be made: {error.strerror}", hint="set NANOCHAT_HOME to a folder of yours"
+        ) from error
     return folder

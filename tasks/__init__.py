@@ -7,8 +7,8 @@ from tasks import policy
 from tasks.summary import publish_summary
 
 __all__ = [
-    "conversations", "corpus", "evaluate_base", "evaluate_chat", "pretrain", "publish_summary", "report", "sft", "tokenizer",
-    "tokens",
+    "conversations", "corpus", "evaluate_base", "evaluate_chat", "pretrain", "publish_summary", "report", "sft",
+    "tokenizer", "tokens",
 ]  # fmt: skip
 
 

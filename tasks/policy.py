@@ -1,8 +1,8 @@
 """What makes a core function a Prefect task of ours: name, retries, and how a cache hit is shown.
 
-The store's manifests are the only truth about what is cached. Prefect's own result cache is left off (it would be a second
-record, and one that can be stale); a step that was found in the store ends in the state `Cached`, which is what a hit looks
-like everywhere in Prefect, also with a new Prefect database.
+The store's manifests are the only truth about what is cached. Prefect's own result cache is left off (it would be a
+second record, and one that can be stale); a step that was found in the store ends in the state `Cached`, which is
+what a hit looks like everywhere in Prefect, also with a new Prefect database.
 """
 
 import functools

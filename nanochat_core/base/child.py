@@ -33,7 +33,7 @@ class PreemptedError(TrainingError):
 def run_child(
     command: list[str], work: Path, *, on_record: Callable[[Record], None], environment: dict[str, str]
 ) -> Record:
-    """Run a command that writes metrics.jsonl and result.json into `work`; returns the result or raises what it names."""
+    """Run a command that writes metrics.jsonl and result.json into `work`; returns or raises what result.json says."""
     (work / RESULT_NAME).unlink(missing_ok=True)
     follower = RecordFollower(work / RECORDS_NAME)
     with (work / LOG_NAME).open("ab") as log:

@@ -77,7 +77,11 @@ def fingerprint(
     *, step: str, config: Any, inputs: Mapping[str, str], code: Mapping[str, str], packages: Mapping[str, str]
 ) -> str:
     """The cache key of one step, as 64 hex digits."""
-    identity = {"step": step, "config": config, "inputs": inputs, "code": code, "packages": packages}
+    return identity_digest({"step": step, "config": config, "inputs": inputs, "code": code, "packages": packages})
+
+
+def identity_digest(identity: Mapping[str, Any]) -> str:
+    """sha256 of the canonical JSON, as 64 hex digits."""
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
 

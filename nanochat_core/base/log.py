@@ -1,4 +1,6 @@
-"""Logging of the core: `logging.getLogger("nanochat_core...")`, set up only by whoever runs it (the command line, a task)."""
+"""Logging of the core: `logging.getLogger("nanochat_core...")`, set up only by whoever runs it (the command line, a
+task).
+"""
 
 import logging
 import sys

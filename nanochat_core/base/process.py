@@ -22,7 +22,7 @@ def die_with_parent(sig: int = signal.SIGTERM) -> None:
 
 
 def describe_exit(code: int) -> str:
-    """"exit code 1" or "killed by SIGKILL" for a Popen return code."""
+    """ "exit code 1" or "killed by SIGKILL" for a Popen return code."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -7,11 +7,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from nanochat_core.base.errors import ConfigError, NanochatError
 from nanochat_core.plan import RunPlan, plan_run, summary
@@ -19,10 +19,35 @@ from nanochat_core.presets import load_config, preset_names
 
 EXIT_INTERRUPTED = 130
 Preset = Annotated[str, typer.Argument(help=f"{', '.join(preset_names())}, or a .toml file.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. May be repeated.")]
+Sets = Annotated[
+    list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. May be repeated.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
+
+class Verbs(TyperGroup):
+    """Runs a verb; what it raises becomes one line, a hint and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except NanochatError as error:
+            if ctx.params.get("debug"):
+                raise
+            print(f"error: {error.message}", file=sys.stderr)
+            if error.hint:
+                print(f"hint: {error.hint}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            raise typer.Exit(EXIT_INTERRUPTED) from interrupt
+        except BrokenPipeError:  # `| head` closed it; say nothing more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
+
+
 app = typer.Typer(
+    cls=Verbs,
     help="Train your own chat model as a Prefect DAG.\n\nnanochat run tiny   the whole pipeline on a laptop\n\n"
     "nanochat chat       talk to what it made",
     no_args_is_help=True,
@@ -36,7 +61,7 @@ app = typer.Typer(
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    os.environ.setdefault("NANOCHAT_DEBUG", "1" if debug else "")
+    """Options of every verb."""
 
 
 def check_step(name: str | None) -> str | None:
@@ -105,7 +130,9 @@ def why(
 
 @app.command()
 def chat(
-    ref: Annotated[str | None, typer.Argument(help="A model: NAME or NAME@VERSION; default: the newest chat model.")] = None,
+    ref: Annotated[
+        str | None, typer.Argument(help="A model: NAME or NAME@VERSION; default: the newest chat model.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="Ask this one thing and leave.")] = None,
     temperature: Annotated[float, typer.Option(help="0: always the likeliest token.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Sample among the k likeliest tokens.")] = 50,
@@ -170,32 +197,13 @@ def import_checkpoint(
 
     model = load_nanochat_checkpoint(folder)
     save_model(out, model)
-    print(f"{out}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters, depth {model.config.n_layer}")
+    num_params = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{out}: {num_params:,} parameters, depth {model.config.n_layer}")
 
 
-def guarded(application: typer.Typer) -> int:
-    """Run a command line; what it raises becomes one line, a hint and an exit code."""
-    try:
-        return application(standalone_mode=False) or 0
-    except NanochatError as error:
-        if os.environ.get("NANOCHAT_DEBUG"):
-            raise
-        print(f"error: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
-        return error.exit_code
-    except click.UsageError as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` closed it; say nothing more
-        return 0
-
-
-def derived_plan(preset: str, sets: list[str] | None, *, fresh: list[str] | None, accept_drift: list[str] | None) -> RunPlan:
+def derived_plan(
+    preset: str, sets: list[str] | None, *, fresh: list[str] | None, accept_drift: list[str] | None
+) -> RunPlan:
     """The plan of a run command, with the names of its steps checked."""
     for name in [*(fresh or []), *(accept_drift or [])]:
         check_step(name)

@@ -42,7 +42,9 @@ def open_chat(ref: str | None, *, device: str = "auto") -> ChatModel:
         tokenizer = Tokenizer.load(store.fetch(_tokenizer(store, tokenizer_digest), ["tokenizer.json"]))
     except CorruptError as error:
         store.discard(artifact)
-        raise CorruptError(error.message, hint="it was taken out of the store; the command that made it makes it again") from error
+        raise CorruptError(
+            error.message, hint="it was taken out of the store; the command that made it makes it again"
+        ) from error
     model.to(where)
     model.compute_dtype = pick_dtype("auto", where)
     return ChatModel(name, Engine(model, tokenizer))
@@ -54,7 +56,9 @@ def _find(store: Store, ref: str | None) -> tuple[str, Artifact]:
         return ref, store.ref(name, version or None)
     newest = max((r for r in store.refs() if r.name.endswith("-chat")), key=lambda r: r.set_at, default=None)
     if newest is None:
-        raise MissingError(f"there is no chat model in {store.url} yet", hint="make speedrun (or: nanochat run tiny) makes one")
+        raise MissingError(
+            f"there is no chat model in {store.url} yet", hint="make speedrun (or: nanochat run tiny) makes one"
+        )
     return f"{newest.name}@{newest.version}", store.ref(newest.name, newest.version)
 
 
@@ -64,7 +68,9 @@ def _tokenizer(store: Store, digest: str | None) -> Artifact:
     for artifact in store.artifacts("tokenizer"):
         if result_digest(artifact) == digest:
             return artifact
-    raise MissingError(f"the tokenizer of this model ({str(digest)[:12]}) is not in {store.url}", hint="run the pipeline again")
+    raise MissingError(
+        f"the tokenizer of this model ({str(digest)[:12]}) is not in {store.url}", hint="run the pipeline again"
+    )
 
 
 class Session:

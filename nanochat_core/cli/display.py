@@ -17,6 +17,13 @@ from rich.text import Text
 from nanochat_core.base.units import count, duration
 
 LINE_EVERY_S = 30.0
+ICONS = {
+    "waiting": ("·", "dim"),
+    "running": ("▸", "cyan"),
+    "made": ("✓", "green"),
+    "cached": ("≡", "blue"),
+    "failed": ("✗", "red"),
+}
 COMPILING_STEPS = 3  # the first steps warm up and are left out of the ETA
 NOTES_SHOWN = 4
 
@@ -109,9 +116,6 @@ class _Recorder:
 class LiveTable(_Recorder):
     """A table that redraws itself, for terminals."""
 
-    ICONS = {"waiting": ("·", "dim"), "running": ("▸", "cyan"), "made": ("✓", "green"), "cached": ("≡", "blue"),
-             "failed": ("✗", "red")}  # fmt: skip
-
     def __init__(self, steps: list[str], console: Console) -> None:
         super().__init__(steps)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=False)
@@ -126,11 +130,11 @@ class LiveTable(_Recorder):
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
         for name, state in self.states.items():
-            icon, style = self.ICONS[state.status]
+            icon, style = ICONS[state.status]
             seconds = time.monotonic() - state.started_s if state.status == "running" else state.seconds
             shown = "cached" if state.status == "cached" else duration(seconds) if seconds else ""
-            table.add_row(Text(icon, style), Text(name, "bold" if state.status == "running" else ""), self._detail(state),
-                          Text(shown, "dim"))  # fmt: skip
+            label = Text(name, "bold" if state.status == "running" else "")
+            table.add_row(Text(icon, style), label, self._detail(state), Text(shown, "dim"))
         notes = [Text(f"  {note}", "dim") for note in self.notes[-NOTES_SHOWN:]]
         return Group(table, *notes)
 

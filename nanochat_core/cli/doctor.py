@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,17 @@ from pathlib import Path
 from nanochat_core import workspace
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.units import size
+from nanochat_core.store.store import Store
 
 MIN_FREE_BYTES = 2 << 30
 # version -> why, for combinations that install and then do not work
 BROKEN = (
-    ("fastapi", lambda v: v >= (0, 155), "keeps this Prefect's server from starting", 'pip install "fastapi>=0.139,<0.151"'),
+    (
+        "fastapi",
+        lambda v: v >= (0, 155),
+        "keeps this Prefect's server from starting",
+        'pip install "fastapi>=0.139,<0.151"',
+    ),
     ("sqlalchemy", lambda v: v >= (2, 1), "makes Prefect create no scheduled runs", 'pip install "sqlalchemy<2.1"'),
 )
 
@@ -92,12 +99,19 @@ def _store() -> Finding:
     url = workspace.store_url_from_environment()
     try:
         store = workspace.current().store
-        store.put_run("doctor", {"check": True})
-        store.run("doctor")
+        _write_and_remove(store)
         artifacts = len(store.artifacts())
     except NanochatError as error:
         return Finding("store", False, error.message, error.hint)
     return Finding("store", True, f"{store.url or url}: writable, {artifacts} artifacts")
+
+
+def _write_and_remove(store: Store) -> None:
+    scratch = store.partial("doctor", "check")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "probe").write_text("can this be written?")
+        scratch.put_folder(Path(folder), "probe")
+    scratch.clear()
 
 
 def _prefect_home() -> Finding:

@@ -29,17 +29,20 @@ def preview_steps(plan: RunPlan, until: str | None = None) -> list[dict[str, Any
 def show_plan(console: Console, plan: RunPlan, rows: list[dict[str, Any]]) -> None:
     """Print the derived numbers and the steps."""
     derived, model, guess = plan.pretrain, plan.pretrain.model, plans.estimate(plan)
-    table = Table.grid(padding=(0, 2))
-    table.add_row("[bold]model", f"depth {model.n_layer}, width {model.n_embd}, {model.n_head} heads of {model.head_dim}, "
-                  f"context {model.sequence_len:,}, vocabulary {model.vocab_size:,}")  # fmt: skip
-    table.add_row("[bold]parameters", f"{count(derived.num_params['total'])} in all, {count(derived.scaling_params)} that "
-                  "scaling counts (matrices and head)")  # fmt: skip
-    table.add_row("[bold]pretraining", f"{count(derived.num_tokens)} tokens in {derived.num_steps:,} steps of "
-                  f"{derived.total_batch_tokens:,}; {count(derived.total_flops)}FLOP")  # fmt: skip
+    shape = f"depth {model.n_layer}, width {model.n_embd}, {model.n_head} heads of {model.head_dim}"
+    size = f"{count(derived.num_params['total'])} in all, {count(derived.scaling_params)} in matrices and head"
+    steps = f"{derived.num_steps:,} steps of {derived.total_batch_tokens:,}"
     price = f", {dollars(guess.usd)}" if guess.usd else ""
-    table.add_row("[bold]estimate", f"{duration(guess.hours * 3600)} of pretraining on {guess.num_gpus} x {guess.gpu} at "
-                  f"{guess.assumed_mfu:.0%} of peak{price}; {guess.memory_gib:.1f} GiB per device"
-                  + ("" if guess.fits else " [red](does not fit: lower runtime.device_batch_rows)"))  # fmt: skip
+    where = f"{guess.num_gpus} x {guess.gpu} at {guess.assumed_mfu:.0%} of peak{price}"
+    fits = "" if guess.fits else " [red](does not fit: lower runtime.device_batch_rows)"
+    table = Table.grid(padding=(0, 2))
+    table.add_row("[bold]model", f"{shape}, context {model.sequence_len:,}, vocabulary {model.vocab_size:,}")
+    table.add_row("[bold]parameters", size)
+    table.add_row(
+        "[bold]pretraining", f"{count(derived.num_tokens)} tokens in {steps}; {count(derived.total_flops)}FLOP"
+    )
+    table.add_row("[bold]estimate", f"{duration(guess.hours * 3600)} of pretraining on {where}")
+    table.add_row("[bold]memory", f"{guess.memory_gib:.1f} GiB per device{fits}")
     console.print(table)
     console.print()
     show_steps(console, rows)

@@ -1,7 +1,7 @@
 """Packed conversations for fine-tuning: rows with padding, no token lost, the loss mask kept.
 
-Conversations are put into rows first-fit by descending length; what is left of a row is padded with BOS and masked. One that is
-longer than a row is cut into consecutive pieces, each in a row of its own kind, so nothing is dropped.
+Conversations are put into rows first-fit by descending length; what is left of a row is padded with BOS and masked.
+One that is longer than a row is cut into consecutive pieces, each in a row of its own kind, so nothing is dropped.
 """
 
 import bisect
@@ -45,7 +45,9 @@ def _read_file(file: Path) -> Iterator[dict[str, Any]]:
         except ValueError as error:
             raise MissingError(f"{file}, line {number} is not JSON in UTF-8: {error}") from error
         if not isinstance(record, dict) or not isinstance(record.get("messages"), list):
-            raise MissingError(f"{file}, line {number} has no list `messages`", hint='{"messages": [{"role", "content"}]}')
+            raise MissingError(
+                f"{file}, line {number} has no list `messages`", hint='{"messages": [{"role", "content"}]}'
+            )
         yield record
 
 
@@ -61,7 +63,9 @@ def pack_conversations(
         if number % 1000 == 0:
             progress(number)
     if not pieces:
-        raise MissingError("there is not one conversation to learn from", hint="check sft.path or the sft.num_* settings")
+        raise MissingError(
+            "there is not one conversation to learn from", hint="check sft.path or the sft.num_* settings"
+        )
     rows = _fit([len(ids) for ids, _ in pieces], row_len)
     ids = np.full((len(rows), row_len), tokenizer.bos, dtype=np.uint16)
     mask = np.zeros((len(rows), row_len), dtype=np.uint8)
@@ -73,7 +77,11 @@ def pack_conversations(
             mask[row, start : start + len(piece_ids)] = piece_mask
             start += len(piece_ids)
     num_tokens = sum(len(piece_ids) for piece_ids, _ in pieces)
-    return ids, mask, {"conversations": num_conversations, "tokens": num_tokens, "targets": int(mask.sum()), "rows": len(rows)}
+    return (
+        ids,
+        mask,
+        {"conversations": num_conversations, "tokens": num_tokens, "targets": int(mask.sum()), "rows": len(rows)},
+    )
 
 
 def _pieces(rendered: Rendered, row_len: int) -> Iterator[Rendered]:

@@ -1,8 +1,8 @@
 """Where text comes from: one small interface, three sources.
 
-A source yields training documents and validation documents; `build_corpus` writes both as parquet shards. The last shard
-(or documents spread over the only one) is validation, and a document that is also in the validation set never gets into
-training, so that bits per byte measure what was not seen.
+A source yields training documents and validation documents; `build_corpus` writes both as parquet shards. The last
+shard (or documents spread over the only one) is validation, and a document that is also in the validation set never
+gets into training, so that bits per byte measure what was not seen.
 """
 
 import gzip
@@ -39,12 +39,14 @@ def build_corpus(config: CorpusConfig, out: Path, *, downloads: Path, log: Calla
     """
     source = open_source(config, downloads=downloads, log=log)
     held_out: set[bytes] = set()
-    validation_docs, validation_bytes = shards.write_shards(_remember(source.validation(), held_out), out / "validation")
+    validation_docs, validation_bytes = shards.write_shards(
+        _remember(source.validation(), held_out), out / "validation"
+    )
     train = (text for text in source.train() if shards.document_key(text) not in held_out)
     train_docs, train_bytes = shards.write_shards(_limit(train, config.max_bytes), out / "train")
     if not train_docs or not validation_docs:
         raise MissingError(
-            f"the corpus has {train_docs} training and {validation_docs} validation documents; at least one of each is needed",
+            f"the corpus has {train_docs} training and {validation_docs} validation documents; it needs both",
             hint="give it more than one file, or one file with at least 10 documents",
         )
     (out / "origin.json").write_text(json.dumps(source.origin, indent=1, sort_keys=True))
@@ -60,7 +62,9 @@ def open_source(config: CorpusConfig, *, downloads: Path, log: Callable[[str], N
     """The source that `config.source` names."""
     if config.source == "embedded":
         texts = list(documentation.documents())
-        return _split_one(lambda: iter(texts), config.validation_docs, origin={"source": "embedded", "docs": len(texts)})
+        return _split_one(
+            lambda: iter(texts), config.validation_docs, origin={"source": "embedded", "docs": len(texts)}
+        )
     if config.source == "path":
         return _open_files(list_files(config.path), config)
     if not config.dataset:
@@ -87,7 +91,10 @@ def _kind(path: Path) -> str:
 
 
 def _open_files(files: list[Path], config: CorpusConfig, *, origin: Any = None) -> Source:
-    record = {"source": config.source, "files": origin or [{"name": f.name, "num_bytes": f.stat().st_size} for f in files]}
+    record = {
+        "source": config.source,
+        "files": origin or [{"name": f.name, "num_bytes": f.stat().st_size} for f in files],
+    }
     if len(files) == 1:
         return _split_one(lambda: read_file(files[0], config.text_column), config.validation_docs, origin=record)
     if config.max_shards and config.source == "path":
@@ -134,7 +141,9 @@ def _read_jsonl(path: Path, text_column: str) -> Iterator[str]:
         try:
             record = json.loads(_decode(line, path, number))
         except json.JSONDecodeError as error:
-            raise MissingError(f"{path}, line {number} is not JSON: {error.msg}", hint="one JSON object a line") from error
+            raise MissingError(
+                f"{path}, line {number} is not JSON: {error.msg}", hint="one JSON object a line"
+            ) from error
         if not isinstance(record, dict) or not isinstance(record.get(text_column), str):
             seen = ", ".join(record) if isinstance(record, dict) else type(record).__name__
             raise MissingError(
@@ -149,7 +158,9 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise MissingError(f"{path} cannot be read: {error}", hint="check the file, or take it out of the folder") from error
+        raise MissingError(
+            f"{path} cannot be read: {error}", hint="check the file, or take it out of the folder"
+        ) from error
 
 
 def _decode(raw: bytes, path: Path, line: int) -> str:

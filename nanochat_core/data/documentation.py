@@ -1,8 +1,8 @@
 """The documentation that every machine with this environment has: real English about code, without a download.
 
-Modules are read with `ast`, never imported: importing a thousand modules would run their code, take minutes and depend on
-what is installed beside them. Built-in C modules have no source, so those (and only those) are imported. The order
-is fixed by name, so the same interpreter and packages give the same bytes.
+Modules are read with `ast`, never imported: importing a thousand modules would run their code, take minutes and
+depend on what is installed beside them. Built-in C modules have no source, so those (and only those) are imported.
+The order is fixed by name, so the same interpreter and packages give the same bytes.
 """
 
 import ast
@@ -18,8 +18,8 @@ from pathlib import Path
 
 # Packages of the lock file with prose worth reading, in this order; the total is cut at MAX_BYTES.
 PACKAGES = (
-    "networkx", "numpy", "prefect", "pandas", "sympy", "sqlalchemy", "matplotlib", "pydantic", "fastapi", "typer", "rich",
-    "click", "fsspec", "jinja2", "datasets", "pyarrow", "torch",
+    "networkx", "numpy", "prefect", "pandas", "sympy", "sqlalchemy", "matplotlib", "pydantic", "fastapi", "typer",
+    "rich", "click", "fsspec", "jinja2", "datasets", "pyarrow", "torch",
 )  # fmt: skip
 SKIPPED_FOLDERS = {"test", "tests", "testing", "__pycache__", "site-packages", "lib2to3", "idlelib", "turtledemo"}
 MAX_BYTES = 10_000_000
@@ -92,11 +92,10 @@ def _package_entries(package: str) -> Iterator[list[Entry]]:
 
 def _package_readme(package: str) -> Iterator[str]:
     try:
-        description = importlib.metadata.metadata(package).get_payload()
+        metadata = importlib.metadata.metadata(package).json
     except importlib.metadata.PackageNotFoundError:
         return
-    if isinstance(description, str):
-        yield from _cut(description.strip())
+    yield from _cut(str(metadata.get("description", "")).strip())
 
 
 def _entries_of_folder(folder: Path, package: str) -> Iterator[list[Entry]]:

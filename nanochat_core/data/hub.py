@@ -1,8 +1,8 @@
 """Shards from the Hugging Face hub, a URL or a folder in the hub's layout.
 
 Any fsspec address works: "owner/name" means hf://datasets/owner/name. Parquet shards are fetched as they are, several
-at once; a shard is downloaded under a temporary name and renamed when whole, with its size and sha256 in a record beside
-it, so an interrupted fetch goes on where it was. Other formats are read through the `datasets` library.
+at once; a shard is downloaded under a temporary name and renamed when whole, with its size and sha256 in a record
+beside it, so an interrupted fetch goes on where it was. Other formats are read through the `datasets` library.
 """
 
 import hashlib
@@ -62,14 +62,16 @@ def list_shards(dataset: str, pattern: str) -> tuple[Any, list[str]]:
         names = sorted(set(filesystem.glob(f"{root}/{pattern}")) | set(filesystem.glob(f"{root}/**/{pattern}")))
         found = bool(names) or filesystem.exists(root)
     except Exception as error:  # each filesystem has exceptions of its own; all of them mean "cannot be listed"
-        raise MissingError(f"{dataset} cannot be listed: {error}", hint="check the name, the network and HF_TOKEN") from error
+        raise MissingError(
+            f"{dataset} cannot be listed: {error}", hint="check the name, the network and HF_TOKEN"
+        ) from error
     if not found:
         raise MissingError(f"{dataset} does not exist (looked at {url})", hint="owner/name, a URL or a folder")
     return filesystem, names
 
 
 def dataset_url(dataset: str) -> str:
-    """"owner/name" -> hf://datasets/owner/name; folders and URLs stay."""
+    """ "owner/name" -> hf://datasets/owner/name; folders and URLs stay."""
     if "://" in dataset or Path(dataset).expanduser().is_dir() or dataset.startswith((".", "/", "~")):
         return str(Path(dataset).expanduser()) if "://" not in dataset else dataset
     return f"hf://datasets/{dataset}"

@@ -1,7 +1,8 @@
 """Batches as a pure function of (rows, seed, step): resuming needs a step number, not a loader's state.
 
-A seeded permutation orders the rows of each epoch; the global batch of step s is the next `total_batch_rows` of that order,
-running on into the next epoch; rank r of w takes every w-th of them, so any number of ranks sees the same global batches.
+A seeded permutation orders the rows of each epoch; the global batch of step s is the next `total_batch_rows` of that
+order, running on into the next epoch; rank r of w takes every w-th of them, so any number of ranks sees the same
+global batches.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,9 @@
 """Best-fit packing of documents into training rows.
 
 Every row starts with BOS and is full: of the documents in a buffer the longest that fits goes in; when none fits, the
-shortest is cropped to fill the row and its rest is dropped. Cropping costs tokens (a third at rows of 2,048 and web text) and spares the
-model rows that start in mid-document. Best fit: Ding et al. 2024, arXiv 2404.10830; buffer and crop rule: nanochat.
+shortest is cropped to fill the row and its rest is dropped. Cropping costs tokens (a third at rows of 2,048 and web
+text) and spares the model rows that start in mid-document. Best fit: Ding et al. 2024, arXiv 2404.10830; buffer and
+crop rule: nanochat.
 
 The result is an index (which slice of which shard goes where), made once; rows are cut from the memory map when read.
 """
@@ -11,6 +12,7 @@ import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +20,19 @@ from nanochat_core.data.tokenize import TokenShards
 
 BUFFER_DOCS = 1000
 PIECE = np.dtype([("shard", "<u4"), ("start", "<u8"), ("length", "<u4")])
+Piece = tuple[int, int, int]
+LongDocuments = Literal["crop", "split"]
+
+
+class Document(NamedTuple):
+    """A stretch of tokens that is packed as one."""
+
+    length: int
+    """Tokens, BOS included."""
+    shard: int
+    start: int
+    head: int | None
+    """A continuation: where the BOS of its document is; its own tokens start without one."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +62,17 @@ class RowIndex:
         return np.concatenate([shards.tokens[s][start : start + length] for s, start, length in pieces.tolist()])
 
 
-def pack_rows(shards: TokenShards, *, row_len: int) -> RowIndex:
-    """Pack all documents, in their order through a buffer, into rows of `row_len` ids; the last partial row is dropped."""
-    packer = _Packer(_documents(shards), row_len)
-    pieces: list[tuple[int, int, int]] = []
+def pack_rows(shards: TokenShards, *, row_len: int, long_documents: LongDocuments = "crop") -> RowIndex:
+    """Pack all documents, in their order through a buffer, into rows of `row_len` ids; the last partial row is dropped.
+
+    long_documents: "crop" drops what does not fit into a row (nanochat's rule); "split" keeps it as further documents,
+    each led by BOS, which suits small corpora: at rows of 256 cropping would drop four fifths of the text.
+    """
+    documents = _documents(shards)
+    if long_documents == "split":
+        documents = (part for document in documents for part in _split(document, row_len))
+    packer = _Packer(documents, row_len)
+    pieces: list[Piece] = []
     row_starts = [0]
     while (row := packer.next_row()) is not None:
         pieces += row
@@ -58,10 +80,21 @@ def pack_rows(shards: TokenShards, *, row_len: int) -> RowIndex:
     return RowIndex(np.array(pieces, dtype=PIECE), np.array(row_starts, dtype=np.int64))
 
 
-def _documents(shards: TokenShards) -> Iterator[tuple[int, int, int]]:
+def _documents(shards: TokenShards) -> Iterator[Document]:
     for shard, starts in enumerate(shards.doc_starts):
         for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-            yield shard, start, end - start
+            yield Document(end - start, shard, start, head=None)
+
+
+def _split(document: Document, row_len: int) -> Iterator[Document]:
+    """Parts of at most a row. A continuation starts with the document's own BOS, so it gives up one place."""
+    first = min(document.length, row_len)
+    yield document._replace(length=first)
+    done = first
+    while done < document.length:
+        taken = min(document.length - done, row_len - 1)
+        yield Document(taken + 1, document.shard, document.start + done, head=document.start)
+        done += taken
 
 
 class _Packer:
@@ -70,9 +103,9 @@ class _Packer:
     Ties: the oldest document of a length goes first, in best fit and in cropping alike.
     """
 
-    def __init__(self, documents: Iterator[tuple[int, int, int]], row_len: int) -> None:
+    def __init__(self, documents: Iterator[Document], row_len: int) -> None:
         self.documents, self.row_len = documents, row_len
-        self.buffer: list[tuple[int, int, int, int]] = []  # (length, age, shard, start), sorted
+        self.buffer: list[tuple[int, int, Document]] = []  # (length, age, document), sorted
         self.age = 0
 
     def _refill(self) -> None:
@@ -80,24 +113,34 @@ class _Packer:
             document = next(self.documents, None)
             if document is None:
                 return
-            shard, start, length = document
-            bisect.insort(self.buffer, (length, self.age, shard, start))
+            bisect.insort(self.buffer, (document.length, self.age, document))
             self.age += 1
 
-    def next_row(self) -> list[tuple[int, int, int]] | None:
-        row: list[tuple[int, int, int]] = []
+    def next_row(self) -> list[Piece] | None:
+        """The pieces of one full row; None when the documents are used up."""
+        row: list[Piece] = []
         room = self.row_len
         while room:
             self._refill()
             if not self.buffer:
                 return None
-            fitting = bisect.bisect_left(self.buffer, (room + 1,))
-            if fitting:
-                longest = self.buffer[fitting - 1][0]
-                taken = self.buffer.pop(bisect.bisect_left(self.buffer, (longest,)))
-            else:
-                taken = self.buffer.pop(0)
-            length, _, shard, start = taken
-            row.append((shard, start, min(length, room)))
-            room -= min(length, room)
+            document = self._take(room)
+            length = min(document.length, room)
+            row += _as_pieces(document, length)
+            room -= length
         return row
+
+    def _take(self, room: int) -> Document:
+        """The longest document that fits, else the shortest, which will be cropped."""
+        fitting = bisect.bisect_left(self.buffer, (room + 1,))
+        if not fitting:
+            return self.buffer.pop(0)[2]
+        longest = self.buffer[fitting - 1][0]
+        return self.buffer.pop(bisect.bisect_left(self.buffer, (longest,)))[2]
+
+
+def _as_pieces(document: Document, length: int) -> list[Piece]:
+    if document.head is None:
+        return [(document.shard, document.start, length)]
+    bos = (document.shard, document.head, 1)
+    return [bos] if length == 1 else [bos, (document.shard, document.start, length - 1)]

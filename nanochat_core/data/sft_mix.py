@@ -1,8 +1,8 @@
 """The built-in fine-tuning mix: generated, deterministic, and small enough for a model of a million parameters.
 
-Four kinds: questions about the standard library's documentation, arithmetic through the calculator, counting letters (also
-by the tool) and spelling, and who-are-you. Arithmetic, counting and spelling keep items for the benchmarks that are never
-trained on; for documentation and identity the wording of the question is what is held out.
+Four kinds: questions about the standard library's documentation, arithmetic through the calculator, counting letters
+(also by the tool) and spelling, and who-are-you. Arithmetic, counting and spelling keep items for the benchmarks that
+are never trained on; for documentation and identity the wording of the question is what is held out.
 """
 
 import itertools
@@ -85,17 +85,27 @@ def _arithmetic(count: int, rng: random.Random, num_questions: int) -> tuple[lis
         word = sign if rng.random() < 0.7 else SIGNS[sign]
         drawn.append((rng.choice(ARITHMETIC).format(a=a, op=word, b=b), f"{a} {sign} {b}", result))
     held_out = [(question, result, True) for question, _, result in drawn[:num_questions]]
-    train = [_conversation(q, _tool_answer(e, result, f"The answer is {result}.")) for q, e, result in drawn[num_questions:]]
+    train = [
+        _conversation(q, _tool_answer(e, result, f"The answer is {result}.")) for q, e, result in drawn[num_questions:]
+    ]
     return train, held_out
 
 
 def _operand(rng: random.Random) -> int:
-    """Numbers of one, two and three digits equally often."""
+    """Half of them uniform, half with one, two or three digits equally often."""
     return rng.randrange(10 ** rng.randint(1, 3)) if rng.random() < 0.5 else rng.randint(0, MAX_OPERAND)
 
 
 # --- documentation: what the standard library says about itself ---
 
+# Modules that people ask about. Few facts, each seen several times in several wordings: a model of a million parameters
+# remembers some three hundred sentences, not three thousand.
+KNOWN_MODULES = (
+    "builtins", "math", "os", "random", "time", "json", "re", "itertools", "collections", "functools", "shutil",
+    "statistics", "heapq", "bisect", "textwrap", "calendar", "datetime", "copy", "glob", "string", "csv",
+    "fractions", "operator",
+)  # fmt: skip
+MAX_FACT_CHARS = 80
 DOCUMENTATION = ("What does {name} do?", "What is {name} for?", "Explain {name}.")
 HELD_OUT_DOCUMENTATION = "Tell me what {name} does."
 
@@ -103,11 +113,15 @@ HELD_OUT_DOCUMENTATION = "Tell me what {name} does."
 def _documentation(
     count: int, entries: list[documentation.Entry], rng: random.Random, num_questions: int
 ) -> tuple[list[Conversation], list[Item]]:
-    sentences = ((entry.name, documentation.first_sentence(entry.doc)) for entry in entries if entry.name.count(".") <= 2)
-    facts = [(name, sentence) for name, sentence in sentences if sentence]
+    facts = [
+        (entry.name.removeprefix("builtins."), sentence)
+        for entry in entries
+        if entry.name.count(".") <= 1 and entry.name.split(".")[0] in KNOWN_MODULES
+        if (sentence := documentation.first_sentence(entry.doc)) and len(sentence) <= MAX_FACT_CHARS
+    ]
     rng.shuffle(facts)
     train = [
-        _conversation(DOCUMENTATION[i // len(facts) % len(DOCUMENTATION)].format(name=name), sentence)
+        _conversation(DOCUMENTATION[(i + i // len(facts)) % len(DOCUMENTATION)].format(name=name), sentence)
         for i, (name, sentence) in enumerate(facts[i % len(facts)] for i in range(count))
     ]
     asked = facts[: min(num_questions, count)]
@@ -116,7 +130,11 @@ def _documentation(
 
 # --- letters and spelling: words as the documentation uses them ---
 
-LETTERS = ("How many {letter} are in {word}?", "How many times does {letter} occur in {word}?", "Count the {letter} in {word}.")
+LETTERS = (
+    "How many {letter} are in {word}?",
+    "How many times does {letter} occur in {word}?",
+    "Count the {letter} in {word}.",
+)
 SPELLING = ("How do you spell {word}?", "Spell {word}.")
 
 
@@ -158,7 +176,15 @@ def _words(entries: list[documentation.Entry], rng: random.Random) -> tuple[list
 
 # --- identity ---
 
-WHO = ("Who are you?", "What are you?", "Introduce yourself.", "What is your name?", "Hello!", "Hi", "Are you a person?")
+WHO = (
+    "Who are you?",
+    "What are you?",
+    "Introduce yourself.",
+    "What is your name?",
+    "Hello!",
+    "Hi",
+    "Are you a person?",
+)
 HELD_OUT_WHO = ("Hello, who are you?", "Please introduce yourself.")
 IDENTITY = "I am a small language model. I was trained from raw text on one computer."
 

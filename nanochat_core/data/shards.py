@@ -70,7 +70,9 @@ def read_row_group(path: Path | str, row_group: int, *, column: str = "text") ->
     try:
         values = file.read_row_group(row_group, columns=[column]).column(0).to_pylist()
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        raise MissingError(f"{path}, row group {row_group}: {error}", hint="the file is damaged; fetch it again") from error
+        raise MissingError(
+            f"{path}, row group {row_group}: {error}", hint="the file is damaged; fetch it again"
+        ) from error
     for value in values:
         if value is not None and not isinstance(value, str):
             raise MissingError(f"{path}: column {column!r} holds {type(value).__name__}, not text")

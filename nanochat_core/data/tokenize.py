@@ -1,7 +1,7 @@
 """Documents to token shards: folder/00000.bin of uint16 ids, each document led by BOS, and where each one starts.
 
-Work is cut into units of one parquet row group; worker processes encode units, the parent writes them in order. The result
-does not depend on the number of workers, so neither does the artifact's digest.
+Work is cut into units of one parquet row group; worker processes encode units, the parent writes them in order. The
+result does not depend on the number of workers, so neither does the artifact's digest.
 """
 
 import json
@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -105,7 +106,7 @@ class _ShardWriter:
         self.out, self.vocab_size = out, vocab_size
         self.counts: list[int] = []
         self._lengths: list[np.ndarray] = []
-        self._file = None
+        self._file: BinaryIO | None = None
 
     def add(self, ids: np.ndarray, lengths: np.ndarray) -> None:
         if self._file is None:

@@ -1,7 +1,7 @@
 """Bits per byte: how many bits the model needs for each byte of text it has not seen.
 
-Unlike the loss per token it does not depend on the vocabulary, so runs with different tokenizers compare. Targets without
-bytes (special tokens, ignored ones) count for neither side. bpb = nats / (ln 2 x bytes).
+Unlike the loss per token it does not depend on the vocabulary, so runs with different tokenizers compare. Targets
+without bytes (special tokens, ignored ones) count for neither side. bpb = nats / (ln 2 x bytes).
 """
 
 import math
@@ -47,7 +47,9 @@ def bits_per_byte(
         nats = model.loss(batch.ids.to(device), batch.targets.to(device), reduction="none").reshape(-1).double()
         counted = targets != IGNORED
         num_bytes = torch.where(counted, token_bytes[targets.clamp(min=0)], 0)
-        sums += torch.stack([(nats * (num_bytes > 0)).sum(), num_bytes.sum().double(), nats.sum(), counted.sum().double()])
+        sums += torch.stack(
+            [(nats * (num_bytes > 0)).sum(), num_bytes.sum().double(), nats.sum(), counted.sum().double()]
+        )
     model.train()
     byte_nats, total_bytes, nats_all, total = sum_over_ranks(sums.cpu(), world).tolist()
     return BitsPerByte(

@@ -84,5 +84,10 @@ def scores(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
         marks = [outcome.is_right for outcome in outcomes if outcome.benchmark == benchmark]
         accuracy = sum(marks) / len(marks)
         error = math.sqrt(accuracy * (1 - accuracy) / len(marks))
-        result[benchmark] = {"accuracy": accuracy, "standard_error": error, "num_right": sum(marks), "num_asked": len(marks)}
+        result[benchmark] = {
+            "accuracy": accuracy,
+            "standard_error": error,
+            "num_right": sum(marks),
+            "num_asked": len(marks),
+        }
     return result

@@ -1,7 +1,7 @@
 """The tool that models call: arithmetic and `str.count`, evaluated on the syntax tree.
 
-No eval, no names, no signals (which fail off the main thread): a whitelist of node types with limits on the size of the text,
-of the tree and of the numbers. What it refuses gives None, as an unusable call does at training time.
+No eval, no names, no signals (which fail off the main thread): a whitelist of node types with limits on the size of
+the text, of the tree and of the numbers. What it refuses gives None, as an unusable call does at training time.
 """
 
 import ast
@@ -51,7 +51,7 @@ def _count_with_commas(expression: str) -> str | None:
 
 
 def _evaluate(node: ast.expr) -> Number:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return _check(node.value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         value = _evaluate(node.operand)
@@ -82,8 +82,7 @@ def _check_power(base: Number, exponent: Number) -> None:
 def _count(node: ast.Call) -> int:
     """ "strawberry".count("r") and nothing else that looks like a call."""
     function = node.func
-    is_count = isinstance(function, ast.Attribute) and function.attr == "count" and len(node.args) == 1 and not node.keywords
-    if not is_count:
+    if not isinstance(function, ast.Attribute) or function.attr != "count" or len(node.args) != 1 or node.keywords:
         raise _RefusedError("a call other than str.count")
     text, part = function.value, node.args[0]
     if not (isinstance(text, ast.Constant) and isinstance(text.value, str)):

@@ -47,7 +47,9 @@ class _Row:
         token = self.loop.forced[0] if self.loop.forced else self.sampler.next_token(logits)
         events = self.loop.feed(token)
         self.answer.tokens.append(token)
-        if len(self.answer.tokens) >= self.sampler.sampling.max_new_tokens and not any(isinstance(e, End) for e in events):
+        if len(self.answer.tokens) >= self.sampler.sampling.max_new_tokens and not any(
+            isinstance(e, End) for e in events
+        ):
             events.append(End("length"))
         self.answer.events += events
         self.is_done = any(isinstance(event, End) for event in events)

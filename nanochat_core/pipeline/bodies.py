@@ -4,6 +4,7 @@ Imports are inside the functions: a run that finds everything in the store then 
 """
 
 import dataclasses
+import functools
 import json
 import shutil
 import sys
@@ -61,9 +62,9 @@ def tokens(run: StepRun) -> Metrics:
             run.out / split,
             tokenizer_folder=run.inputs["tokenizer"],
             num_workers=run.plan.config.runtime.num_workers,
-            progress=lambda done, total, split=split: run.progress(done, total, f"{split} text"),
+            progress=functools.partial(run.progress, text=f"{split} text"),
         )
-        rows = pack_rows(shards, row_len=row_len)
+        rows = pack_rows(shards, row_len=row_len, long_documents=run.plan.config.tokens.long_documents)
         rows.save(run.out / f"{split}.rows.npz")
         metrics |= {f"{split}_tokens": shards.num_tokens, f"{split}_rows": rows.num_rows}
     return metrics
@@ -146,7 +147,10 @@ def conversations(run: StepRun) -> Metrics:
     counts = {}
     for split, chosen in (("train", mixture.train), ("validation", mixture.validation)):
         ids, mask, counts[split] = pack_conversations(
-            encoder, chosen, row_len=row_len, progress=lambda done: run.progress(done, len(mixture.train), "conversations")
+            encoder,
+            chosen,
+            row_len=row_len,
+            progress=lambda done: run.progress(done, len(mixture.train), "conversations"),
         )
         np.save(run.out / f"{split}.ids.npy", ids)
         np.save(run.out / f"{split}.mask.npy", mask)

@@ -1,7 +1,8 @@
 """Where a training's checkpoints live between attempts: in the store's partial folder.
 
-In a store that is a folder the training writes there directly. In a remote one it writes to scratch, and the supervisor, which
-has nothing else to do, uploads each whole checkpoint while training goes on; a new machine starts from the newest uploaded.
+In a store that is a folder the training writes there directly. In a remote one it writes to scratch, and the
+supervisor, which has nothing else to do, uploads each whole checkpoint while training goes on; a new machine starts
+from the newest uploaded.
 """
 
 import logging

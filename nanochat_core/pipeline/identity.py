@@ -32,7 +32,9 @@ def corpus(plan: RunPlan) -> Identity:
         from nanochat_core.data.corpora import list_files
 
         # names and sizes, not content: reading terabytes to see whether they changed would cost more than it saves
-        config["files"] = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in list_files(config["path"])]
+        config["files"] = [
+            [str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in list_files(config["path"])
+        ]
     return config
 
 
@@ -41,7 +43,7 @@ def tokenizer(plan: RunPlan) -> Identity:
 
 
 def tokens(plan: RunPlan) -> Identity:
-    return {"sequence_len": plan.pretrain.model.sequence_len}
+    return {"sequence_len": plan.pretrain.model.sequence_len, **asdict(plan.config.tokens)}
 
 
 def pretrain(plan: RunPlan) -> Identity:
@@ -68,7 +70,7 @@ def sft_sequence_len(plan: RunPlan) -> int:
     length = plan.config.sft.sequence_len_tokens or plan.pretrain.model.sequence_len
     if length > plan.pretrain.model.sequence_len:
         raise ConfigError(
-            f"sft.sequence_len_tokens = {length} is more than the model's context of {plan.pretrain.model.sequence_len}",
+            f"sft.sequence_len_tokens = {length} is over the model's context of {plan.pretrain.model.sequence_len}",
             hint="leave it out to use the model's",
         )
     return length
@@ -110,7 +112,9 @@ def _sft_settings(plan: RunPlan, *, num_steps: int, total_batch_rows: int) -> "T
 
     config = plan.config.sft
     if config.epochs < 1:
-        raise ConfigError(f"sft.epochs = {config.epochs} is below 1", hint="--until evaluate_base leaves fine-tuning out")
+        raise ConfigError(
+            f"sft.epochs = {config.epochs} is below 1", hint="--until evaluate_base leaves fine-tuning out"
+        )
     return TrainSettings(
         model=plan.pretrain.model,
         optim=optim_values(plan),

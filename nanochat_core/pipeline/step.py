@@ -1,8 +1,8 @@
 """One step: a pure function of (identity config, input artifacts) that makes one artifact.
 
-`execute` finds the artifact in the store or makes it: it computes the fingerprint, takes this machine's lock on it, runs
-the body in a scratch folder, and publishes the result, manifest last. An input whose bytes are damaged is never used:
-it is discarded and the step that made it runs again, on the spot.
+`execute` finds the artifact in the store or makes it: it computes the fingerprint, takes this machine's lock on it,
+runs the body in a scratch folder, and publishes the result, manifest last. An input whose bytes are damaged is never
+used: it is discarded and the step that made it runs again, on the spot.
 """
 
 import contextlib
@@ -113,13 +113,13 @@ def step_key(step: Step, plan: RunPlan, digests: Mapping[str, str]) -> StepKey:
         "code": fingerprint.code_closure(step.entries),
         "packages": fingerprint.package_versions(step.packages),
     }
-    return StepKey(identity, fingerprint.fingerprint(**identity))
+    return StepKey(identity, fingerprint.identity_digest(identity))
 
 
 def result_digest(artifact: Artifact) -> str:
     """Content digest over the artifact's results: two runs that made the same thing agree, whatever their logs say."""
     results = {name: entry.sha256 for name, entry in artifact.files.items() if not name.startswith(f"{LOG_FOLDER}/")}
-    return fingerprint.fingerprint(step=artifact.step, config=results, inputs={}, code={}, packages={})
+    return fingerprint.identity_digest(results)
 
 
 def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping[str, Step]) -> Ref:
@@ -171,7 +171,8 @@ def reusable(space: Workspace, step: str, key: StepKey) -> Artifact | None:
 def _accept_drift(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> Artifact | None:
     """An artifact that differs in code only, where the user said that this change does not matter.
 
-    It is published again under the new fingerprint with a note, so everything downstream can be traced to that decision.
+    It is published again under the new fingerprint with a note, so everything downstream can be traced to that
+    decision.
     """
     if step.name not in plan.accept_drift:
         return None
@@ -230,9 +231,12 @@ def _fetch_input(space: Workspace, plan: RunPlan, ref: Ref, steps: Mapping[str, 
             remade = execute(steps[ref.step], plan, ref.inputs, steps)
             if remade.digest != ref.digest:
                 raise NanochatError(
-                    f"{ref.short} was damaged, and making it again gave other content", hint="run the same command again"
+                    f"{ref.short} was damaged, and making it again gave other content",
+                    hint="run the same command again",
                 ) from error
-    raise CorruptError(f"{ref.short} is damaged again right after it was made", hint="check the disk or the object store")
+    raise CorruptError(
+        f"{ref.short} is damaged again right after it was made", hint="check the disk or the object store"
+    )
 
 
 @contextlib.contextmanager
@@ -265,7 +269,11 @@ def preview(step: Step, plan: RunPlan, digests: Mapping[str, str | None]) -> tup
 def explain(step: Step, key: StepKey) -> list[str]:
     """Why there is no artifact under this key: what differs from the nearest earlier one."""
     nearest = why.nearest(key.identity, workspace.current().store.artifacts(step.name))
-    return ["never made in this store"] if nearest is None else why.explain(key.identity, nearest) or ["made fresh on request"]
+    return (
+        ["never made in this store"]
+        if nearest is None
+        else why.explain(key.identity, nearest) or ["made fresh on request"]
+    )
 
 
 def plain(value: Any) -> dict[str, Any]:

@@ -12,7 +12,9 @@ TRAINING_PACKAGES = ("torch", "numpy")
 
 def _corpus_title(plan: RunPlan) -> str:
     config = plan.config.corpus
-    return {"embedded": "documentation of this environment", "path": config.path, "hub": config.dataset}[config.source] or ""
+    return {"embedded": "documentation of this environment", "path": config.path, "hub": config.dataset}[
+        config.source
+    ] or ""
 
 
 def _bpb(metrics: dict[str, Any]) -> str:

@@ -106,6 +106,9 @@ def _describe(options: tuple[Any, ...]) -> str:
         if typing.get_origin(option) is Literal:
             parts.append("one of " + ", ".join(json.dumps(choice) for choice in typing.get_args(option)))
         else:
-            parts.append("none" if option is type(None) else {"int": "a whole number", "float": "a number", "str": "text"}
-                         .get(option.__name__, option.__name__))
+            parts.append(
+                "none"
+                if option is type(None)
+                else {"int": "a whole number", "float": "a number", "str": "text"}.get(option.__name__, option.__name__)
+            )
     return " or ".join(parts)

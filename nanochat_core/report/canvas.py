@@ -130,10 +130,9 @@ def draw_bars(
     places = range(len(names))
     axes.barh(places, list(values.values()), height=0.56, color=colour, alpha=0.85)
     ends = [value + error for value, error in zip(values.values(), errors or [0.0] * len(names), strict=True)]
-    if errors:
-        axes.errorbar(
-            list(values.values()), places, xerr=errors, fmt="none", ecolor=INK, elinewidth=1.1, capsize=3, alpha=0.75
-        )
+    for place, value, error in zip(places, values.values(), errors or [], strict=False):
+        if error > 0:  # a score of 0 or 100% has none, and its caps would look like a bar
+            axes.errorbar(value, place, xerr=error, fmt="none", ecolor=INK, elinewidth=1.1, capsize=3, alpha=0.75)
     for place, end, label in zip(places, ends, labels, strict=True):
         axes.annotate(
             label, (end, place), xytext=(6, 0), textcoords="offset points", va="center", annotation_clip=False

@@ -35,6 +35,7 @@ SMOOTHING_FRAC = 0.02  # of the run, on either side of a point
 WRONG_ANSWERS = 3
 SAMPLES_IN_METRICS = 3
 RECENT_STEPS = 100
+FARTHEST = 3.0  # medians: a step beyond is drawn at the edge, or one stall would flatten the rest
 Scores = dict[str, dict[str, Any]]
 
 
@@ -199,17 +200,26 @@ def _training_charts(step: str, log: TrainingLog) -> list[Chart]:
     charts = []
     if log.steps:
         charts.append(Chart(f"{step}_loss", step, f"{what} loss", lambda axes: _draw_loss(axes, log)))
-    if log.steps and log.validations:
+    if log.steps and len(log.validations) > 1:  # a single one is a dot in the loss chart
         title = f"{what}: bits per byte on held-out {'text' if step == 'pretrain' else 'conversations'}"
         charts.append(Chart(f"{step}_bpb", step, title, lambda axes: _draw_validation(axes, log)))
     return charts
 
 
 def _draw_loss(axes: Axes, log: TrainingLog) -> None:
+    """Each step pale, their mean strong, and the same loss on held-out rows as dots."""
     tokens, loss = log.column("tokens"), log.column("loss")
     x, raw, mean = _thinned(tokens, loss, smoothed(loss))
     axes.plot(x, raw, color=SERIES_A, alpha=0.35, linewidth=0.9)
     axes.plot(x, mean, color=SERIES_A, linewidth=2.0)
+    held_out = [
+        (r["step"] * log.tokens_per_step, r["validation_loss"]) for r in log.validations if "validation_loss" in r
+    ]
+    if held_out:
+        axes.plot(*zip(*held_out, strict=True), color=SERIES_B, linestyle="", marker="o", markersize=4.5)
+        axes.text(
+            0.9, 0.9, "dots: held out", color=SERIES_B, ha="right", transform=axes.transAxes
+        )  # losses leave it free
     name_axes(axes, x="tokens", y="loss, nats per token", x_end=tokens[-1])
     label_end(axes, f"{mean[-1]:.2f}", at=(x[-1], mean[-1]), colour=SERIES_A)
 
@@ -229,20 +239,22 @@ def _speed_charts(log: TrainingLog) -> list[Chart]:
     step_ms, tokens_per_s = log.column("step_ms"), log.column("tokens_per_s")
     return [
         Chart("step_time", "pretrain", "Time per pretraining step",
-              lambda axes: _draw_speed(axes, log, step_ms, y="step time, ms; the line is the median")),
+              lambda axes: _draw_speed(axes, log, step_ms, y="ms; line: median")),
         Chart("throughput", "pretrain", "Pretraining throughput",
-              lambda axes: _draw_speed(axes, log, tokens_per_s, y="tokens per second; the line is the median")),
+              lambda axes: _draw_speed(axes, log, tokens_per_s, y="tokens per second; line: median")),
     ]  # fmt: skip
 
 
 def _draw_speed(axes: Axes, log: TrainingLog, values: np.ndarray, *, y: str) -> None:
-    """From zero, so that a wobble looks as small as it is; the first steps, which warm up, may leave the frame."""
+    """From zero, so that a wobble looks as small as it is; what is far off sits on the upper edge."""
     x, raw = _thinned(log.column("step"), values)
     middle = float(np.median(values))
-    axes.scatter(x, raw, color=SERIES_C, s=7, alpha=0.55, linewidths=0)
+    top = min(max(float(np.quantile(values, 0.98)) * 1.15, middle * 1.35), middle * FARTHEST)
+    num_beyond = int((values > top).sum())
+    axes.scatter(x, np.minimum(raw, top), color=SERIES_C, s=7, alpha=0.55, linewidths=0, clip_on=False)
     axes.plot([0, x[-1]], [middle, middle], color=SERIES_C, linewidth=1.6)
-    axes.set_ylim(0, max(float(np.quantile(values, 0.98)) * 1.15, middle * 1.35))
-    name_axes(axes, x="step", y=y, x_end=x[-1])
+    axes.set_ylim(0, top)
+    name_axes(axes, x="step", y=y + (f" ({num_beyond} steps beyond the edge)" if num_beyond else ""), x_end=x[-1])
     label_end(axes, count(round(middle)), at=(x[-1], middle), colour=SERIES_C)
 
 

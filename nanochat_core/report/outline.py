@@ -133,6 +133,12 @@ def benchmark_rows(refs: "list[Ref]") -> list[BenchmarkRow]:
     ]
 
 
+def flop(value: float) -> str:
+    """20_100_000_000 -> "20.1 GFLOP": powers of ten as physics names them, where `count` says 20.1B."""
+    text = count(value)
+    return f"{text[:-1]} {text[-1].replace('B', 'G')}FLOP" if text[-1].isalpha() else f"{text} FLOP"
+
+
 def answer_parts(answer: str) -> list[Part]:
     """An answer split at its tool calls."""
     parts, end = [], 0

@@ -5,7 +5,8 @@ template escapes everything that a person or a model wrote, and the figures alon
 """
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,7 +43,8 @@ class Source:
     """Code that made some of the steps."""
 
     commit: str
-    patch: str
+    changes: str
+    """Beyond the commit; empty when there were none."""
     steps: str
 
 
@@ -69,8 +71,18 @@ def render(values: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": count, "duration": duration, "parts": outline.answer_parts}
+    environment.filters |= {
+        "count": count,
+        "duration": duration,
+        "parts": outline.answer_parts,
+        "without_blank_lines": _without_blank_lines,
+    }
     return environment.get_template(TEMPLATE_NAME).render(values)
+
+
+def _without_blank_lines(text: str) -> str:
+    """A base model likes to write them, and a page of samples is then mostly empty."""
+    return re.sub(r"\n\s*\n", "\n", text)
 
 
 def _values(
@@ -94,7 +106,11 @@ def _values(
         "benchmarks": outline.benchmark_rows(refs),
         "facts": _plan_facts(plan),
         "groups": outline.group_rows(plan),
-        "speed": _speed_facts(plan, report["pretrain"]),
+        "trainings": [
+            (name, _training_facts(report[step], flops_per_token=plan.pretrain.flops_per_token))
+            for name, step in (("Pretraining", "pretrain"), ("Fine-tuning", "sft"))
+            if report[step]["num_records"]
+        ],
         "sources": _sources(artifacts),
         "machine": _machine(refs, artifacts),
         "packages": _provenance(artifacts).get("packages", {}),
@@ -121,7 +137,7 @@ def _plan_facts(plan: RunPlan) -> list[tuple[str, str]]:
         ("Vocabulary", f"{model.vocab_size:,} tokens"),
         ("Batch", batch),
         ("Length", f"{derived.num_steps:,} steps, {derived.num_tokens:,} tokens"),
-        ("Compute", f"{count(derived.flops_per_token)}FLOP per token, {count(derived.total_flops)}FLOP in all"),
+        ("Compute", f"{outline.flop(derived.flops_per_token)} per token, {outline.flop(derived.total_flops)} in all"),
         ("Schedule", f"{schedule.warmup_steps} steps of warm-up, warm-down over the last {schedule.warmdown_frac:.0%} "
                      f"to {schedule.final_lr_frac:.0%} of the rate"),
         ("Weight decay", f"{derived.weight_decay:.3g} on the matrices, falling to 0"),
@@ -130,18 +146,18 @@ def _plan_facts(plan: RunPlan) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _speed_facts(plan: RunPlan, training: dict[str, Any]) -> list[tuple[str, str]]:
-    """What the training log says, in words under the curves."""
-    if not training.get("num_records"):
-        return []
-    flops_per_s = training["tokens_per_s"] * plan.pretrain.flops_per_token
-    return [
+def _training_facts(training: dict[str, Any], *, flops_per_token: int) -> list[tuple[str, str]]:
+    """What a training log says, in words under the curves."""
+    facts = [
         ("time in steps", duration(training["train_s"])),
         ("last throughput", f"{count(training['tokens_per_s'])} tokens/s"),
-        ("model compute", f"{count(flops_per_s)}FLOP/s"),
+        ("compute", f"{outline.flop(training['tokens_per_s'] * flops_per_token)}/s"),
         ("peak memory", f"{training['peak_memory_gib']:.2f} GiB"),
         ("records", f"{training['num_records']:,}"),
     ]
+    if training["validation"]:
+        facts.insert(0, ("held out", f"{training['validation']['bits_per_byte']:.4f} bits per byte"))
+    return facts
 
 
 def _provenance(artifacts: dict[str, Artifact | None]) -> dict[str, Any]:
@@ -154,21 +170,32 @@ def _sources(artifacts: dict[str, Artifact | None]) -> list[Source]:
     """Each commit and patch, with the steps it made: a cached step may be older than the checkout."""
     made: dict[tuple[str, str], list[str]] = {}
     for step, artifact in artifacts.items():
-        provenance = artifact.provenance if artifact else {}
-        commit = str(provenance.get("git_commit") or "no git checkout")
-        patch = str(provenance.get("git_patch_sha256") or "")
-        made.setdefault((commit, patch), []).append(step)
-    return [Source(commit, patch, ", ".join(steps)) for (commit, patch), steps in made.items()]
+        provenance: Mapping[str, Any] = artifact.provenance if artifact else {}
+        nothing = "no commit yet" if provenance.get("is_git_checkout") else "no git checkout"
+        key = (str(provenance.get("git_commit") or nothing), _changes(provenance))
+        made.setdefault(key, []).append(step)
+    return [Source(commit, changes, ", ".join(steps)) for (commit, changes), steps in made.items()]
+
+
+def _changes(provenance: Mapping[str, Any]) -> str:
+    """What the commit does not have: such code cannot be had again from the commit alone."""
+    patch, num_untracked = provenance.get("git_patch_sha256"), provenance.get("num_untracked_files")
+    parts = [f"patch {str(patch)[:12]}"] if patch else []
+    return ", ".join(parts + ([f"{num_untracked} untracked files"] if num_untracked else []))
+
+
+def _moment(text: str) -> str:
+    return f"{text[:16].replace('T', ' ')} UTC" if text else ""
 
 
 def _machine(refs: "list[Ref]", artifacts: dict[str, Artifact | None]) -> list[tuple[str, str]]:
     provenance = _provenance(artifacts)
     metrics = next((ref.metrics for ref in refs if ref.step == MODEL_STEP), {})
     told = [
-        ("Device", f"{metrics.get('device', '')} {metrics.get('dtype', '')}".strip()),
+        ("Device", ", ".join(str(metrics[name]) for name in ("device", "dtype") if name in metrics)),
         ("Platform", str(provenance.get("platform", ""))),
         ("Cores", str(provenance.get("num_cpus") or "")),
         ("Python", str(provenance.get("python", ""))),
-        ("Model made", str(provenance.get("finished_at", ""))[:19].replace("T", " ")),
+        ("Made at", _moment(str(provenance.get("finished_at", "")))),
     ]
     return [(name, value) for name, value in told if value]

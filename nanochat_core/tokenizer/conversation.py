@@ -2,10 +2,10 @@
 
     <|bos|><|user_start|>...<|user_end|><|assistant_start|>...<|assistant_end|> ...
 
-The model learns what the assistant writes: its text, its tool calls between python_start and python_end, and its end token.
-It does not learn the user's words, nor what a tool returned (output_start..output_end): at run time those are forced.
-A system message is put before the first user message, as nanochat does. Text goes through `encode`, so it never yields a
-special token.
+The model learns what the assistant writes: its text, its tool calls between python_start and python_end, and its end
+token. It does not learn the user's words, nor what a tool returned (output_start..output_end): at run time those are
+forced. A system message is put before the first user message, as nanochat does. Text goes through `encode`, so it
+never yields a special token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,9 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
             raise MissingError("a conversation holds nothing but a system message")
         checked[0]["content"] = f"{system.get('content')}\n\n{checked[0].get('content')}"
     if not checked:
-        raise MissingError("a conversation without messages", hint='{"messages": [{"role": "user", "content": "..."}, ...]}')
+        raise MissingError(
+            "a conversation without messages", hint='{"messages": [{"role": "user", "content": "..."}, ...]}'
+        )
     for number, message in enumerate(checked):
         expected = "assistant" if number % 2 else "user"
         if message.get("role") != expected:

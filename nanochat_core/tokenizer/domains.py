@@ -16,7 +16,7 @@ SAMPLES = {
         "    return sum(values) / len(values)\n"
     ),
     "numbers": "In 2024 there were 1,483 entries; 37 + 58 = 95 and 3.14159 * 2 = 6.28318. Call 555-0123.",
-    "German": "Der Ausschuss tagte am Dienstag, um zu besprechen, ob die alte Brücke repariert oder ersetzt werden soll.",
+    "German": "Der Ausschuss tagte am Dienstag und besprach, ob die alte Brücke repariert oder ersetzt werden soll.",
     "Korean": "위원회는 오래된 다리를 수리할지 교체할지 논의하기 위해 화요일에 모였다.",
     "emoji": "🙂 👍🏽 🚀 ❤️ 🎉",
 }

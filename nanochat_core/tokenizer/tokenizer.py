@@ -1,8 +1,8 @@
 """Encode and decode with tiktoken; stored as JSON, never pickle.
 
-Special tokens get their ids only by name (`special`); `encode` treats text that spells one as plain text, so nothing a user
-types can become one. The split pattern is GPT-4's, but numbers go in groups of at most two digits: small vocabularies
-then spend fewer tokens on digits.
+Special tokens get their ids only by name (`special`); `encode` treats text that spells one as plain text, so nothing
+a user types can become one. The split pattern is GPT-4's, but numbers go in groups of at most two digits: small
+vocabularies then spend fewer tokens on digits.
 """
 
 import json
@@ -56,7 +56,9 @@ class Tokenizer:
                 raise ValueError(f"format {stored['format']!r}")
             return cls([bytes.fromhex(token) for token in stored["tokens"]], stored["pattern"])
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptError(f"{path} is not a tokenizer of ours: {error}", hint="remake it: --fresh tokenizer") from error
+            raise CorruptError(
+                f"{path} is not a tokenizer of ours: {error}", hint="remake it: --fresh tokenizer"
+            ) from error
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,9 @@ class Tokenizer:
         return self._special[BOS]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text. Text that spells a special token is encoded like any other; lone surrogates become U+FFFD."""
+        """Ids of plain text. Text that spells a special token is encoded like any other; lone surrogates become
+        U+FFFD.
+        """
         return self._encoding.encode_ordinary(text)
 
     def encode_to_numpy(self, text: str) -> np.ndarray:
@@ -100,5 +104,7 @@ class Tokenizer:
         return self._encoding.decode_bytes(list(ids))
 
     def token_bytes(self) -> np.ndarray:
-        """(vocab_size,) int64: how many bytes each token stands for; 0 for special tokens (bits per byte leaves them out)."""
+        """(vocab_size,) int64: how many bytes each token stands for; 0 for special tokens (bits per byte leaves them
+        out).
+        """
         return np.array([len(token) for token in self.ranks] + [0] * len(SPECIAL_TOKENS), dtype=np.int64)

@@ -1,8 +1,8 @@
 """Checkpoints with torch.distributed.checkpoint: whole or absent, and loadable at any number of ranks.
 
-A checkpoint is a folder step-00000120: DCP's shards, state.json (step, loss averages, seconds) and metrics.jsonl so far. It is
-written under a .tmp name, described by complete.json (size and sha256 of every file) as its last file, and renamed. A
-torn one, by a kill or by lost bytes, fails that description and the one before it is used.
+A checkpoint is a folder step-00000120: DCP's shards, state.json (step, loss averages, seconds) and metrics.jsonl so
+far. It is written under a .tmp name, described by complete.json (size and sha256 of every file) as its last file, and
+renamed. A torn one, by a kill or by lost bytes, fails that description and the one before it is used.
 
 DCP keeps its layout in a pickle; `_SafeMetadataReader` reads it with an unpickler that knows DCP's own classes only.
 """
@@ -31,7 +31,9 @@ NUM_KEPT = 2
 State = dict[str, Any]
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], *, state: State, metrics: Path, world: World) -> Path:
+def save(
+    folder: Path, step: int, tensors: Mapping[str, torch.Tensor], *, state: State, metrics: Path, world: World
+) -> Path:
     """Write the checkpoint after `step` steps; every rank calls it. Returns its folder."""
     final = folder / f"step-{step:08d}"
     part = final.with_suffix(".tmp")
@@ -83,7 +85,8 @@ def load(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, world: World)
         dcp.load(dict(tensors), storage_reader=_SafeMetadataReader(checkpoint), no_dist=world.size == 1)
     except (RuntimeError, ValueError, KeyError, CheckpointException) as error:
         raise CorruptError(
-            f"{checkpoint} does not fit this model: {str(error).splitlines()[0]}", hint="start the step anew: --fresh pretrain"
+            f"{checkpoint} does not fit this model: {str(error).splitlines()[0]}",
+            hint="start the step anew: --fresh pretrain",
         ) from error
     return json.loads((checkpoint / STATE).read_text())
 

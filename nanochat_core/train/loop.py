@@ -1,8 +1,8 @@
 """The training loop that pretraining and fine-tuning share: they differ in rows and starting weights, not here.
 
-The batch of step s is a pure function of the rows, the seed and s, so a checkpoint needs the weights, the optimizer and the
-step number, and a resumed run ends with the same bits. The summed loss is divided by the targets of the whole global
-batch, so one process that accumulates gives what eight give.
+The batch of step s is a pure function of the rows, the seed and s, so a checkpoint needs the weights, the optimizer
+and the step number, and a resumed run ends with the same bits. The summed loss is divided by the targets of the whole
+global batch, so one process that accumulates gives what eight give.
 """
 
 import math
@@ -160,7 +160,12 @@ class TrainingLoop:
         started = time.perf_counter()
         folder = Path(self.job.paths.checkpoints)
         saved = checkpoint.save(
-            folder, self.progress.step, self._tensors(), state=self._state(), metrics=self.metrics_path, world=self.world
+            folder,
+            self.progress.step,
+            self._tensors(),
+            state=self._state(),
+            metrics=self.metrics_path,
+            world=self.world,
         )
         self._saved_at_s = time.monotonic()
         self._write("checkpoint", step=self.progress.step, name=saved.name, save_s=time.perf_counter() - started)

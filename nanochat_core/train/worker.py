@@ -20,6 +20,7 @@ from nanochat_core.base.child import failure, write_result
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.hardware import num_threads, pick_device
 from nanochat_core.base.process import die_with_parent
+from nanochat_core.model.host_memory import keep_freed_memory
 from nanochat_core.model.weights import save_model
 from nanochat_core.train.loop import NonFiniteLossError, TrainingLoop
 from nanochat_core.train.settings import TrainJob
@@ -61,12 +62,18 @@ def _train(job: TrainJob, is_stopping: Callable[[], bool]) -> dict[str, Any]:
     torch.set_num_threads(num_threads(job.runtime.num_threads, num_processes=job.runtime.num_processes))
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    elif device.type == "cpu":
+        keep_freed_memory()
     distributed.start(world, device)
     stage = importlib.import_module(job.entry)
     training = stage.build(job, world=world, device=device)
     loop = TrainingLoop(training, job, world=world, device=device, is_stopping=is_stopping)
     if not loop.run():
-        return {"status": "preempted", "message": f"stopped after step {loop.progress.step}", "step": loop.progress.step}
+        return {
+            "status": "preempted",
+            "message": f"stopped after step {loop.progress.step}",
+            "step": loop.progress.step,
+        }
     if world.is_main:
         save_model(Path(job.paths.out), training.model, training.optimizer.state_dict())
     return {

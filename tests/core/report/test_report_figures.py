@@ -94,6 +94,14 @@ def test_one_step_and_no_validation_still_draw(folders, tmp_path):
     assert draw_figures(folders, tmp_path)["num_figures"] == 7
 
 
+def test_a_single_validation_is_a_dot_and_not_a_curve(folders, tmp_path):
+    path = folders["sft"] / "log/metrics.jsonl"
+    kept = [line for line in path.read_text().splitlines() if not ('"validate"' in line and '"step": 200' in line)]
+    path.write_text("\n".join(kept) + "\n")
+    assert draw_figures(folders, tmp_path)["num_figures"] == 7
+    assert "dots: held out" in (tmp_path / "sft_loss.svg").read_text()
+
+
 def test_smoothing_does_not_lag_behind_a_fall():
     line = np.linspace(5.0, 1.0, 301)
     assert np.allclose(smoothed(line)[:-6], line[:-6])

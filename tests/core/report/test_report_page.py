@@ -83,10 +83,11 @@ def test_what_a_model_or_a_question_says_is_text(write):
 def test_the_parts_stand_in_reading_order(write):
     text = " ".join(_Page(write().read_text()).text.split())
     order = [
-        "tiny, depth 3", "1.9000", "2.1000", "97.0%", "1 min 35 s", "7 steps made, 2 cached", "What the chat model says",
-        "I am a small language model.", "Training", "Held-out questions", "97 of 100", "Some that went wrong", "Steps",
-        "pretrain/abababababab", "How the base model goes on", "Tokenizer", "Plan", "Provenance", "c0ffee", "Again",
-        "nanochat run tiny --set sft.epochs=2", "nanochat why pretrain", "nanochat chat tiny-chat",
+        "tiny, depth 3", "1.9000", "2.1000", "97.0%", "1 min 35 s", "7 steps made, 2 cached",
+        "What the chat model says", "I am a small language model.", "Training", "Held-out questions", "97 of 100",
+        "Some that went wrong", "Steps", "pretrain/abababababab", "How the base model goes on", "Tokenizer", "Plan",
+        "Provenance", "c0ffee", "Again", "nanochat run tiny --set sft.epochs=2", "nanochat why pretrain",
+        "nanochat chat tiny-chat",
     ]  # fmt: skip
     places = [text.find(part) for part in order]
     assert -1 not in places, order[places.index(-1)]

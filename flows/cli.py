@@ -130,3 +130,7 @@ def _link(path: Path) -> str:
 
 def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -106,6 +106,8 @@ class Engine:
                     continue
                 token, events = row.take(logits[number])
                 tokens.append(token)
+                if row.is_done:
+                    cache.clear_row(number)  # it idles from position 0, so it cannot outgrow the cache
                 yield number, events
             if all(row.is_done for row in rows):
                 return

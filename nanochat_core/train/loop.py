@@ -53,6 +53,8 @@ class Progress:
     smooth_loss: float | None = None
     train_s: float = 0.0
     """Seconds in training steps, over all attempts."""
+    validated_step: int = 0
+    """Steps taken at the last validation."""
     best_bits_per_byte: float = math.inf
     last_validation: dict[str, float] = field(default_factory=dict)
 
@@ -77,15 +79,17 @@ class TrainingLoop:
         self._resume()
         self.metrics = RecordWriter(self.metrics_path) if self.world.is_main else None
         self._write("start", step=self.progress.step, num_steps=self.schedule.num_steps, world_size=self.world.size)
-        while self.progress.step < self.schedule.num_steps:
+        while True:
+            if self._is_validation_due():  # first thing after a resume too: a kill may have come in mid-validation
+                self._validate()
+            if self.progress.step == self.schedule.num_steps:
+                break
             if distributed.any_rank(self.is_stopping(), self.world):
                 self._save()
                 return False
             self._take_step()
             if distributed.any_rank(self._is_save_due(), self.world):
                 self._save()
-            if self._is_validation_due():
-                self._validate()
         self._write("end", step=self.progress.step, train_s=self.progress.train_s)
         return True
 
@@ -140,14 +144,15 @@ class TrainingLoop:
             )
 
     def _is_validation_due(self) -> bool:
-        every = self.settings.validate_every_steps
-        is_last = self.progress.step == self.schedule.num_steps
-        return is_last or (every is not None and self.progress.step % every == 0)
+        step, every = self.progress.step, self.settings.validate_every_steps
+        if step == self.progress.validated_step:
+            return False
+        return step == self.schedule.num_steps or (every is not None and step % every == 0)
 
     def _validate(self) -> None:
         started = time.perf_counter()
         result = self.training.validate()
-        self.progress.last_validation = result
+        self.progress.last_validation, self.progress.validated_step = result, self.progress.step
         self.progress.best_bits_per_byte = min(self.progress.best_bits_per_byte, result["bits_per_byte"])
         seconds = time.perf_counter() - started
         self._write("validate", step=self.progress.step, train_s=self.progress.train_s, validate_s=seconds, **result)

@@ -1,0 +1,95 @@
+"""What every test may use: a small corpus, a small plan, homes of their own.
+
+`slow` marks what starts a server or a training; `make test-fast` leaves those out.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nanochat_core.data import documentation
+from nanochat_core.data.shards import write_shards
+from nanochat_core.plan import RunPlan, plan_run
+from nanochat_core.presets import load_config
+
+pytest_plugins = ["s3_server"]
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+# A model that trains in seconds: same code, same features (windows need a context above 128 to differ).
+MICRO = (
+    "tokenizer.vocab_size=512",
+    "pretrain.depth=2",
+    "pretrain.n_embd=64",
+    "pretrain.head_dim=32",
+    "pretrain.n_kv_head=1",
+    "pretrain.sequence_len_tokens=64",
+    "pretrain.total_batch_tokens=512",
+    "pretrain.max_tokens=15360",  # 30 steps
+    "pretrain.warmup_steps=5",
+    "pretrain.validate_every_steps=12",
+    "pretrain.validation_tokens=2048",
+    "sft.num_documentation=40",
+    "sft.num_arithmetic=150",
+    "sft.num_spelling=20",
+    "sft.num_identity=10",
+    "sft.total_batch_tokens=512",
+    "sft.validate_every_steps=10",
+    "evaluate.bpb_tokens=2048",
+    "evaluate.num_questions=4",
+    "evaluate.sample_tokens=8",
+    "runtime.checkpoint_every_s=0",
+    "runtime.device_batch_rows=4",
+)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden numbers and real data beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not there")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two parquet shards of real documentation, about 300 KB; the second is validation."""
+    folder = tmp_path_factory.mktemp("corpus")
+    modules = [entries for entries in documentation.standard_library() if entries][:60]
+    texts = [f"{entry.signature}\n\n{entry.doc}" for entries in modules for entry in entries if len(entry.doc) > 60]
+    write_shards(texts[40:], folder / "a")
+    write_shards(texts[:40], folder / "b")
+    shutil.move(folder / "a/00000.parquet", folder / "0.parquet")
+    shutil.move(folder / "b/00000.parquet", folder / "1.parquet")
+    return folder
+
+
+@pytest.fixture
+def micro_sets(small_corpus: Path) -> list[str]:
+    """`--set` values of the small plan on the small corpus."""
+    return [*MICRO, "corpus.source=path", f"corpus.path={small_corpus}"]
+
+
+@pytest.fixture
+def micro_plan(micro_sets: list[str]) -> RunPlan:
+    return plan_run(load_config("tiny", micro_sets))
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home and store for this test."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("NANOCHAT_HOME", str(folder))
+    monkeypatch.setenv("NANOCHAT_STORE", str(folder / "store"))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_stray_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests must not see the developer's server, nor leave one configured."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    yield
+    os.environ.pop("PREFECT_API_URL", None)

@@ -1,0 +1,32 @@
+"""Homes in which the first steps are done, made once and copied for each test."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.speedrun import run_until
+from nanochat_core.pipeline import steps
+from nanochat_core.plan import plan_run
+from nanochat_core.presets import load_config
+
+from conftest import MICRO
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, small_corpus: Path) -> Path:
+    """A home where everything up to the base model's evaluation is in the store."""
+    folder = tmp_path_factory.mktemp("prepared") / "home"
+    plan = plan_run(load_config("tiny", [*MICRO, "corpus.source=path", f"corpus.path={small_corpus}"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOCHAT_HOME", str(folder))
+        patch.setenv("NANOCHAT_STORE", str(folder / "store"))
+        run_until(steps, plan, "conversations")
+    return folder
+
+
+@pytest.fixture
+def prepared_home(prepared: Path, home: Path) -> Path:
+    """This test's own copy of it."""
+    shutil.copytree(prepared, home, symlinks=True)
+    return home

@@ -1,0 +1,159 @@
+"""A training that is killed ends with the same weights as one that is not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+from flows.speedrun import run_until
+from nanochat_core import workspace
+from nanochat_core.base.records import read_records
+from nanochat_core.pipeline import steps
+from nanochat_core.plan import RunPlan, plan_run
+from nanochat_core.presets import load_config
+from nanochat_core.store.manifest import Artifact
+
+pytestmark = pytest.mark.slow
+WEIGHTS = ("model.safetensors", "optimizer.safetensors")
+TIMEOUT_S = 120
+
+
+def weights(artifact: Artifact) -> dict[str, str]:
+    return {name: artifact.files[name].sha256 for name in WEIGHTS}
+
+
+def newest(step: str) -> Artifact:
+    return workspace.current().store.artifacts(step)[0]
+
+
+def start(sets: list[str], *extra: str) -> subprocess.Popen[bytes]:
+    """The pipeline as a user's command, without Prefect."""
+    options = [part for value in sets for part in ("--set", value)]
+    command = [sys.executable, "-m", "flows.cli", "run", "tiny", "--no-prefect", *options, *extra]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def wait_for_step(home: Path, step: str, wanted: int, process: subprocess.Popen[bytes]) -> None:
+    """Until the training of `step` has taken `wanted` steps."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        for path in home.glob(f"work/{step}-*/metrics.jsonl"):
+            if any(record["event"] == "step" and record["step"] >= wanted for record in read_records(path)):
+                return
+        assert process.poll() is None, f"the run ended before {step} took {wanted} steps"
+        time.sleep(0.01)
+    raise AssertionError(f"{step} did not take {wanted} steps in {TIMEOUT_S} s")
+
+
+def ranks() -> list[int]:
+    """Process ids of training ranks whose plan lies in this test's home."""
+    home, found = os.environ["NANOCHAT_HOME"], []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"nanochat_core.train.worker" in words and any(word.startswith(home.encode()) for word in words):
+            found.append(int(path.parent.name))
+    return found
+
+
+def train_once(home: Path, sets: list[str], until: str) -> dict[str, str]:
+    run_until(steps, plan_run(load_config("tiny", sets)), until)
+    return weights(newest(until))
+
+
+@pytest.mark.parametrize("step", ["pretrain", "sft"])
+@pytest.mark.parametrize("victim", ["everything", "a rank"])
+def test_a_killed_training_ends_with_the_bits_of_an_unbroken_one(
+    step: str, victim: str, prepared_home: Path, micro_sets: list[str]
+) -> None:
+    expected = train_once(prepared_home, micro_sets, step)
+    first = newest(step)
+    workspace.current().store.discard(first)
+    process = start(micro_sets, "--until", step)
+    wait_for_step(prepared_home, step, random.randint(3, 15), process)
+    if victim == "everything":
+        process.kill()
+        process.wait()
+    for rank in ranks():
+        os.kill(rank, signal.SIGKILL)
+    process.wait(TIMEOUT_S)
+    deadline = time.monotonic() + 15
+    while ranks() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ranks() == []
+    assert workspace.current().store.find(step, first.fingerprint) is None
+
+    resumed = train_once(prepared_home, micro_sets, step)
+    assert resumed == expected
+    events = [json.loads(line) for line in _log(newest(step)).splitlines()]
+    assert [r["step"] for r in events if r["event"] == "step"] == list(range(1, events[-1]["step"] + 1))
+    assert any(record["event"] == "start" and record["step"] > 0 for record in events), "it began anew"
+
+
+def _log(artifact: Artifact) -> str:
+    return (workspace.current().store.fetch(artifact, ["log/metrics.jsonl"]) / "log/metrics.jsonl").read_text()
+
+
+def test_a_stopped_training_saves_a_checkpoint_and_says_so(prepared_home: Path, micro_sets: list[str]) -> None:
+    expected = train_once(prepared_home, micro_sets, "pretrain")
+    workspace.current().store.discard(newest("pretrain"))
+    # no checkpoint by time: the only one is that of the stop
+    sets = [*micro_sets, "runtime.checkpoint_every_s=1000"]
+    process = start(sets, "--until", "pretrain")
+    wait_for_step(prepared_home, "pretrain", 5, process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(TIMEOUT_S) == 130
+    assert ranks() == []
+    kept = list((prepared_home / "store/partial/pretrain").glob("*/step-*/complete.json"))
+    assert len(kept) == 1
+    assert train_once(prepared_home, sets, "pretrain") == expected
+
+
+def test_ranks_die_with_a_killed_supervisor(prepared_home: Path, micro_sets: list[str]) -> None:
+    process = start([*micro_sets, "pretrain.max_tokens=2000000"], "--until", "pretrain")
+    wait_for_step(prepared_home, "pretrain", 3, process)
+    assert ranks()
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 15
+    while ranks() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ranks() == []
+
+
+def test_two_gloo_processes_give_what_one_gives(prepared_home: Path, micro_sets: list[str]) -> None:
+    fp32 = [*micro_sets, "pretrain.dtype=fp32"]
+    one = _losses(prepared_home, fp32)
+    two = _losses(prepared_home, [*fp32, "runtime.num_processes=2", "runtime.device_batch_rows=2"])
+    assert len(one) == len(two) == 30
+    assert two == pytest.approx(one, abs=2e-4)
+
+
+def _losses(home: Path, sets: list[str]) -> list[float]:
+    train_once(home, sets, "pretrain")
+    artifact = newest("pretrain")
+    losses = [record["loss"] for record in map(json.loads, _log(artifact).splitlines()) if record["event"] == "step"]
+    workspace.current().store.discard(artifact)
+    return losses
+
+
+def test_the_number_of_micro_batches_does_not_change_the_losses(prepared_home: Path, micro_sets: list[str]) -> None:
+    fp32 = [*micro_sets, "pretrain.dtype=fp32"]
+    many = _losses(prepared_home, [*fp32, "runtime.device_batch_rows=1"])
+    one = _losses(prepared_home, [*fp32, "runtime.device_batch_rows=8"])
+    assert many == pytest.approx(one, abs=2e-4)
+
+
+def test_losses_fall(prepared_home: Path, micro_plan: RunPlan) -> None:
+    run_until(steps, micro_plan, "pretrain")
+    losses = [record["loss"] for record in map(json.loads, _log(newest("pretrain")).splitlines()) if "loss" in record]
+    assert sum(losses[-5:]) / 5 < losses[0] - 0.2  # 30 small steps at a rate scaled for a small batch

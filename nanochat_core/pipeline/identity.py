@@ -10,7 +10,6 @@ import platform
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.fingerprint import package_versions
 from nanochat_core.data.documentation import PACKAGES
 from nanochat_core.plan import RunPlan, optim_values
@@ -67,13 +66,7 @@ def pretrain_settings(plan: RunPlan) -> "TrainSettings":
 
 
 def sft_sequence_len(plan: RunPlan) -> int:
-    length = plan.config.sft.sequence_len_tokens or plan.pretrain.model.sequence_len
-    if length > plan.pretrain.model.sequence_len:
-        raise ConfigError(
-            f"sft.sequence_len_tokens = {length} is over the model's context of {plan.pretrain.model.sequence_len}",
-            hint="leave it out to use the model's",
-        )
-    return length
+    return plan.config.sft.sequence_len_tokens or plan.pretrain.model.sequence_len
 
 
 def conversations(plan: RunPlan) -> Identity:
@@ -111,10 +104,6 @@ def _sft_settings(plan: RunPlan, *, num_steps: int, total_batch_rows: int) -> "T
     from nanochat_core.train.settings import TrainSettings
 
     config = plan.config.sft
-    if config.epochs < 1:
-        raise ConfigError(
-            f"sft.epochs = {config.epochs} is below 1", hint="--until evaluate_base leaves fine-tuning out"
-        )
     return TrainSettings(
         model=plan.pretrain.model,
         optim=optim_values(plan),

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import pickletools
 import shutil
 from pathlib import Path
 
@@ -181,18 +180,15 @@ def test_a_hostile_layout_file_runs_nothing(folder, tmp_path, module, name, prot
     mark = tmp_path / "mark"
     argument = f"__import__('os').system('touch {mark}')" if name == "eval" else f"touch {mark}"
     content = _call(module, name, argument, protocol=protocol)
-    pickletools.dis(content, out=open("/dev/null", "w"))  # noqa: SIM115  it is a pickle
     (folder / "step-00000020" / ".metadata").write_bytes(content)
     with pytest.raises(CorruptError):
         _load(folder / "step-00000020")
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("name", ["_split_by_size_and_type", "FileSystemWriter", "pickle", "os"])
+@pytest.mark.parametrize("name", ["_split_by_size_and_type", "pickle", "os"])
 def test_a_layout_file_may_name_no_function_and_no_module(folder, name):
-    content = _call("torch.distributed.checkpoint.filesystem", name, "x", protocol=4)[:-3] + b"."
-    unpickler = checkpoint._MetadataUnpickler
-    import io
-
-    with pytest.raises(CorruptError):
-        unpickler(io.BytesIO(content)).load()
+    content = _call("torch.distributed.checkpoint.filesystem", name, "", protocol=4).partition(b"\x93")[0] + b"\x93."
+    (folder / "step-00000020" / ".metadata").write_bytes(content)
+    with pytest.raises(CorruptError, match=name):
+        _load(folder / "step-00000020")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
+
 from flows.server import EmbeddedServer
 from nanochat_core import workspace
 
@@ -160,6 +161,64 @@ def test_plan_as_json_says_which_steps_are_cached(module_home: Path, small_corpu
     assert [row["step"] for row in plan["steps"]] == STEPS
     assert {row["state"] for row in plan["steps"]} == {"cached"}
     assert plan["pretrain"]["num_steps"] == 30
+
+
+@pytest.fixture
+def copied_tree(tmp_path: Path) -> Path:
+    """The packages in another place, to be edited without harm."""
+    for package in ("nanochat_core", "flows", "tasks"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def edit(tree: Path, name: str, old: str, new: str) -> None:
+    path = tree / name
+    text = path.read_text()
+    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {name}"
+    path.write_text(text.replace(old, new))
+
+
+def planned(tree: Path, small_corpus: Path) -> dict[str, dict[str, object]]:
+    """Step -> what `nanochat plan` says of it when the code in `tree` runs."""
+    options = [part for value in micro(small_corpus) for part in ("--set", value)]
+    command = [sys.executable, "-m", "flows.cli", "plan", "tiny", "--json", *options]
+    done = subprocess.run(
+        command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return {row["step"]: row for row in json.loads(done.stdout)["steps"]}
+
+
+def runs(rows: dict[str, dict[str, object]]) -> list[str]:
+    return [step for step, row in rows.items() if row["state"] == "run"]
+
+
+def test_a_comment_reruns_nothing(module_home: Path, small_corpus: Path, copied_tree: Path) -> None:
+    edit(copied_tree, "nanochat_core/model/gpt.py", "class MLP(nn.Module):", "# a remark\nclass MLP(nn.Module):")
+    assert runs(planned(copied_tree, small_corpus)) == []
+
+
+def test_a_changed_constant_reruns_the_training_and_what_follows_and_is_named(
+    module_home: Path, small_corpus: Path, copied_tree: Path
+) -> None:
+    edit(copied_tree, "nanochat_core/model/cross_entropy.py", "SOFTCAP = 15.0", "SOFTCAP = 16.0")
+    rows = planned(copied_tree, small_corpus)
+    assert runs(rows) == ["pretrain", "evaluate_base", "sft", "evaluate_chat", "report"]
+    assert rows["pretrain"]["why"] == ["code nanochat_core.model.cross_entropy changed"]
+
+
+def test_code_that_no_step_reaches_reruns_nothing(module_home: Path, small_corpus: Path, copied_tree: Path) -> None:
+    edit(copied_tree, "nanochat_core/store/store.py", "TRANSFERS = 4", "TRANSFERS = 5")
+    edit(copied_tree, "nanochat_core/cli/display.py", "LINE_EVERY_S = 30.0", "LINE_EVERY_S = 20.0")
+    assert runs(planned(copied_tree, small_corpus)) == []
+
+
+def test_a_changed_file_of_the_corpus_reruns_it(module_home: Path, tmp_path: Path, small_corpus: Path) -> None:
+    shutil.copytree(small_corpus, tmp_path / "corpus")
+    options = [*micro(small_corpus), f"corpus.path={tmp_path / 'corpus'}"]
+    rows = json.loads(nanochat("plan", "tiny", "--json", sets=options).stdout)["steps"]
+    assert rows[0]["state"] == "run"
+    assert any("corpus" in reason for reason in rows[0]["why"])
 
 
 def micro(small_corpus: Path) -> list[str]:

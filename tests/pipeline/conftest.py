@@ -4,13 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import MICRO
 
 from flows.speedrun import run_until
 from nanochat_core.pipeline import steps
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
-
-from conftest import MICRO
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
+
 from flows.speedrun import run_until
 from nanochat_core import workspace
 from nanochat_core.base.records import read_records

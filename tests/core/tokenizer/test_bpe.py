@@ -14,9 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def _train(texts, vocab_size=300, max_train_bytes=10**6, max_doc_bytes=10**4):
-    return train_tokenizer(
-        texts, vocab_size=vocab_size, max_train_bytes=max_train_bytes, max_doc_bytes=max_doc_bytes
-    )
+    return train_tokenizer(texts, vocab_size=vocab_size, max_train_bytes=max_train_bytes, max_doc_bytes=max_doc_bytes)
 
 
 def test_the_vocabulary_has_the_asked_size_and_all_bytes(lines):
@@ -79,7 +77,8 @@ def test_text_behind_the_limits_is_not_looked_at():
 
 
 def test_a_limit_in_bytes_counts_bytes_not_characters():
-    assert b"zq" not in _train(["é" * 30 + " zq" * 30], vocab_size=269, max_doc_bytes=60).ranks
+    merges = _train(["é" * 30 + " zq" * 30], vocab_size=269, max_doc_bytes=60).ranks[256:]
+    assert {token.decode().strip("é") for token in merges} == {""}
 
 
 def test_lone_surrogates_do_not_stop_the_training(lines):

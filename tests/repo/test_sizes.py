@@ -1,0 +1,62 @@
+"""The shape of the repository: sizes that keep files readable, and what may not be in them."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 80
+PACKAGES = ("nanochat_core", "tasks", "flows")
+
+
+def sources() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_are_short_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= MAX_FILE_LINES
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "a module says what it is for"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < MAX_FUNCTION_LINES, node.name
+
+
+def test_no_pickle_is_read_and_no_unsafe_load() -> None:
+    unsafe = re.compile(r"pickle\.loads?\(|torch\.load\((?!.*weights_only=True)|\beval\(|\bexec\(")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sources()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if unsafe.search(line) and not re.search(r"\.eval\(", line)
+    ]
+    assert found == []
+
+
+def test_importing_the_core_does_no_work() -> None:
+    """No environment written, no logging set up, no torch for the plan."""
+    code = (
+        "import os, sys, logging; before = dict(os.environ)\n"
+        "import nanochat_core.plan, nanochat_core.presets, nanochat_core.pipeline.steps\n"
+        "assert dict(os.environ) == before and not logging.getLogger().handlers\n"
+        "assert 'torch' not in sys.modules and 'prefect' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_lock_pins_every_dependency_and_keeps_the_known_limits() -> None:
+    pins = dict(
+        line.split("==") for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"
+    )
+    declared = re.findall(r'^    "([a-z0-9-]+)', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
+    assert {name.lower() for name in declared} <= {name.lower() for name in pins}
+    assert pins["prefect"] == "3.8.8"
+    assert (0, 139) <= tuple(map(int, pins["fastapi"].split(".")[:2])) < (0, 151)
+    assert tuple(map(int, pins["SQLAlchemy"].split(".")[:2])) < (2, 1)

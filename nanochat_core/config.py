@@ -118,7 +118,8 @@ class SftConfig:
     source: Literal["builtin", "path"] = "builtin"
     """builtin: generated questions about the corpus, arithmetic with the calculator, spelling, who-are-you."""
     path: str | None = None
-    """source = path: a JSONL file or a folder of them, each line {"messages": [{"role", "content"}, ...]}."""
+    """source = path: a JSONL file or a folder of them, each line {"messages": [{"role", "content"}, ...]}.
+    Files of a folder whose name starts with test or val are held out."""
     epochs: int = 1
     num_documentation: int = 4000
     """builtin: questions about the documentation in the corpus."""

@@ -33,10 +33,11 @@ def list_files(path: str | None) -> list[Path]:
 def read_conversations(path: str | None) -> Iterator[dict[str, Any]]:
     """Conversations of a .jsonl file or of a folder of them."""
     for file in list_files(path):
-        yield from _read_file(file)
+        yield from read_file(file)
 
 
-def _read_file(file: Path) -> Iterator[dict[str, Any]]:
+def read_file(file: Path) -> Iterator[dict[str, Any]]:
+    """Conversations of one .jsonl file."""
     for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue

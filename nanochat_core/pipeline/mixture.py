@@ -10,6 +10,7 @@ from nanochat_core.evals.questions import Question
 from nanochat_core.plan import RunPlan
 
 VALIDATION_EVERY = 20  # a file of conversations gives every 20th to validation
+HELD_OUT_NAMES = ("test", "val")
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,20 @@ def load_mixture(plan: RunPlan) -> Mixture:
     """The built-in mix, or the user's conversations (which come without questions)."""
     sft = plan.config.sft
     if sft.source == "path":
-        return _split(list(files.read_conversations(sft.path)))
+        return _from_files(sft.path)
     mix = sft_mix.build_mix(sft, seed=plan.config.seed, num_questions=plan.config.evaluate.num_questions)
     questions = [Question(name, *item) for name, items in mix.questions.items() for item in items]
     return Mixture(mix.train, mix.validation, questions)
+
+
+def _from_files(path: str | None) -> Mixture:
+    """Files named test* or val* are validation; where there is none, every 20th conversation is."""
+    chosen = files.list_files(path)
+    held_out = [file for file in chosen if file.stem.lower().startswith(HELD_OUT_NAMES)]
+    if not held_out:
+        return _split(list(files.read_conversations(path)))
+    train = [c for file in chosen if file not in held_out for c in files.read_file(file)]
+    return Mixture(train, [c for file in held_out for c in files.read_file(file)], [])
 
 
 def _split(conversations: list[dict[str, Any]]) -> Mixture:

@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent, fit their model or are refused, and run nobody's code."""
 
+import io
 import json
 import pickle
 import shutil
@@ -142,8 +143,9 @@ def test_two_are_kept_and_the_same_step_may_be_saved_again(folder):
 @pytest.mark.parametrize("change", [{"n_layer": 3}, {"n_layer": 1}, {"n_embd": 64}, {"vocab_size": 140}])
 def test_another_architecture_is_refused(folder, change):
     other = GPTConfig(**{**vars(CONFIG), **change})
-    with pytest.raises(CorruptError):
+    with pytest.raises(CorruptError) as error:
         _load(folder / "step-00000020", _empty(other))
+    assert "model." in error.value.message, "the message names a tensor that differs"
 
 
 @pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps(5), pickle.dumps({"a": 1})])
@@ -187,8 +189,7 @@ def test_a_hostile_layout_file_runs_nothing(folder, tmp_path, module, name, prot
 
 
 @pytest.mark.parametrize("name", ["_split_by_size_and_type", "pickle", "os"])
-def test_a_layout_file_may_name_no_function_and_no_module(folder, name):
+def test_a_layout_file_may_name_no_function_and_no_module(name):
     content = _call("torch.distributed.checkpoint.filesystem", name, "", protocol=4).partition(b"\x93")[0] + b"\x93."
-    (folder / "step-00000020" / ".metadata").write_bytes(content)
     with pytest.raises(CorruptError, match=name):
-        _load(folder / "step-00000020")
+        checkpoint._MetadataUnpickler(io.BytesIO(content)).load()

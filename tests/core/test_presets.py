@@ -58,8 +58,8 @@ def test_a_setting_that_cannot_be_is_refused_with_what_could(override, message, 
 
 
 def test_a_missing_preset_names_the_nearest_and_all():
-    error = _error(preset="tyni")
-    assert "'tyni'" in error.message
+    error = _error(preset="tinny")
+    assert "'tinny'" in error.message
     assert "'tiny'" in error.hint
     assert all(name in error.hint for name in preset_names())
     assert "absent/of.toml" in _error(preset="absent/of.toml").message

@@ -1,0 +1,309 @@
+"""Corpora from files: no validation document is trained on, and every file that cannot be read is named."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.config import CorpusConfig
+from nanochat_core.data import shards
+from nanochat_core.data.corpora import build_corpus, list_files
+
+PRETRAIN = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "pretrain"
+
+
+def _texts(first, last):
+    return [f"document {number} says something of its own" for number in range(first, last)]
+
+
+def _parquet(path, texts, column="text"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({column: texts}), path, row_group_size=7)
+
+
+def _jsonl(path, texts, column="text"):
+    content = "".join(json.dumps({column: text}) + "\n" for text in texts).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.fixture
+def build(tmp_path):
+    """(training documents, validation documents, counts) of the corpus that a path or a setting gives."""
+
+    def build(path=None, **settings):
+        out = tmp_path / "out"
+        config = CorpusConfig(**{"source": "path", "path": str(path) if path else None, **settings})
+        counts = build_corpus(config, out, downloads=tmp_path / "downloads", log=lambda text: None)
+        train, validation = (list(shards.read_documents(out / split)) for split in ("train", "validation"))
+        assert counts == {
+            "train_docs": len(train),
+            "train_bytes": sum(len(text.encode()) for text in train),
+            "validation_docs": len(validation),
+            "validation_bytes": sum(len(text.encode()) for text in validation),
+        }
+        assert not set(train) & set(validation)
+        return train, validation, json.loads((out / "origin.json").read_text())
+
+    return build
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    return folder
+
+
+def test_the_last_file_is_validation(build, folder):
+    _parquet(folder / "c.parquet", _texts(20, 30))
+    _parquet(folder / "a.parquet", _texts(0, 10))
+    _parquet(folder / "b.parquet", _texts(10, 20))
+    train, validation, origin = build(folder)
+    assert train == _texts(0, 20)
+    assert validation == _texts(20, 30)
+    assert [file["name"] for file in origin["files"]] == ["a.parquet", "b.parquet", "c.parquet"]
+
+
+def test_every_kind_of_file_is_read(build, folder):
+    _parquet(folder / "1.parquet", _texts(0, 5))
+    _jsonl(folder / "2.jsonl", _texts(5, 10))
+    _jsonl(folder / "3.jsonl.gz", _texts(10, 15))
+    (folder / "4.txt").write_text("one text file\nis one document\n")
+    (folder / "5.txt.gz").write_bytes(gzip.compress("gezippt, auch é".encode()))
+    (folder / "6.jsonl").write_bytes(b'{"text": "validation", "other": 5}\r\n\n')
+    (folder / "notes.md").write_text("is not read")
+    train, validation, _ = build(folder)
+    assert train == [*_texts(0, 15), "one text file\nis one document", "gezippt, auch é"]
+    assert validation == ["validation"]
+
+
+def test_a_glob_and_sub_folders_are_read_in_order_of_name(build, folder):
+    _parquet(folder / "b" / "1.parquet", _texts(10, 20))
+    _parquet(folder / "a" / "2.parquet", _texts(0, 10))
+    assert build(folder)[:2] == (_texts(0, 10), _texts(10, 20))
+    assert [path.name for path in list_files(str(folder / "**" / "*.parquet"))] == ["2.parquet", "1.parquet"]
+
+
+def test_a_validation_document_that_is_also_in_training_is_left_out_there(build, folder):
+    _parquet(folder / "a.parquet", [*_texts(0, 10), *_texts(20, 22), *_texts(0, 2)])
+    _parquet(folder / "b.parquet", _texts(20, 30))
+    train, validation, _ = build(folder)
+    assert train == [*_texts(0, 10), *_texts(0, 2)]
+    assert validation == _texts(20, 30)
+
+
+@settings(max_examples=30)
+@given(
+    numbers=st.lists(st.integers(0, 40), min_size=20, max_size=80),
+    cut=st.integers(1, 19),
+    validation_docs=st.integers(1, 30),
+    is_one_file=st.booleans(),
+)
+def test_no_validation_document_is_trained_on_however_duplicates_fall(
+    tmp_path_factory, numbers, cut, validation_docs, is_one_file
+):
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = [f"text {number}" for number in [*numbers, 100, 101]]
+    if is_one_file:
+        _jsonl(folder / "a.jsonl", texts)
+    else:
+        _jsonl(folder / "a.jsonl", [*texts[:cut], "only here"])
+        _jsonl(folder / "b.jsonl", texts[cut:])
+    config = CorpusConfig(source="path", path=str(folder), validation_docs=validation_docs)
+    try:
+        build_corpus(config, folder / "out", downloads=folder / "downloads", log=lambda text: None)
+    except MissingError:
+        return  # every training document was also in validation
+    train = set(shards.read_documents(folder / "out" / "train"))
+    validation = set(shards.read_documents(folder / "out" / "validation"))
+    assert not train & validation
+    assert train | validation == {*texts, *([] if is_one_file else ["only here"])}
+
+
+def test_one_file_gives_documents_from_all_over_it_to_validation(build, folder):
+    _jsonl(folder / "one.jsonl", _texts(0, 1000))
+    train, validation, _ = build(folder / "one.jsonl", validation_docs=10)
+    assert validation == [_texts(0, 1000)[number] for number in range(50, 1000, 100)]
+    assert len(train) == 990
+
+
+def test_one_small_file_gives_a_tenth_at_most(build, folder):
+    _jsonl(folder / "one.jsonl", _texts(0, 35))
+    assert len(build(folder)[1]) == 3
+    _jsonl(folder / "one.jsonl", _texts(0, 2))
+    assert [len(part) for part in build(folder)[:2]] == [1, 1]
+
+
+@pytest.mark.parametrize("texts", [[], ["the only document"], ["", "  \n", "x"]])
+def test_a_corpus_of_no_or_one_document_is_refused(build, folder, texts):
+    _jsonl(folder / "one.jsonl", texts)
+    with pytest.raises(MissingError, match="needs both"):
+        build(folder)
+
+
+def test_an_empty_validation_file_is_refused(build, folder):
+    _jsonl(folder / "a.jsonl", _texts(0, 5))
+    _jsonl(folder / "b.jsonl", [])
+    with pytest.raises(MissingError, match="0 validation"):
+        build(folder)
+
+
+def test_max_bytes_stops_the_training_text_and_leaves_validation_whole(build, folder):
+    _jsonl(folder / "a.jsonl", ["aaaa", "éé", "cc", "d"])
+    _jsonl(folder / "b.jsonl", ["validation"])
+    for max_bytes, expected in ((4, ["aaaa"]), (7, ["aaaa"]), (8, ["aaaa", "éé"]), (100, ["aaaa", "éé", "cc", "d"])):
+        train, validation, _ = build(folder, max_bytes=max_bytes)
+        assert train == expected
+        assert validation == ["validation"]
+
+
+@pytest.mark.parametrize(
+    ("max_shards", "kept"), [(1, "a"), (2, "a"), (3, "ab"), (4, "abc"), (5, "abcd"), (6, "abcd"), (50, "abcd")]
+)
+def test_max_shards_keeps_the_last_one_as_validation(build, folder, max_shards, kept):
+    for name in "abcde":
+        _jsonl(folder / f"{name}.jsonl", [name])
+    train, validation, origin = build(folder, max_shards=max_shards)
+    assert "".join(train) == kept
+    assert validation == ["e"]
+    assert [file["name"] for file in origin["files"]] == [f"{name}.jsonl" for name in [*kept, "e"]]
+
+
+def test_the_same_files_give_the_same_bytes(folder, tmp_path):
+    for name in "ab":
+        _jsonl(folder / f"{name}.jsonl", [f"{name} {number}" for number in range(2500)])
+    config = CorpusConfig(source="path", path=str(folder))
+    for out in (tmp_path / "1", tmp_path / "2"):
+        build_corpus(config, out, downloads=tmp_path, log=lambda text: None)
+    names = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*") if path.is_file())
+    assert len(names) == 3
+    assert all((tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes() for name in names)
+
+
+def test_a_parquet_file_without_the_column_names_those_it_has(build, folder):
+    _parquet(folder / "a.parquet", _texts(0, 20), column="content")
+    with pytest.raises(MissingError, match=r"no column 'text'; it has content") as error:
+        build(folder)
+    assert error.value.hint == "--set corpus.text_column=content"
+    assert len(build(folder, text_column="content")[0]) == 18
+
+
+def test_a_column_of_numbers_is_refused(build, folder):
+    _parquet(folder / "a.parquet", list(range(20)))
+    with pytest.raises(MissingError, match="int"):
+        build(folder)
+
+
+def test_missing_and_empty_values_of_a_parquet_file_are_left_out(build, folder):
+    _parquet(folder / "a.parquet", ["a", None, "", "b"])
+    _parquet(folder / "b.parquet", ["c"])
+    assert build(folder)[:2] == (["a", "b"], ["c"])
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])
+def test_a_parquet_file_cut_anywhere_is_named(build, folder, keep):
+    _parquet(folder / "a.parquet", _texts(0, 500))
+    _parquet(folder / "b.parquet", _texts(500, 510))
+    content = (folder / "a.parquet").read_bytes()
+    (folder / "a.parquet").write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(MissingError, match=r"a\.parquet"):
+        build(folder)
+
+
+def test_a_parquet_file_with_damaged_pages_is_named_or_read_and_never_a_traceback(build, folder):
+    _parquet(folder / "b.parquet", _texts(500, 510))
+    for position in range(4, 2000, 97):
+        _parquet(folder / "a.parquet", _texts(0, 300))
+        content = bytearray((folder / "a.parquet").read_bytes())
+        content[position : position + 8] = b"\xff" * 8
+        (folder / "a.parquet").write_bytes(bytes(content))
+        try:
+            build(folder)
+        except MissingError as error:
+            assert "a.parquet" in error.message
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_bytes_that_are_no_utf8_are_named_with_their_place(build, folder, name):
+    line = '{"text": "café"}\n' if name == "a.jsonl" else "café\n"
+    (folder / name).write_bytes(line.encode("latin-1"))
+    _jsonl(folder / "b.jsonl", ["x"])
+    with pytest.raises(MissingError, match="0xe9") as error:
+        build(folder)
+    assert name in error.value.message
+    assert "iconv" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (b"{", "not JSON"), (b"plain words", "not JSON"), (b"5", "int"), (b"[]", "list"), (b'{"body": "x"}', "body"),
+        (b'{"text": 5}', "text"), (b'{"text": ["x"]}', "text"), (b"[" * 100_000, "line 3"),
+    ],
+    ids=lambda value: str(value)[:20],
+)  # fmt: skip
+def test_a_line_that_is_no_document_is_named(build, folder, line, named):
+    (folder / "a.jsonl").write_bytes(b'{"text": "fine"}\n\n' + line + b"\n")
+    _jsonl(folder / "b.jsonl", ["x"])
+    with pytest.raises(MissingError, match="line 3") as error:
+        build(folder)
+    assert named in error.value.message
+
+
+def test_a_lone_surrogate_in_json_becomes_the_replacement_character(build, folder):
+    (folder / "a.jsonl").write_bytes(b'{"text": "half an emoji: \\ud83d"}\n{"text": "whole: \\ud83d\\ude42"}\n')
+    _jsonl(folder / "b.jsonl", ["x"])
+    assert build(folder)[0] == ["half an emoji: \ufffd", "whole: 🙂"]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.95])
+def test_a_gzip_file_cut_anywhere_is_named(build, folder, keep):
+    _jsonl(folder / "a.jsonl.gz", _texts(0, 100))
+    content = (folder / "a.jsonl.gz").read_bytes()
+    (folder / "a.jsonl.gz").write_bytes(content[: int(keep * len(content))])
+    _jsonl(folder / "b.jsonl", ["x"])
+    with pytest.raises(MissingError, match=r"a\.jsonl\.gz" if keep else "needs both"):
+        build(folder)
+
+
+def test_a_plain_file_called_gz_is_named(build, folder):
+    (folder / "a.txt.gz").write_text("not packed")
+    _jsonl(folder / "b.jsonl", ["x"])
+    with pytest.raises(MissingError, match=r"a\.txt\.gz"):
+        build(folder)
+
+
+def test_absent_and_empty_paths_are_refused(build, folder, tmp_path):
+    for path in (folder, tmp_path / "absent", tmp_path / "*.parquet"):
+        with pytest.raises(MissingError, match=r"corpus\.path"):
+            build(path)
+    with pytest.raises(ConfigError):
+        build(None)
+    with pytest.raises(ConfigError):
+        build(source="hub")
+
+
+def test_documents_longer_than_a_shard_and_a_row_group_are_kept_whole(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD_TEXT_BYTES", 1000)
+    texts = ["x" * 2500, *_texts(0, 40), "é" * 700]
+    assert shards.write_shards(texts, tmp_path / "out") == (42, sum(len(text.encode()) for text in texts))
+    assert len(list((tmp_path / "out").glob("*.parquet"))) > 2
+    assert list(shards.read_documents(tmp_path / "out")) == texts
+
+
+@pytest.mark.skipif(not PRETRAIN.is_dir(), reason=f"no real text at {PRETRAIN}")
+def test_real_text_comes_through_unchanged(build, folder):
+    for number, name in enumerate(("shard_00000.parquet", "shard_00007.parquet")):
+        source = pq.ParquetFile(PRETRAIN / name)
+        pq.write_table(source.read_row_group(0), folder / f"{number}.parquet")
+    train, validation, _ = build(folder)
+    held_out = pq.read_table(folder / "1.parquet")["text"].to_pylist()
+    assert validation == held_out
+    assert train == [text for text in pq.read_table(folder / "0.parquet")["text"].to_pylist() if text not in held_out]
+    assert len(train) > 900

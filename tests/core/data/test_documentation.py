@@ -65,7 +65,8 @@ def test_a_file_that_is_no_python_gives_nothing(tmp_path, content):
 
 
 def test_private_names_are_left_out_and_methods_are_in():
-    tree = ast.parse("class A:\n '''a'''\n def m(self): '''m'''\n def _p(self): '''p'''\nclass _B:\n def m(self): '''x'''")
+    first = "class A:\n '''a'''\n def m(self): '''m'''\n def _p(self): '''p'''\n"
+    tree = ast.parse(first + "class _B:\n def m(self): '''x'''")
     entries = []
     documentation._collect(tree, "mod", entries)
     assert [entry.name for entry in entries] == ["mod.A", "mod.A.m"]

@@ -149,7 +149,7 @@ def test_shards_of_a_kind_that_is_not_read_are_refused(tmp_path, suffix):
     folder = tmp_path / "dataset"
     folder.mkdir()
     for number in range(3):
-        (folder / f"{number}.{suffix}").write_text('{"text": "not a document, but a file of documents"}')
+        (folder / f"{number}.{suffix}").write_text(f'{{"text": "file {number} of documents is no document"}}')
     with pytest.raises(NanochatError):
         _build(folder, tmp_path, dataset_files=f"*.{suffix}")
 

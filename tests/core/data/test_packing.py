@@ -1,5 +1,7 @@
 """Rows start with BOS, are full, and are those of a plain best-fit packing written a second time."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,7 @@ def _documents(shards):
     return [
         ids[start:end].tolist()
         for ids, starts in zip(shards.tokens, shards.doc_starts, strict=True)
-        for start, end in zip(starts[:-1], starts[1:], strict=True)
+        for start, end in itertools.pairwise(starts)
     ]
 
 

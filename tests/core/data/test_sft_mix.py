@@ -40,14 +40,13 @@ def _operands(question):
 
 
 def _words(questions):
-    pattern = r"(?:letter|\w) (?:are|occur) in (\w+)|does \w occur in (\w+)|Count the \w in (\w+)|spell (\w+)\?|Spell (\w+)"
+    pattern = r"\w (?:are|occur) in (\w+)|Count the \w in (\w+)|spell (\w+)\?|Spell (\w+)"
     found = (re.search(pattern, question) for question in questions)
     return {next(group for group in match.groups() if group) for match in found if match}
 
 
-def test_the_same_seed_gives_the_same_mix_and_another_seed_another(mix):
+def test_the_same_seed_gives_the_same_mix(mix):
     assert build_mix(CONFIG, seed=7, num_questions=NUM_QUESTIONS) == mix
-    assert build_mix(CONFIG, seed=8, num_questions=NUM_QUESTIONS) != mix
 
 
 def test_there_is_as_much_of_each_kind_as_was_asked_for(mix):
@@ -140,8 +139,9 @@ def test_every_conversation_can_be_rendered(mix):
         check_messages(conversation["messages"])
 
 
-def test_kinds_can_be_left_out():
+def test_kinds_can_be_left_out_and_another_seed_gives_other_questions(mix):
     config = SftConfig(num_documentation=0, num_arithmetic=50, num_spelling=0, num_identity=0)
-    mix = build_mix(config, seed=1, num_questions=5)
-    assert len(_all(mix)) == 50
-    assert "identity" not in mix.questions
+    other = build_mix(config, seed=8, num_questions=NUM_QUESTIONS)
+    assert len(_all(other)) == 50
+    assert "identity" not in other.questions
+    assert other.questions["arithmetic"] != mix.questions["arithmetic"]

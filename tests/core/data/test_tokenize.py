@@ -1,6 +1,7 @@
 """Token shards: the same bytes from any number of workers; damaged and foreign ones are refused."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def _digests(folder):
 
 def _documents(made, tokenizer):
     for ids, starts in zip(made.tokens, made.doc_starts, strict=True):
-        for start, end in zip(starts[:-1], starts[1:], strict=True):
+        for start, end in itertools.pairwise(starts):
             assert ids[start] == tokenizer.bos
             yield tokenizer.decode(ids[start + 1 : end].tolist())
 

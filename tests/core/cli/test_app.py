@@ -1,0 +1,107 @@
+"""The verbs: one line and a hint for every wrong input, the right exit code, and JSON that is only JSON."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from nanochat_core.cli.app import app
+
+GOLDEN = Path(__file__).resolve().parents[3].parent / "shared" / "golden" / "nanochat_d4"
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def _run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["plan", "tinny"], 2, "no preset 'tinny'"),
+        (["plan", "tiny", "--set", "pretrain.dept=2"], 2, "unknown setting pretrain.dept"),
+        (["plan", "tiny", "--set", "nonsense"], 2, "not of the form"),
+        (["plan", "tiny", "--depth", "0"], 2, "depth = 0"),
+        (["plan", "--depth", "200"], 2, "depth = 200"),
+        (["plan", "tiny", "--set", "tokenizer.vocab_size=200"], 2, "vocab_size = 200"),
+        (["plan", "tiny", "--set", "runtime.gpu=GTX"], 2, "GTX"),
+        (["plan", "tiny", "--set", "corpus.source=path"], 2, "corpus.path"),
+        (["plan", "tiny", "--set", "corpus.source=path", "--set", "corpus.path=/absent"], 3, "/absent"),
+        (["why", "bake"], 2, "no step 'bake'"),
+        (["chat", "--temperature", "99", "-p", "x"], 2, "temperature = 99"),
+        (["chat", "-p", "x"], 3, "no chat model"),
+        (["chat", "absent@v1", "-p", "x"], 3, "absent"),
+        (["import-checkpoint", "/absent", "out"], 3, "/absent"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_line_a_hint_and_an_exit_code(arguments, code, said):
+    done = _run(*arguments)
+    assert done.exit_code == code, done.stderr
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("error: ")
+    assert said in first
+    assert len(rest) <= 1
+    assert all(line.startswith("hint: ") for line in rest)
+    assert done.stdout == ""
+
+
+def test_a_plan_as_json_is_nothing_but_json():
+    done = _run("plan", "tiny", "--json")
+    assert done.exit_code == 0
+    plan = json.loads(done.stdout)
+    assert plan["preset"] == "tiny"
+    assert plan["pretrain"]["num_steps"] > 0
+    assert {step["state"] for step in plan["steps"]} == {"run"} or "cached" not in {s["state"] for s in plan["steps"]}
+
+
+def test_a_plan_for_people_shows_the_derived_numbers():
+    done = _run("plan", "gpt2", "--depth", "12")
+    assert done.exit_code == 0
+    assert all(word in done.stdout for word in ("depth 12", "width 768", "6 heads", "GiB"))
+
+
+def test_why_names_what_is_missing():
+    done = _run("why", "tokenizer", "tiny")
+    assert done.exit_code == 0
+    assert "tokenizer would run" in done.stdout
+    assert json.loads(_run("why", "tokenizer", "tiny", "--json").stdout)["step"] == "tokenizer"
+
+
+def test_every_verb_has_help_with_two_examples():
+    for verb in ("plan", "why", "chat", "doctor", "import-checkpoint"):
+        done = _run(verb, "--help")
+        assert done.exit_code == 0
+        assert done.stdout.count(f"nanochat {verb}") >= 2
+
+
+def test_the_doctor_fails_when_something_is_wrong(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    done = _run("doctor")
+    assert done.exit_code == 1
+    assert "BAD  prefect server" in done.stdout
+    assert "mend it: unset PREFECT_API_URL" in done.stdout
+    found = json.loads(_run("doctor", "--json").stdout)
+    assert [finding["check"] for finding in found if not finding["is_good"]][-1] == "prefect server"
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden numbers at {GOLDEN}")
+def test_a_nanochat_checkpoint_is_imported(tmp_path):
+    done = _run("import-checkpoint", GOLDEN, tmp_path / "model")
+    assert done.exit_code == 0, done.stderr
+    assert "depth 4" in done.stdout
+    assert load_file(tmp_path / "model" / "model.safetensors")["embed.weight"].shape == (320, 128)
+
+
+def test_a_reader_that_goes_away_is_no_error(home):
+    code = "from nanochat_core.cli.app import app; app()"
+    command = f"{sys.executable} -c '{code}' plan tiny --json | head -c 1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "{"
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,162 @@
+"""The engine: a cache changes nothing, company in the batch changes nothing, and the context is a limit."""
+
+import pytest
+import torch
+
+from nanochat_core.base.errors import ConfigError
+from nanochat_core.inference.engine import Engine
+from nanochat_core.inference.sampling import Sampler, Sampling
+from nanochat_core.inference.tool_loop import End, ToolCall, ToolLoop, ToolResult
+
+ASSISTANT_END, PYTHON_START, PYTHON_END = 260, 261, 262
+PROMPTS = [
+    [256, *b"hello"],
+    [256, *b"a rather long prompt, longer than the others are"],
+    [256],
+    [256, *b"world"],
+    [256, *b"hello"],
+]
+
+
+@torch.no_grad()
+def _recompute(engine, prompt, sampling):
+    """The same answer from the whole sequence at every step, without a cache and alone."""
+    sampler, loop, tokens = Sampler(sampling), ToolLoop(engine.tokenizer), []
+    room = engine.model.config.sequence_len - len(prompt)
+    while len(tokens) < min(sampling.max_new_tokens, room):
+        forced = loop.forced[0] if loop.forced else None
+        token = (
+            sampler.next_token(engine.model(torch.tensor([[*prompt, *tokens]]))[0, -1]) if forced is None else forced
+        )
+        tokens.append(token)
+        if any(isinstance(event, End) for event in loop.feed(token)):
+            break
+    return tokens
+
+
+@pytest.fixture
+def scripted(make_model, tokenizer):
+    """A model that always goes on from one token to a chosen next one: the embedding decides alone."""
+
+    def make(script):
+        model = make_model(sequence_len=96)
+        width = model.config.n_embd
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+            model.residual_weights.fill_(1.0)
+            codes = torch.randn(265, width, generator=torch.Generator().manual_seed(0))
+            model.embed.weight[:265] = codes
+            for before, after in script.items():
+                unit = codes[before] / codes[before].pow(2).mean().sqrt()
+                model.head.weight[after] += 15 * unit / width
+        return Engine(model, tokenizer)
+
+    return make
+
+
+@pytest.fixture
+def endless(scripted):
+    """Says abababab until it is stopped."""
+    return scripted({ord("b"): ord("a")} | {token: ord("b") for token in range(265) if token != ord("b")})
+
+
+SAMPLINGS = [
+    Sampling(max_new_tokens=30),
+    Sampling(temperature=1.0, seed=3, max_new_tokens=30),
+    Sampling(temperature=0.7, top_k=5, seed=4, max_new_tokens=30),
+]
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=repr)
+def test_the_cache_gives_what_recomputing_everything_gives(engine, sampling):
+    for prompt in PROMPTS:
+        assert engine.generate([prompt], [sampling])[0].tokens == _recompute(engine, prompt, sampling)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_batch_gives_what_each_prompt_gives_alone(make_model, tokenizer, seed):
+    engine = Engine(make_model(seed), tokenizer)
+    samplings = [Sampling(temperature=0.9, top_k=20, seed=seed + i, max_new_tokens=25) for i in range(len(PROMPTS))]
+    alone = [engine.generate([p], [s])[0] for p, s in zip(PROMPTS, samplings, strict=True)]
+    assert engine.generate(PROMPTS, samplings) == alone
+    backwards = engine.generate(PROMPTS[::-1], samplings[::-1])
+    assert backwards[::-1] == alone
+
+
+def test_answers_of_different_lengths_do_not_disturb_each_other(endless):
+    samplings = [Sampling(max_new_tokens=n) for n in (1, 40, 7, 60, 23)]
+    alone = [endless.generate([p], [s])[0] for p, s in zip(PROMPTS, samplings, strict=True)]
+    assert [len(answer.tokens) for answer in alone] == [1, 40, 7, 60, 23]
+    assert endless.generate(PROMPTS, samplings) == alone
+
+
+def test_a_prompt_near_the_end_of_the_context_does_not_disturb_the_others(endless):
+    prompts = [[256, *b"x" * 93], [256, *b"short"]]
+    alone = [endless.generate([prompt], [Sampling(max_new_tokens=60)])[0] for prompt in prompts]
+    assert [len(answer.tokens) for answer in alone] == [2, 60]
+    assert endless.generate(prompts, [Sampling(max_new_tokens=60)] * 2) == alone
+
+
+def test_more_prompts_than_rows_are_answered_in_their_order(engine, monkeypatch):
+    monkeypatch.setattr("nanochat_core.inference.engine.MAX_ROWS", 2)
+    sampling = Sampling(max_new_tokens=6)
+    alone = [engine.generate([prompt], [sampling])[0] for prompt in PROMPTS]
+    assert engine.generate(PROMPTS, [sampling] * len(PROMPTS)) == alone
+    assert engine.generate([], []) == []
+
+
+def test_a_stream_gives_the_events_of_the_whole_answer(engine):
+    for sampling in SAMPLINGS:
+        for prompt in PROMPTS:
+            assert list(engine.stream(prompt, sampling)) == engine.generate([prompt], [sampling])[0].events
+
+
+def test_a_stream_may_be_left_and_another_started(engine):
+    stream = engine.stream(PROMPTS[0], Sampling(max_new_tokens=30))
+    next(stream)
+    stream.close()
+    assert list(engine.stream(PROMPTS[0], SAMPLINGS[0])) == engine.generate(PROMPTS[:1], SAMPLINGS[:1])[0].events
+
+
+@pytest.mark.parametrize("max_new_tokens", [1, 2, 17])
+def test_an_answer_has_at_most_max_new_tokens_and_says_so(engine, max_new_tokens):
+    answer = engine.generate([PROMPTS[0]], [Sampling(max_new_tokens=max_new_tokens)])[0]
+    assert len(answer.tokens) <= max_new_tokens
+    ends = [event for event in answer.events if isinstance(event, End)]
+    assert ends == [End("length" if len(answer.tokens) == max_new_tokens and ends != [End("stop")] else "stop")]
+    assert answer.events[-1] == ends[0]
+
+
+def test_an_answer_ends_where_the_context_ends(engine):
+    prompt = [256, *b"y" * 89]
+    answer = engine.generate([prompt], [Sampling(max_new_tokens=1000)])[0]
+    assert len(prompt) + len(answer.tokens) <= 96
+    assert answer.events[-1] in (End("length"), End("stop"))
+    full = engine.generate([[256, *b"y" * 94]], [Sampling(max_new_tokens=1000)])[0]
+    assert len(full.tokens) == 1
+
+
+@pytest.mark.parametrize("length", [0, 96, 97, 500])
+def test_a_prompt_that_leaves_no_room_is_refused(engine, length):
+    prompt = [65] * length
+    with pytest.raises(ConfigError, match=f"prompt of {length} tokens"):
+        engine.generate([PROMPTS[0], prompt], [Sampling()] * 2)
+    with pytest.raises(ConfigError, match=f"prompt of {length} tokens"):
+        next(engine.stream(prompt, Sampling()))
+
+
+def test_a_tool_result_is_forced_and_the_model_goes_on_from_it(scripted):
+    script = {ord("?"): PYTHON_START, PYTHON_START: ord("7"), ord("7"): PYTHON_END, 264: ASSISTANT_END}
+    engine = scripted(script)
+    answer = engine.generate([[256, ord("?")]], [Sampling(max_new_tokens=40)])[0]
+    assert answer.tokens == [PYTHON_START, ord("7"), PYTHON_END, 263, ord("7"), 264, ASSISTANT_END]
+    assert answer.events == [ToolCall("7"), ToolResult("7"), End("stop")]
+    assert answer.text == ""
+
+
+def test_forced_tokens_count_towards_the_limit(scripted):
+    script = {ord("?"): PYTHON_START, PYTHON_START: ord("7"), ord("7"): PYTHON_END, 264: ASSISTANT_END}
+    answer = scripted(script).generate([[256, ord("?")]], [Sampling(max_new_tokens=5)])[0]
+    assert answer.tokens == [PYTHON_START, ord("7"), PYTHON_END, 263, ord("7")]
+    assert answer.events == [ToolCall("7"), End("length")]

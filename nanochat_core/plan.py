@@ -111,6 +111,7 @@ def _check_runtime(config: RuntimeConfig, *, total_batch_rows: int) -> None:
 def model_config(config: PretrainConfig, *, vocab_size: int) -> GPTConfig:
     """Shape of the model at `config.depth`."""
     head_dim = config.head_dim
+    _check_dials(config)
     n_embd = config.n_embd or math.ceil(config.depth * WIDTH_PER_LAYER / head_dim) * head_dim
     n_head = n_embd // head_dim
     _check_shape(config, n_embd=n_embd, vocab_size=vocab_size)
@@ -121,16 +122,28 @@ def model_config(config: PretrainConfig, *, vocab_size: int) -> GPTConfig:
         n_head=n_head,
         n_kv_head=config.n_kv_head or n_head,
         n_embd=n_embd,
-        window_pattern=config.window_pattern,
+        window_pattern=config.window_pattern.upper(),
     )
 
 
-def _check_shape(config: PretrainConfig, *, n_embd: int, vocab_size: int) -> None:
+def _check_dials(config: PretrainConfig) -> None:
+    """What the derivation itself needs to make sense."""
     if not 1 <= config.depth <= 128:
         raise ConfigError(f"pretrain.depth = {config.depth} is not between 1 and 128", hint="a laptop runs 2 to 6")
-    if n_embd % config.head_dim or config.head_dim % 2:
+    if config.head_dim < 2 or config.head_dim % 2:
+        raise ConfigError(f"pretrain.head_dim = {config.head_dim} is not an even number above 0", hint="128 is usual")
+    for name in ("n_embd", "total_batch_tokens"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"pretrain.{name} = {value} is below 1", hint="none derives it from depth")
+    if not (math.isfinite(config.tokens_per_param) and config.tokens_per_param > 0):
+        raise ConfigError(f"pretrain.tokens_per_param = {config.tokens_per_param} is not a number above 0")
+
+
+def _check_shape(config: PretrainConfig, *, n_embd: int, vocab_size: int) -> None:
+    if n_embd % config.head_dim:
         raise ConfigError(
-            f"pretrain.n_embd = {n_embd} does not divide into heads of an even head_dim = {config.head_dim}",
+            f"pretrain.n_embd = {n_embd} does not divide into heads of head_dim = {config.head_dim}",
             hint=f"set pretrain.n_embd to a multiple of {config.head_dim}",
         )
     n_head = n_embd // config.head_dim
@@ -157,8 +170,6 @@ def plan_pretrain(config: PretrainConfig, *, vocab_size: int) -> PretrainPlan:
     model = model_config(config, vocab_size=vocab_size)
     params = shape.count_params(model)
     scaling_params = params.scaling
-    if config.tokens_per_param <= 0:
-        raise ConfigError(f"pretrain.tokens_per_param = {config.tokens_per_param} is not above 0")
     target_tokens = int(config.tokens_per_param * scaling_params)
     reference_tokens = config.tokens_per_param * _reference_params(config, vocab_size=vocab_size)
     batch_tokens = config.total_batch_tokens or optimal_batch_tokens(target_tokens, reference_tokens)

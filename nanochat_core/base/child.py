@@ -14,7 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nanochat_core.base.errors import ConfigError, HardwareError, MissingError, NanochatError, TrainingError
+from nanochat_core.base.errors import (
+    ConfigError,
+    CorruptError,
+    HardwareError,
+    MissingError,
+    NanochatError,
+    TrainingError,
+)
 from nanochat_core.base.process import describe_exit, die_with_parent
 from nanochat_core.base.records import RecordFollower
 
@@ -99,7 +106,9 @@ def _result(work: Path, returncode: int) -> Record:
     raise _error(result, returncode, work / LOG_NAME)
 
 
-KINDS: dict[str, type[NanochatError]] = {kind.__name__: kind for kind in (ConfigError, HardwareError, MissingError)}
+KINDS: dict[str, type[NanochatError]] = {
+    kind.__name__: kind for kind in (ConfigError, HardwareError, MissingError, CorruptError)
+}
 
 
 def _error(result: Record, returncode: int, log: Path) -> NanochatError:

@@ -5,6 +5,7 @@ number carries its unit in its name.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +16,9 @@ class RecordWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        written = path.read_bytes() if path.is_file() else b""
+        if written and not written.endswith(b"\n"):  # a kill cut the last line short: nobody can read it any more
+            replace(path, written[: written.rfind(b"\n") + 1])
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, event: str, **values: Any) -> None:
@@ -41,7 +45,14 @@ def _records(lines: list[str]) -> Iterator[dict[str, Any]]:
 def keep_until(path: Path, step: int) -> None:
     """Drop the records of steps that a resumed run will take again."""
     kept = [record for record in read_records(path) if record.get("step", 0) < step or record["event"] == "start"]
-    path.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+    replace(path, "".join(json.dumps(record) + "\n" for record in kept).encode("utf-8"))
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Put a new file in the place of an old one, so that a follower sees that it is another."""
+    part = path.with_suffix(".tmp")
+    part.write_bytes(content)
+    part.replace(path)
 
 
 class RecordFollower:
@@ -49,14 +60,15 @@ class RecordFollower:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._offset = path.stat().st_size if path.is_file() else 0
+        self._inode, self._offset = (path.stat().st_ino, path.stat().st_size) if path.is_file() else (0, 0)
 
     def new_records(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
             return []
-        if self.path.stat().st_size < self._offset:
-            self._offset = 0  # a resumed attempt rewrote the file
         with self.path.open("rb") as file:
+            now = os.fstat(file.fileno())
+            if now.st_ino != self._inode or now.st_size < self._offset:
+                self._inode, self._offset = now.st_ino, 0  # a resumed attempt put another file in its place
             file.seek(self._offset)
             chunk = file.read()
         whole = chunk[: chunk.rfind(b"\n") + 1]

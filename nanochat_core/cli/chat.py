@@ -108,17 +108,19 @@ class Session:
         """The conversation as ids; the oldest exchanges are forgotten when it outgrows the context."""
         tokenizer, context = self.chat.engine.tokenizer, self.chat.engine.model.config.sequence_len
         reserve = min(self.sampling.max_new_tokens, context // 4)
+        kept = list(self.messages)
         while True:
-            prompt = render_prompt(tokenizer, self.messages)
+            prompt = render_prompt(tokenizer, kept)
             if len(prompt) + reserve <= context:
+                self.messages = kept
                 return prompt
-            if len(self.messages) == 1:
+            if len(kept) == 1:
                 self.messages.pop()
                 raise ConfigError(
                     f"{len(prompt)} tokens are too many for a context of {context} (and {reserve} for the answer)",
                     hint="ask something shorter",
                 )
-            del self.messages[:2]
+            del kept[:2]
 
     def _write(self, text: str) -> None:
         self.out.write(text)

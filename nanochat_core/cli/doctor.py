@@ -87,8 +87,8 @@ def _torch() -> Finding:
 def _home() -> Finding:
     home = workspace.home_from_environment()
     existing = next(path for path in (home, *home.parents) if path.exists())
-    if not os.access(existing, os.W_OK):
-        return Finding("home", False, f"{existing} is not writable", "export NANOCHAT_HOME=/a/folder/of/yours")
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        return Finding("home", False, f"{existing} is not a writable folder", "export NANOCHAT_HOME=/a/folder/of/yours")
     free = shutil.disk_usage(existing).free
     is_good = free >= MIN_FREE_BYTES
     mend = None if is_good else "free some space, or export NANOCHAT_HOME=/another/disk"
@@ -131,11 +131,12 @@ def _prefect_server() -> Finding:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         return Finding("prefect server", True, "none configured: each command starts its own and stops it again")
+    import http.client
     import urllib.error
     import urllib.request
 
     try:
         urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5).close()
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         return Finding("prefect server", False, f"{url} does not answer: {error}", "unset PREFECT_API_URL")
     return Finding("prefect server", True, f"{url} answers")

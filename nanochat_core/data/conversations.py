@@ -43,7 +43,7 @@ def read_file(file: Path) -> Iterator[dict[str, Any]]:
             continue
         try:
             record = json.loads(line.decode("utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise MissingError(f"{file}, line {number} is not JSON in UTF-8: {error}") from error
         if not isinstance(record, dict) or not isinstance(record.get("messages"), list):
             raise MissingError(

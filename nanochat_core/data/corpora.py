@@ -91,14 +91,14 @@ def _kind(path: Path) -> str:
 
 
 def _open_files(files: list[Path], config: CorpusConfig, *, origin: Any = None) -> Source:
+    if config.source == "path" and config.max_shards and config.max_shards < len(files):
+        files = files[: max(1, config.max_shards - 1)] + files[-1:]
     record = {
         "source": config.source,
         "files": origin or [{"name": f.name, "num_bytes": f.stat().st_size} for f in files],
     }
     if len(files) == 1:
         return _split_one(lambda: read_file(files[0], config.text_column), config.validation_docs, origin=record)
-    if config.max_shards and config.source == "path":
-        files = files[: max(1, config.max_shards - 1)] + files[-1:]
 
     def train() -> Iterator[str]:
         for file in files[:-1]:
@@ -122,6 +122,8 @@ def _split_one(read: Callable[[], Iterator[str]], validation_docs: int, *, origi
 def read_file(path: Path, text_column: str) -> Iterator[str]:
     """Documents of one parquet, jsonl (one object a line) or txt file (the whole file is one document)."""
     kind = _kind(path)
+    if kind not in SUFFIXES:
+        raise ConfigError(f"{path} is no {', '.join(SUFFIXES)} file", hint="choose others by corpus.dataset_files")
     if kind == ".parquet":
         file = shards.open_parquet(path, column=text_column)
         for group in range(file.num_row_groups):
@@ -140,10 +142,8 @@ def _read_jsonl(path: Path, text_column: str) -> Iterator[str]:
             continue
         try:
             record = json.loads(_decode(line, path, number))
-        except json.JSONDecodeError as error:
-            raise MissingError(
-                f"{path}, line {number} is not JSON: {error.msg}", hint="one JSON object a line"
-            ) from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise MissingError(f"{path}, line {number} is not JSON: {error}", hint="one JSON object a line") from error
         if not isinstance(record, dict) or not isinstance(record.get(text_column), str):
             seen = ", ".join(record) if isinstance(record, dict) else type(record).__name__
             raise MissingError(
@@ -151,7 +151,7 @@ def _read_jsonl(path: Path, text_column: str) -> Iterator[str]:
                 hint="--set corpus.text_column=NAME",
             )
         if record[text_column].strip():
-            yield record[text_column]
+            yield without_surrogates(record[text_column])
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -161,6 +161,13 @@ def _read_bytes(path: Path) -> bytes:
         raise MissingError(
             f"{path} cannot be read: {error}", hint="check the file, or take it out of the folder"
         ) from error
+
+
+def without_surrogates(text: str) -> str:
+    """JSON can spell half of a surrogate pair, which no UTF-8 can hold: it becomes U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _decode(raw: bytes, path: Path, line: int) -> str:

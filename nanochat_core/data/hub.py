@@ -44,18 +44,18 @@ def fetch_shards(config: CorpusConfig, *, downloads: Path, log: Callable[[str], 
     """Fetch the shards that `config` names; the last of the dataset is always among them (validation)."""
     assert config.dataset
     downloads.mkdir(parents=True, exist_ok=True)
-    filesystem, names = list_shards(config.dataset, config.dataset_files)
+    filesystem, root, names = list_shards(config.dataset, config.dataset_files)
     if not names:
         return _convert(config, downloads)
     if config.max_shards and config.max_shards < len(names):
         names = names[: max(1, config.max_shards - 1)] + names[-1:]
     log(f"fetching {len(names)} shards of {config.dataset}")
     with ThreadPoolExecutor(NUM_CONNECTIONS) as pool:
-        return list(pool.map(lambda name: _fetch(filesystem, name, downloads), names))
+        return list(pool.map(lambda name: _fetch(filesystem, name, downloads, root=root), names))
 
 
-def list_shards(dataset: str, pattern: str) -> tuple[Any, list[str]]:
-    """The dataset's filesystem and the sorted names of the shards that match the pattern."""
+def list_shards(dataset: str, pattern: str) -> tuple[Any, str, list[str]]:
+    """The dataset's filesystem, its root there, and the sorted names of the shards that match the pattern."""
     url = dataset_url(dataset)
     try:
         filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
@@ -67,7 +67,7 @@ def list_shards(dataset: str, pattern: str) -> tuple[Any, list[str]]:
         ) from error
     if not found:
         raise MissingError(f"{dataset} does not exist (looked at {url})", hint="owner/name, a URL or a folder")
-    return filesystem, names
+    return filesystem, root, names
 
 
 def dataset_url(dataset: str) -> str:
@@ -77,13 +77,12 @@ def dataset_url(dataset: str) -> str:
     return f"hf://datasets/{dataset}"
 
 
-def _fetch(filesystem: Any, name: str, folder: Path) -> Shard:
-    target = folder / name.rsplit("/", 1)[-1]
-    record = target.with_suffix(".json")
-    if target.is_file() and record.is_file():
-        known = json.loads(record.read_text())
-        if known["num_bytes"] == target.stat().st_size and known["sha256"] == _sha256(target):
-            return Shard(target, **known)
+def _fetch(filesystem: Any, name: str, folder: Path, *, root: str) -> Shard:
+    # sub-folders go into the name: hubs hold default/train/0000.parquet beside default/test/0000.parquet
+    target = folder / name.removeprefix(root).strip("/").replace("/", "__")
+    record = target.with_name(f"{target.name}.record.json")
+    if (known := _known(target, record)) is not None:
+        return known
     for attempt in range(1, NUM_TRIES + 1):
         try:
             return _download(filesystem, name, target, record)
@@ -94,9 +93,19 @@ def _fetch(filesystem: Any, name: str, folder: Path) -> Shard:
     raise AssertionError("unreachable")
 
 
+def _known(target: Path, record: Path) -> Shard | None:
+    """What an earlier attempt fetched, if it is whole."""
+    try:
+        shard = Shard(target, **json.loads(record.read_text()))
+        is_whole = shard.num_bytes == target.stat().st_size and shard.sha256 == _sha256(target)
+    except (OSError, ValueError, TypeError):
+        return None
+    return shard if is_whole else None
+
+
 def _download(filesystem: Any, name: str, target: Path, record: Path) -> Shard:
     expected = filesystem.info(name).get("size")
-    part = target.with_suffix(".part")
+    part = target.with_name(f"{target.name}.part")
     with filesystem.open(name, "rb") as source, part.open("wb") as sink:
         while block := source.read(BLOCK_BYTES):
             sink.write(block)
@@ -107,7 +116,9 @@ def _download(filesystem: Any, name: str, target: Path, record: Path) -> Shard:
         raise OSError(f"{size:,} of {expected:,} bytes arrived")
     known = {"url": filesystem.unstrip_protocol(name), "sha256": _sha256(part), "num_bytes": size}
     part.replace(target)
-    record.write_text(json.dumps(known))
+    written = record.with_suffix(".tmp")
+    written.write_text(json.dumps(known))
+    written.replace(record)
     return Shard(target, **known)
 
 

@@ -68,10 +68,11 @@ def pack_rows(shards: TokenShards, *, row_len: int, long_documents: LongDocument
     long_documents: "crop" drops what does not fit into a row (nanochat's rule); "split" keeps it as further documents,
     each led by BOS, which suits small corpora: at rows of 256 cropping would drop four fifths of the text.
     """
+    is_split = long_documents == "split"
     documents = _documents(shards)
-    if long_documents == "split":
+    if is_split:
         documents = (part for document in documents for part in _split(document, row_len))
-    packer = _Packer(documents, row_len)
+    packer = _Packer(documents, row_len, keeps_rests=is_split)
     pieces: list[Piece] = []
     row_starts = [0]
     while (row := packer.next_row()) is not None:
@@ -103,8 +104,8 @@ class _Packer:
     Ties: the oldest document of a length goes first, in best fit and in cropping alike.
     """
 
-    def __init__(self, documents: Iterator[Document], row_len: int) -> None:
-        self.documents, self.row_len = documents, row_len
+    def __init__(self, documents: Iterator[Document], row_len: int, *, keeps_rests: bool) -> None:
+        self.documents, self.row_len, self.keeps_rests = documents, row_len, keeps_rests
         self.buffer: list[tuple[int, int, Document]] = []  # (length, age, document), sorted
         self.age = 0
 
@@ -113,8 +114,11 @@ class _Packer:
             document = next(self.documents, None)
             if document is None:
                 return
-            bisect.insort(self.buffer, (document.length, self.age, document))
-            self.age += 1
+            self._insert(document)
+
+    def _insert(self, document: Document) -> None:
+        bisect.insort(self.buffer, (document.length, self.age, document))
+        self.age += 1
 
     def next_row(self) -> list[Piece] | None:
         """The pieces of one full row; None when the documents are used up."""
@@ -128,6 +132,8 @@ class _Packer:
             length = min(document.length, room)
             row += _as_pieces(document, length)
             room -= length
+            if self.keeps_rests and length < document.length:
+                self._insert(_rest(document, length))
         return row
 
     def _take(self, room: int) -> Document:
@@ -137,6 +143,13 @@ class _Packer:
             return self.buffer.pop(0)[2]
         longest = self.buffer[fitting - 1][0]
         return self.buffer.pop(bisect.bisect_left(self.buffer, (longest,)))[2]
+
+
+def _rest(document: Document, length: int) -> Document:
+    """What is left of a document after its first `length` tokens, led by the same BOS."""
+    if document.head is None:
+        return Document(document.length - length + 1, document.shard, document.start + length, head=document.start)
+    return document._replace(length=document.length - length + 1, start=document.start + length - 1)
 
 
 def _as_pieces(document: Document, length: int) -> list[Piece]:

@@ -9,6 +9,8 @@ import torch
 
 from nanochat_core.base.errors import ConfigError
 
+GREEDY_BELOW = 1e-6  # smaller temperatures overflow fp32, and by then only the likeliest token has any chance
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -28,6 +30,8 @@ class Sampling:
             raise ConfigError(f"top_k = {self.top_k} is below 1", hint="leave it out to allow every token")
         if self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens = {self.max_new_tokens} is below 1")
+        if not -(2**63) <= self.seed < 2**64:
+            raise ConfigError(f"seed = {self.seed} does not fit into 64 bits")
 
 
 class Sampler:
@@ -39,7 +43,7 @@ class Sampler:
 
     def next_token(self, logits: torch.Tensor) -> int:
         """The next id for fp32 logits (V,)."""
-        if self.sampling.temperature == 0:
+        if self.sampling.temperature < GREEDY_BELOW:
             return int(logits.argmax())
         logits = logits.cpu() / self.sampling.temperature
         if self.sampling.top_k is None or self.sampling.top_k >= len(logits):

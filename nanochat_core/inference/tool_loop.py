@@ -54,7 +54,8 @@ class ToolLoop:
 
     def feed(self, token: int) -> list[Event]:
         """Advance by one token; returns what a reader should see."""
-        if self.forced and self.forced[0] == token:
+        is_forced = bool(self.forced) and self.forced[0] == token
+        if is_forced:
             self.forced.pop(0)
         name = self._special.get(token)
         if name is None:
@@ -68,7 +69,8 @@ class ToolLoop:
             return self._call()
         if name == tk.OUTPUT_END and self._inside == tk.OUTPUT_START:
             self._inside = None
-            return [ToolResult(self.tokenizer.decode(self._collected))]
+            # what a model writes between the markers by itself is no result, and is not shown as one
+            return [ToolResult(self.tokenizer.decode(self._collected))] if is_forced else []
         return []
 
     def _feed_text(self, token: int) -> list[Event]:

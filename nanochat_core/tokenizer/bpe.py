@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import rustbpe
 
 from nanochat_core.base.errors import ConfigError, MissingError
-from nanochat_core.tokenizer.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
+from nanochat_core.tokenizer.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer, cut_runs
 
 NUM_BYTES = 256
 
@@ -38,6 +38,6 @@ def _limited(texts: Iterable[str], max_train_bytes: int, max_doc_bytes: int) -> 
     for text in texts:
         if num_bytes >= max_train_bytes:
             return
-        part = text[:max_doc_bytes]
-        num_bytes += len(part.encode("utf-8", errors="replace"))
-        yield part
+        part = text[:max_doc_bytes].encode("utf-8", errors="replace")[:max_doc_bytes]
+        num_bytes += len(part)
+        yield from cut_runs(part.decode("utf-8", errors="ignore"))

@@ -16,6 +16,7 @@ from nanochat_core.tokenizer import tokenizer as tk
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
+FORM = '{"messages": [{"role": "user", "content": "..."}, ...]}'
 PART_TOKENS = {"python": (tk.PYTHON_START, tk.PYTHON_END), "python_output": (tk.OUTPUT_START, tk.OUTPUT_END)}
 
 
@@ -62,12 +63,18 @@ def _assistant_parts(tokenizer: Tokenizer, content: Any) -> list[tuple[list[int]
 
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The messages with a system message folded into the first user message; MissingError where the form is wrong."""
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise MissingError(f"message {number + 1} is {message!r:.80}, not an object", hint=FORM)
     checked = [dict(message) for message in messages]
     if checked and checked[0].get("role") == "system":
         system = checked.pop(0)
         if not checked:
             raise MissingError("a conversation holds nothing but a system message")
-        checked[0]["content"] = f"{system.get('content')}\n\n{checked[0].get('content')}"
+        for number, message in enumerate((system, checked[0])):
+            if not isinstance(message.get("content"), str):
+                raise MissingError(f"message {number + 1} has no text: {message.get('content')!r:.80}", hint=FORM)
+        checked[0]["content"] = f"{system['content']}\n\n{checked[0]['content']}"
     if not checked:
         raise MissingError(
             "a conversation without messages", hint='{"messages": [{"role": "user", "content": "..."}, ...]}'

@@ -5,7 +5,9 @@ a user types can become one. The split pattern is GPT-4's, but numbers go in gro
 vocabularies then spend fewer tokens on digits.
 """
 
+import itertools
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +28,19 @@ OUTPUT_START, OUTPUT_END = "<|output_start|>", "<|output_end|>"
 SPECIAL_TOKENS = (
     BOS, USER_START, USER_END, ASSISTANT_START, ASSISTANT_END, PYTHON_START, PYTHON_END, OUTPUT_START, OUTPUT_END,
 )  # fmt: skip
+MAX_RUN_CHARS = 50_000
+LONG_RUN = re.compile(rf"\s{{{MAX_RUN_CHARS}}}")
 FILE_NAME = "tokenizer.json"
 FORMAT = "nanochat-bpe-1"
+
+
+def cut_runs(text: str) -> list[str]:
+    """The text in pieces without a longer run of white space than the split pattern's engine can take.
+
+    Above about a million blanks its backtracking overflows and the native code panics; decoding joins the pieces again.
+    """
+    ends = [match.end() for match in LONG_RUN.finditer(text)]
+    return [text[start:end] for start, end in itertools.pairwise([0, *ends, len(text)]) if start < end]
 
 
 class Tokenizer:
@@ -54,7 +67,10 @@ class Tokenizer:
             stored = json.loads(path.read_text(encoding="ascii"))
             if stored["format"] != FORMAT or stored["special_tokens"] != list(SPECIAL_TOKENS):
                 raise ValueError(f"format {stored['format']!r}")
-            return cls([bytes.fromhex(token) for token in stored["tokens"]], stored["pattern"])
+            tokens = [bytes.fromhex(token) for token in stored["tokens"]]
+            if len(set(tokens)) != len(tokens) or not {bytes([value]) for value in range(256)} <= set(tokens):
+                raise ValueError("a token is there twice, or a byte is missing")
+            return cls(tokens, stored["pattern"])
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptError(
                 f"{path} is not a tokenizer of ours: {error}", hint="remake it: --fresh tokenizer"
@@ -87,12 +103,16 @@ class Tokenizer:
         """Ids of plain text. Text that spells a special token is encoded like any other; lone surrogates become
         U+FFFD.
         """
-        return self._encoding.encode_ordinary(text)
+        if len(text) <= MAX_RUN_CHARS:
+            return self._encoding.encode_ordinary(text)
+        return [token for piece in cut_runs(text) for token in self._encoding.encode_ordinary(piece)]
 
     def encode_to_numpy(self, text: str) -> np.ndarray:
         """As `encode`, as a (num_tokens,) uint32 array; saves a Python list per document."""
         try:
-            return self._encoding.encode_to_numpy(text, disallowed_special=())
+            if len(text) <= MAX_RUN_CHARS:
+                return self._encoding.encode_to_numpy(text, disallowed_special=())
+            return np.concatenate([self._encoding.encode_to_numpy(p, disallowed_special=()) for p in cut_runs(text)])
         except UnicodeEncodeError:  # a lone surrogate; encode_ordinary replaces it
             return np.array(self.encode(text), dtype=np.uint32)
 

@@ -27,7 +27,13 @@ from nanochat_core.base.errors import CorruptError
 
 COMPLETE = "complete.json"
 STATE = "state.json"
+NEEDED = {STATE, ".metadata"}
 NUM_KEPT = 2
+METADATA_CLASSES = (
+    "Metadata", "MetadataIndex", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata",
+    "BytesStorageMetadata",
+    "StorageMeta", "_MEM_FORMAT_ENCODING",
+)  # fmt: skip
 State = dict[str, Any]
 
 
@@ -74,9 +80,12 @@ def is_whole(checkpoint: Path) -> bool:
     """Whether every file is there with the bytes that were written."""
     try:
         description = json.loads((checkpoint / COMPLETE).read_text())
-        return all(describe(checkpoint / name) == expected for name, expected in description.items())
+        names = {path.name for path in checkpoint.iterdir()} - {COMPLETE}
     except (OSError, ValueError):
         return False
+    if not isinstance(description, dict) or set(description) != names or not names >= NEEDED:
+        return False
+    return all(describe(checkpoint / name) == expected for name, expected in description.items())
 
 
 def load(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, world: World) -> State:
@@ -85,10 +94,17 @@ def load(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, world: World)
         dcp.load(dict(tensors), storage_reader=_SafeMetadataReader(checkpoint), no_dist=world.size == 1)
     except (RuntimeError, ValueError, KeyError, CheckpointException) as error:
         raise CorruptError(
-            f"{checkpoint} does not fit this model: {str(error).splitlines()[0]}",
+            f"{checkpoint} does not fit this model: {_first_cause(error)}",
             hint="start the step anew: --fresh pretrain",
         ) from error
     return json.loads((checkpoint / STATE).read_text())
+
+
+def _first_cause(error: BaseException) -> str:
+    """DCP wraps what happened on each rank; the first rank's own words name the tensor."""
+    if isinstance(error, CheckpointException) and error.failures:
+        error = next(iter(error.failures.values()))[0]
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _SafeMetadataReader(dcp.FileSystemReader):
@@ -104,23 +120,27 @@ class _SafeMetadataReader(dcp.FileSystemReader):
 
 
 class _MetadataUnpickler(pickle.Unpickler):
-    """Knows DCP's metadata classes and torch's plain value types, nothing else."""
+    """Knows DCP's metadata classes and torch's plain value types by name, nothing else.
 
-    ALLOWED_MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-    ALLOWED_NAMES = frozenset(
+    Whole modules may not be allowed: what they import (os, pickle) could be named through them, and protocol 4 resolves
+    dotted names.
+    """
+
+    ALLOWED = frozenset(
         {
+            *[("torch.distributed.checkpoint.metadata", name) for name in METADATA_CLASSES],
+            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
             ("torch", "Size"),
             ("torch", "device"),
             ("torch.serialization", "_get_layout"),
             ("collections", "OrderedDict"),
             ("pathlib", "PosixPath"),
             ("pathlib", "Path"),
-            ("torch._utils", "_rebuild_dtype"),
         }
     )
 
     def find_class(self, module: str, name: str) -> Any:
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.memory_format)
-        if module in self.ALLOWED_MODULES or (module, name) in self.ALLOWED_NAMES or is_dtype:
+        if (module, name) in self.ALLOWED or is_dtype:
             return super().find_class(module, name)
         raise CorruptError(f"a checkpoint's layout file names {module}.{name}, which no checkpoint of ours holds")

@@ -19,7 +19,7 @@ from nanochat_core.base import distributed
 from nanochat_core.base.child import RECORDS_NAME
 from nanochat_core.base.distributed import World
 from nanochat_core.base.hardware import peak_memory_gib
-from nanochat_core.base.records import RecordWriter, keep_until
+from nanochat_core.base.records import RecordWriter, keep_until, replace
 from nanochat_core.data.loader import Batch, BatchOrder, RowSource, read_batch
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.optimizer import MuonAdamW
@@ -180,7 +180,7 @@ class TrainingLoop:
         found = checkpoint.newest(Path(self.job.paths.checkpoints))
         if found is None:
             if self.world.is_main:
-                self.metrics_path.write_text("")
+                replace(self.metrics_path, b"")
             distributed.barrier(self.world)
             return
         tensors = self._tensors()
@@ -191,7 +191,7 @@ class TrainingLoop:
         )
         self.progress = Progress(**state)
         if self.world.is_main:
-            self.metrics_path.write_bytes((found / RECORDS_NAME).read_bytes())
+            replace(self.metrics_path, (found / RECORDS_NAME).read_bytes())
             keep_until(self.metrics_path, self.progress.step + 1)
         distributed.barrier(self.world)
 

@@ -84,13 +84,13 @@ def test_a_fetch_that_was_interrupted_goes_on(dataset, tmp_path):
     before = _fetch(dataset, downloads)
     times = {path.name: path.stat().st_mtime_ns for path in downloads.glob("*.parquet")}
     (downloads / "shard_00001.parquet").unlink()  # never finished ...
-    (downloads / "shard_00001.json").unlink()
-    (downloads / "shard_00001.part").write_bytes(b"half of it")  # ... but begun
+    (downloads / "shard_00001.parquet.record.json").unlink()
+    (downloads / "shard_00001.parquet.part").write_bytes(b"half of it")  # ... but begun
     content = bytearray((downloads / "shard_00002.parquet").read_bytes())
     content[9] ^= 1  # as long as it was, with other bytes
     (downloads / "shard_00002.parquet").write_bytes(bytes(content))
     (downloads / "shard_00003.parquet").write_bytes(bytes(content[:50]))  # cut short
-    (downloads / "shard_00004.json").unlink()  # killed before the record
+    (downloads / "shard_00004.parquet.record.json").unlink()  # killed before the record
     assert _fetch(dataset, downloads) == before
     for path in downloads.glob("*.parquet"):
         assert path.read_bytes() == (dataset / path.name).read_bytes()
@@ -102,7 +102,7 @@ def test_a_fetch_that_was_interrupted_goes_on(dataset, tmp_path):
 @pytest.mark.parametrize("content", [b"", b'{"url": "x", "sha', b"{}", b"[]", b"null"])
 def test_a_torn_record_means_fetching_again(dataset, tmp_path, content):
     before = _fetch(dataset, tmp_path / "downloads")
-    (tmp_path / "downloads" / "shard_00002.json").write_bytes(content)
+    (tmp_path / "downloads" / "shard_00002.parquet.record.json").write_bytes(content)
     assert _fetch(dataset, tmp_path / "downloads") == before
 
 

@@ -1,5 +1,7 @@
 """The console script `nanochat`: the core's verbs, and `run`, which needs Prefect."""
 
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -115,13 +117,21 @@ def _conclude(finished: FinishedRun) -> None:
         _sample(console, ref.metrics)
     if finished.report:
         console.print(f"\n  report   {_link(finished.report)}", soft_wrap=True)
-        console.print("  next     [bold]nanochat chat[/bold]   (.venv/bin/nanochat chat, where it is not on the path)")
+        console.print(f"  next     [bold]{_command()} chat[/bold]")
 
 
 def _sample(console: Console, metrics: dict[str, Any]) -> None:
     sample = metrics.get("sample")
     if sample:
         console.print(f"\n  > {sample['prompt']}\n  {sample['answer']}", markup=False, highlight=False)
+
+
+def _command() -> str:
+    """What to type here: the bare name where the shell finds this installation, else its path."""
+    found, ours = shutil.which("nanochat"), Path(sys.executable).with_name("nanochat")
+    if found and Path(found).resolve() == ours.resolve():
+        return "nanochat"
+    return os.path.relpath(ours) if ours.is_relative_to(Path.cwd()) else str(ours)
 
 
 def _link(path: Path) -> str:

@@ -1,0 +1,42 @@
+"""Seconds of an all-cached `nanochat run tiny`: what orchestration costs when there is nothing to do.
+
+    .venv/bin/python benchmarks/overhead.py [--repeats 3]
+
+Needs a finished `make speedrun` in this NANOCHAT_HOME; prints JSON with medians of the whole command's wall time: with the
+embedded server and without Prefect.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+
+def seconds(*extra: str) -> float:
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "run", "tiny", *extra],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode or " 0 made" not in done.stdout:
+        sys.exit(f"not everything is cached; run `make speedrun` first\n{done.stdout[-500:]}{done.stderr[-500:]}")
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = range(parser.parse_args().repeats)
+    result = {
+        "embedded_server_s": statistics.median(seconds() for _ in repeats),
+        "no_prefect_s": statistics.median(seconds("--no-prefect") for _ in repeats),
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

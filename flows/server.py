@@ -6,10 +6,13 @@ left running. It uses the database in PREFECT_HOME, so a later `prefect server s
 """
 
 import contextlib
+import importlib.metadata
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -25,6 +28,8 @@ from nanochat_core.workspace import home_from_environment
 
 START_TIMEOUT_S = 120.0  # a cold home migrates its database first: 14 s here, more on a slow disk
 SETTLE_TIMEOUT_S = 5.0
+DATABASE = "prefect.db"
+CONNECTION_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -38,7 +43,7 @@ class EmbeddedServer:
     """The child; `url` is its API."""
 
     def __init__(self, home: Path, port: int, log: Path) -> None:
-        self.port = port
+        self.home = home
         self.url = f"http://127.0.0.1:{port}/api"
         self.log = log
         environment = {
@@ -67,6 +72,7 @@ class EmbeddedServer:
                 break
             with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
                 urllib.request.urlopen(f"{self.url}/health", timeout=2).close()
+                _keep_template(self.home, _template())
                 return
             time.sleep(0.05)
         code = self.process.poll()
@@ -113,6 +119,7 @@ def prefect_server() -> Iterator[EmbeddedServer | None]:
     home.mkdir(parents=True, exist_ok=True)
     logs = home_from_environment()
     logs.mkdir(parents=True, exist_ok=True)
+    _seed_database(home, _template())
     server = EmbeddedServer(home, _free_port(), logs / "prefect-server.log")
     os.environ["PREFECT_API_URL"] = server.url
     try:
@@ -130,6 +137,38 @@ def _is_configured(home: Path) -> bool:
     from prefect.settings import get_current_settings  # a second of import, only where a profile may name a server
 
     return get_current_settings().api.url is not None
+
+
+def _template() -> Path:
+    """A database of this Prefect version with its tables and nothing in them."""
+    return home_from_environment() / f"prefect-{importlib.metadata.version('prefect')}.db"
+
+
+def _seed_database(home: Path, template: Path) -> None:
+    """Start a new Prefect home from the template: copying takes milliseconds, a hundred migrations take 8 s."""
+    database = home / DATABASE
+    if template.is_file() and not database.exists() and CONNECTION_URL not in os.environ:
+        part = database.with_suffix(f".{os.getpid()}.part")
+        shutil.copyfile(template, part)
+        part.replace(database)
+
+
+def _keep_template(home: Path, template: Path) -> None:
+    """After the first start, before any run: keep a copy of the database as the server has just made it."""
+    database = home / DATABASE
+    if template.is_file() or not database.is_file() or CONNECTION_URL in os.environ:
+        return
+    part = template.with_suffix(f".{os.getpid()}.part")
+    with (
+        contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as source,
+        contextlib.closing(sqlite3.connect(part)) as copy,
+    ):
+        is_empty = source.execute("select count(*) from flow_run").fetchone() == (0,)
+        source.backup(copy)
+    if is_empty:
+        part.replace(template)
+    else:
+        part.unlink()
 
 
 def _free_port() -> int:

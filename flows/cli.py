@@ -65,7 +65,7 @@ def _run_bare(plan: RunPlan, until: str | None) -> FinishedRun:
     from nanochat_core.pipeline import steps
 
     started_at = time.time()
-    with display(_shown(until)) as watching:
+    with display(_titles(plan, until)) as watching:
         observe.use(watching)
         return finish_run(plan, run_until(steps, plan, until), started_at=started_at)
 
@@ -86,19 +86,20 @@ def _run_flow(
         settings[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = (
             None  # nobody else reads it here, and it costs a second at the end
         )
-    with temporary_settings(settings), display(_shown(until)) as watching:
+    with temporary_settings(settings), display(_titles(plan, until)) as watching:
         observe.use(watching)
         state = speedrun(preset, list(sets or []), until, list(plan.fresh), list(plan.accept_drift), return_state=True)
     APILogWorker.drain_all(timeout=5)  # while there is a server to take the last lines
     if server is not None and state.state_details.flow_run_id is not None:
-        server.wait_until_recorded(str(state.state_details.flow_run_id), len(_shown(until)))
+        server.wait_until_recorded(str(state.state_details.flow_run_id), len(_titles(plan, until)))
     finished: FinishedRun = state.result()
     return finished
 
 
-def _shown(until: str | None) -> list[str]:
+def _titles(plan: RunPlan, until: str | None) -> dict[str, str]:
+    """The steps of this run and what each will do."""
     names = list(STEPS)
-    return names[: names.index(until) + 1] if until else names
+    return {name: STEPS[name].title(plan) for name in (names[: names.index(until) + 1] if until else names)}
 
 
 def _conclude(finished: FinishedRun) -> None:

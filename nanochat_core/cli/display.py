@@ -5,6 +5,7 @@ Progress goes to stderr; stdout is for answers.
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +25,10 @@ ICONS = {
     "cached": ("≡", "blue"),
     "failed": ("✗", "red"),
 }
+BAR_CHARS = 50
 COMPILING_STEPS = 3  # the first steps warm up and are left out of the ETA
 NOTES_SHOWN = 4
+Titles = Mapping[str, str]
 
 
 @dataclass
@@ -83,8 +86,8 @@ class TrainingState:
 class _Recorder:
     """Keeps the states that both displays show."""
 
-    def __init__(self, steps: list[str]) -> None:
-        self.states = {step: StepState() for step in steps}
+    def __init__(self, steps: Titles) -> None:
+        self.states = {step: StepState(title=title) for step, title in steps.items()}
         self.notes: list[str] = []
 
     def step_started(self, step: str, title: str) -> None:
@@ -116,7 +119,7 @@ class _Recorder:
 class LiveTable(_Recorder):
     """A table that redraws itself, for terminals."""
 
-    def __init__(self, steps: list[str], console: Console) -> None:
+    def __init__(self, steps: Titles, console: Console) -> None:
         super().__init__(steps)
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=False)
 
@@ -144,13 +147,16 @@ class LiveTable(_Recorder):
             return Text(state.text or state.title, "dim" if state.status == "waiting" else "")
         if state.fraction is None:
             return Text(state.text or state.title)
-        return Group(ProgressBar(total=1.0, completed=state.fraction, width=40), Text(state.text))
+        lines = Table.grid()
+        lines.add_row(ProgressBar(total=1.0, completed=state.fraction, width=BAR_CHARS))
+        lines.add_row(Text(state.text))
+        return lines
 
 
 class Lines(_Recorder):
     """Plain lines, for pipes and logs: one when a step starts and ends, one every 30 s in between."""
 
-    def __init__(self, steps: list[str]) -> None:
+    def __init__(self, steps: Titles) -> None:
         super().__init__(steps)
         self._said_s = time.monotonic()
 
@@ -196,7 +202,7 @@ class Lines(_Recorder):
         print(f"{step:<14} {text}", file=sys.stderr, flush=True)
 
 
-def display(steps: list[str]) -> LiveTable | Lines:
-    """The display that fits where stderr goes."""
+def display(steps: Titles) -> LiveTable | Lines:
+    """The display that fits where stderr goes, for steps in their order with a title each."""
     console = Console(stderr=True)
     return LiveTable(steps, console) if console.is_terminal else Lines(steps)

@@ -8,7 +8,7 @@ from rich.console import Console
 from nanochat_core.cli import display as module
 from nanochat_core.cli.display import Lines, LiveTable, TrainingState, display
 
-STEPS = ["corpus", "tokenizer", "pretrain", "sft"]
+STEPS = dict.fromkeys(["corpus", "tokenizer", "pretrain", "sft"], "a title")
 
 
 def _step(step, **changes):

@@ -30,6 +30,9 @@ POLL_S = 0.1
 LOG_NAME = "output.log"
 RECORDS_NAME = "metrics.jsonl"
 RESULT_NAME = "result.json"
+# How long OpenMP's threads spin at a barrier. The default costs a factor of 4 to 20 as soon as anything else wants a
+# core (a browser, a test); with a short spin it is 2, and an idle machine loses a tenth (2 cores, 2026-11-22).
+GOMP_SPINCOUNT = "1000"
 Record = dict[str, Any]
 
 
@@ -78,7 +81,8 @@ def failure(error: NanochatError) -> Record:
 def _environment(changes: dict[str, str]) -> dict[str, str]:
     root = str(Path(__file__).resolve().parents[2])  # a checkout works without being installed
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "NANOCHAT_PARENT": str(os.getpid()), **changes}
+    ours = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "NANOCHAT_PARENT": str(os.getpid())}
+    return {"GOMP_SPINCOUNT": GOMP_SPINCOUNT, **os.environ, **ours, **changes}
 
 
 def _forward(follower: RecordFollower, on_record: Callable[[Record], None]) -> None:

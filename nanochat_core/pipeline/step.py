@@ -134,7 +134,8 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
             found = found or _accept_drift(space, step, plan, key)
             artifact = found or _make(space, step, plan, key, inputs, steps)
     except BaseException as error:
-        observer.step_failed(step.name, str(error) or type(error).__name__)
+        told = "stopped" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+        observer.step_failed(step.name, told)
         raise
     ref = _ref(artifact, inputs, is_cached=found is not None)
     observer.step_finished(

@@ -11,18 +11,15 @@ from pathlib import Path
 from nanochat_core.base.child import Record, run_child
 from nanochat_core.train.settings import TrainJob
 
-# How long OpenMP's threads spin at a barrier. The default costs a factor of 4 to 20 as soon as anything else wants a
-# core (a browser, a test); with a short spin it is 2, and an idle machine loses a tenth (2 cores, 2026-11-22).
-GOMP_SPINCOUNT = "1000"
-
 
 def run_training(job: TrainJob, on_record: Callable[[Record], None]) -> Record:
     """Train to the end and return the result; raises the error that the child's result or exit names."""
     work = Path(job.paths.work)
     job.save(work / "plan.json")
     threads = job.runtime.num_threads or max(1, (os.cpu_count() or 1) // job.runtime.num_processes)
-    environment = {"OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", GOMP_SPINCOUNT)}
-    return run_child(command(job, work / "plan.json"), work, on_record=on_record, environment=environment)
+    return run_child(
+        command(job, work / "plan.json"), work, on_record=on_record, environment={"OMP_NUM_THREADS": str(threads)}
+    )
 
 
 def command(job: TrainJob, plan: Path) -> list[str]:

@@ -12,7 +12,6 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from nanochat_core.base.errors import (
     ConfigError,
@@ -23,17 +22,14 @@ from nanochat_core.base.errors import (
     TrainingError,
 )
 from nanochat_core.base.process import describe_exit, die_with_parent
-from nanochat_core.base.records import RecordFollower
+from nanochat_core.base.records import RECORDS_NAME, RESULT_NAME, Record, RecordFollower
 
 GRACE_S = 25.0  # a cancelled Prefect run gets 30 s before SIGKILL
 POLL_S = 0.1
 LOG_NAME = "output.log"
-RECORDS_NAME = "metrics.jsonl"
-RESULT_NAME = "result.json"
 # How long OpenMP's threads spin at a barrier. The default costs a factor of 4 to 20 as soon as anything else wants a
 # core (a browser, a test); with a short spin it is 2, and an idle machine loses a tenth (2 cores, 2026-11-22).
 GOMP_SPINCOUNT = "1000"
-Record = dict[str, Any]
 
 
 class PreemptedError(TrainingError):
@@ -64,18 +60,6 @@ def run_child(
         _stop(child)
         raise
     return _result(work, child.returncode)
-
-
-def write_result(work: Path, result: Record) -> None:
-    """What the child says of itself, whole or absent."""
-    part = work / f"{RESULT_NAME}.tmp"
-    part.write_text(json.dumps(result))
-    part.replace(work / RESULT_NAME)
-
-
-def failure(error: NanochatError) -> Record:
-    """An error as a result that the supervisor raises again with its kind, message and hint."""
-    return {"status": "error", "kind": type(error).__name__, "message": error.message, "hint": error.hint}
 
 
 def _environment(changes: dict[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Records of a running child: one JSON object per line, appended by it and followed by its supervisor.
+"""What a child process tells its supervisor: records while it runs (one JSON object per line), and a result at its end.
 
 A training's kinds of record ("event") are start, step, validate, checkpoint and end; an evaluation's is progress. Every
 number carries its unit in its name.
@@ -9,6 +9,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
+
+from nanochat_core.base.errors import NanochatError
+
+RECORDS_NAME = "metrics.jsonl"
+RESULT_NAME = "result.json"
+Record = dict[str, Any]
 
 
 class RecordWriter:
@@ -74,3 +80,15 @@ class RecordFollower:
         whole = chunk[: chunk.rfind(b"\n") + 1]
         self._offset += len(whole)
         return list(_records(whole.decode("utf-8").split("\n")))
+
+
+def write_result(work: Path, result: Record) -> None:
+    """What the child says of itself, whole or absent."""
+    part = work / f"{RESULT_NAME}.tmp"
+    part.write_text(json.dumps(result))
+    part.replace(work / RESULT_NAME)
+
+
+def failure(error: NanochatError) -> Record:
+    """An error as a result that the supervisor raises again with its kind, message and hint."""
+    return {"status": "error", "kind": type(error).__name__, "message": error.message, "hint": error.hint}

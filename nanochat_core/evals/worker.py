@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from nanochat_core.base.child import RECORDS_NAME, failure, write_result
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.hardware import num_threads, pick_device, pick_dtype
 from nanochat_core.base.process import die_with_parent
-from nanochat_core.base.records import RecordWriter
+from nanochat_core.base.records import RECORDS_NAME, RecordWriter, failure, write_result
 from nanochat_core.data.loader import PackedDocuments
 from nanochat_core.evals import samples
 from nanochat_core.evals.bpb import bits_per_byte

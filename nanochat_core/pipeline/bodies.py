@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanochat_core.base.child import LOG_NAME, RECORDS_NAME
+from nanochat_core.base.child import LOG_NAME
+from nanochat_core.base.records import RECORDS_NAME
 from nanochat_core.pipeline import identity
 from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
 

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from nanochat_core.base.child import Record, run_child
+from nanochat_core.base.child import run_child
+from nanochat_core.base.records import Record
 from nanochat_core.train.settings import TrainJob
 
 

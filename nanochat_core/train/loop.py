@@ -16,10 +16,9 @@ import torch
 
 from nanochat_core import schedules
 from nanochat_core.base import distributed
-from nanochat_core.base.child import RECORDS_NAME
 from nanochat_core.base.distributed import World
 from nanochat_core.base.hardware import peak_memory_gib
-from nanochat_core.base.records import RecordWriter, keep_until, replace
+from nanochat_core.base.records import RECORDS_NAME, RecordWriter, keep_until, replace
 from nanochat_core.data.loader import Batch, BatchOrder, RowSource, read_batch
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.optimizer import MuonAdamW

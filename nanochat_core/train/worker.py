@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from nanochat_core.base import distributed
-from nanochat_core.base.child import failure, write_result
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.hardware import num_threads, pick_device
 from nanochat_core.base.process import die_with_parent
+from nanochat_core.base.records import failure, write_result
 from nanochat_core.model.host_memory import keep_freed_memory
 from nanochat_core.model.weights import save_model
 from nanochat_core.train.loop import NonFiniteLossError, TrainingLoop

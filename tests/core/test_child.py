@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from nanochat_core.base.child import PreemptedError, failure, run_child
+from nanochat_core.base.child import PreemptedError, run_child
 from nanochat_core.base.errors import (
     ConfigError,
     CorruptError,
@@ -16,12 +16,13 @@ from nanochat_core.base.errors import (
     NanochatError,
     TrainingError,
 )
+from nanochat_core.base.records import failure
 
 HEAD = """
 import json, os, signal, sys, time
 from pathlib import Path
-from nanochat_core.base.child import write_result
-from nanochat_core.base.records import RecordWriter
+
+from nanochat_core.base.records import RecordWriter, write_result
 work = Path(sys.argv[1])
 """
 

@@ -16,24 +16,21 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
-from nanochat_core.base.errors import ConfigError, HardwareError, NanochatError, TrainingError
+from nanochat_core.base.errors import TrainingError
 from nanochat_core.pipeline.step import Ref
+from nanochat_core.store.failures import UnreachableError
 
 StepFunction = Callable[..., Ref]
 
 
 def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Retry what another try may mend: I/O, the network, a killed training. A wrong setting stays wrong."""
+    """Retry what another try may mend: I/O, the network, a killed training. A wrong setting or a bug stays wrong."""
     try:
         state.result()
-    except (ConfigError, HardwareError):
-        return False
-    except TrainingError:
+    except (OSError, TrainingError, UnreachableError):
         return True
-    except NanochatError:
-        return False
     except Exception:
-        return True
+        return False
     return False
 
 

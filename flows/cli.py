@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -39,6 +40,7 @@ def run(
 
     nanochat run tiny --set sft.epochs=2 --until evaluate_chat
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C: with a checkpoint
     check_step(until)
     plan = derived_plan(preset, sets, fresh=fresh, accept_drift=accept_drift)
     if no_prefect:
@@ -90,7 +92,7 @@ def _run_flow(
         observe.use(watching)
         state = speedrun(preset, list(sets or []), until, list(plan.fresh), list(plan.accept_drift), return_state=True)
     APILogWorker.drain_all(timeout=5)  # while there is a server to take the last lines
-    if server is not None and state.state_details.flow_run_id is not None:
+    if server is not None and state.is_completed() and state.state_details.flow_run_id is not None:
         server.wait_until_recorded(str(state.state_details.flow_run_id), len(_titles(plan, until)))
     finished: FinishedRun = state.result()
     return finished

@@ -40,6 +40,8 @@ class CorpusConfig:
     """source = path: a folder or a glob of .parquet, .jsonl or .txt files (also .gz for the last two)."""
     dataset: str | None = None
     """source = hub: a Hugging Face dataset ("owner/name"), or a URL or folder that holds shards in its layout."""
+    revision: str | None = None
+    """source = hub: branch, tag or commit of the dataset; None: its main branch as it was when first fetched."""
     dataset_files: str = "*.parquet"
     """source = hub: which files of the dataset are shards, as a glob."""
     text_column: str = "text"

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError
-from nanochat_core.config import GPTConfig, PretrainConfig, RunConfig, RuntimeConfig, SftConfig
+from nanochat_core.bounds import check_bounds
+from nanochat_core.config import GPTConfig, PretrainConfig, RunConfig, RuntimeConfig
 from nanochat_core.model import shape
 from nanochat_core.schedules import Schedule
 
@@ -77,34 +78,29 @@ class RunPlan:
 
 def plan_run(config: RunConfig, *, fresh: tuple[str, ...] = (), accept_drift: tuple[str, ...] = ()) -> RunPlan:
     """Derive the plan, or raise ConfigError naming the value that cannot work."""
+    check_bounds(config)
     pretrain = plan_pretrain(config.pretrain, vocab_size=config.tokenizer.vocab_size)
-    _check_sft(config.sft, sequence_len=pretrain.model.sequence_len)
-    _check_runtime(config.runtime, total_batch_rows=pretrain.total_batch_rows)
+    _check_sft(config, sequence_len=pretrain.model.sequence_len, batch_tokens=pretrain.total_batch_tokens)
+    _check_divides("pretrain", pretrain.total_batch_rows, config.runtime)
     return RunPlan(config=config, pretrain=pretrain, fresh=fresh, accept_drift=accept_drift)
 
 
-def _check_sft(config: SftConfig, *, sequence_len: int) -> None:
-    if config.epochs < 1:
+def _check_sft(config: RunConfig, *, sequence_len: int, batch_tokens: int) -> None:
+    own_len = config.sft.sequence_len_tokens or sequence_len
+    if own_len > sequence_len:
         raise ConfigError(
-            f"sft.epochs = {config.epochs} is below 1", hint="--until evaluate_base leaves fine-tuning out"
-        )
-    if (config.sequence_len_tokens or 0) > sequence_len:
-        raise ConfigError(
-            f"sft.sequence_len_tokens = {config.sequence_len_tokens} is over the model's context of {sequence_len}",
+            f"sft.sequence_len_tokens = {own_len} is over the model's context of {sequence_len}",
             hint="leave it out to use the model's",
         )
+    _check_divides("sft", max(1, (config.sft.total_batch_tokens or batch_tokens) // own_len), config.runtime)
 
 
-def _check_runtime(config: RuntimeConfig, *, total_batch_rows: int) -> None:
-    if config.num_processes < 1 or config.device_batch_rows < 1:
+def _check_divides(stage: str, total_batch_rows: int, runtime: RuntimeConfig) -> None:
+    """Before any step runs: a stage that cannot be shared out would fail only after those before it were paid for."""
+    if total_batch_rows % runtime.num_processes:
         raise ConfigError(
-            f"runtime.num_processes = {config.num_processes} and device_batch_rows = {config.device_batch_rows}: "
-            "both must be at least 1"
-        )
-    if total_batch_rows % config.num_processes:
-        raise ConfigError(
-            f"a batch of {total_batch_rows} rows does not divide over {config.num_processes} processes",
-            hint="lower runtime.num_processes, or choose a pretrain.total_batch_tokens that divides",
+            f"a batch of {total_batch_rows} rows does not divide over {runtime.num_processes} processes",
+            hint=f"lower runtime.num_processes, or choose a {stage}.total_batch_tokens that divides",
         )
 
 

@@ -58,6 +58,7 @@ def run_child(
         _forward(follower, on_record)
     except BaseException:
         _stop(child)
+        _forward(follower, on_record)  # the checkpoint that it saved on the way out is among them
         raise
     return _result(work, child.returncode)
 

@@ -12,9 +12,10 @@ costs one needless run, never a stale result.
 import ast
 import dataclasses
 import hashlib
+import inspect
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ EXCLUDED = frozenset(
     {
         f"{PACKAGE}.config",  # its values are in the fingerprint one by one
         f"{PACKAGE}.base.errors",  # wording of messages: it cannot change a result
-        f"{PACKAGE}.base.log",
         f"{PACKAGE}.base.units",  # how numbers are printed
     }
 )
@@ -123,6 +123,31 @@ def code_closure(entries: Iterable[str], *, root: Path | None = None) -> dict[st
         digests |= {f"{module}:{name}": _file_digest(path, name) for name in _declared_files(parsed, module)}
         waiting.extend(tree.imported(parsed, module))
     return dict(sorted(digests.items()))
+
+
+def function_code(function: Callable[..., Any]) -> dict[str, str]:
+    """Digest of one function's source and of what it names in its own module, as {"module.function": digest}.
+
+    For modules that hold many steps' functions: an edit in one of them concerns that one only.
+    """
+    module = inspect.getmodule(function)
+    tree = normalised(ast.parse(inspect.getsource(module)))  # type: ignore[arg-type]
+    defined = {name: node for node in tree.body for name in _defined_names(node)}
+    waiting, parts = [function.__name__], {}
+    while waiting:
+        name = waiting.pop()
+        if name in parts or name not in defined:
+            continue
+        parts[name] = ast.unparse(defined[name])
+        waiting.extend(node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name))
+    return {f"{function.__module__}.{function.__name__}": identity_digest(parts)}
+
+
+def _defined_names(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def normalised(tree: ast.Module) -> ast.Module:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nanochat_core.base.errors import HardwareError
+from nanochat_core.base.errors import ConfigError, HardwareError
 
 BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}  # without them torch emulates bf16 on x86, slower than fp32
 
@@ -31,6 +30,10 @@ def pick_device(requested: str, *, local_rank: int = 0) -> torch.device:
                 hint=f"--set runtime.num_processes={torch.cuda.device_count()}",
             )
         return torch.device("cuda", local_rank)
+    if requested == "mps" and not torch.backends.mps.is_available():
+        raise HardwareError("runtime.device = mps, but torch sees no Apple GPU", hint="--set runtime.device=auto")
+    if requested not in ("cpu", "mps"):
+        raise ConfigError(f"there is no device {requested!r}", hint="auto, cpu, cuda or mps")
     return torch.device(requested)
 
 
@@ -88,13 +91,3 @@ def peak_memory_gib(device: torch.device) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def check_disk(folder: Path, needed_bytes: int) -> None:
-    """Raise HardwareError when the disk below `folder` has less than `needed_bytes` left."""
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        raise HardwareError(
-            f"{folder} has {free / 2**30:.1f} GiB free, the run needs about {needed_bytes / 2**30:.1f} GiB",
-            hint="free some space, or point NANOCHAT_HOME at another disk",
-        )

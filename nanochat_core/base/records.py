@@ -6,6 +6,7 @@ number carries its unit in its name.
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,7 +29,7 @@ class RecordWriter:
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, event: str, **values: Any) -> None:
-        self._file.write(json.dumps({"event": event, **values}) + "\n")
+        self._file.write(json.dumps({"event": event, "time_s": time.time(), **values}) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ leaves.
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO
 
 from nanochat_core import workspace
@@ -37,17 +38,20 @@ def open_chat(ref: str | None, *, device: str = "auto") -> ChatModel:
     name, artifact = _find(store, ref)
     tokenizer_digest = artifact.inputs.get("tokenizer")
     where = pick_device(device)
-    try:
-        model = load_model(store.fetch(artifact, ["model.safetensors", "config.json"]))
-        tokenizer = Tokenizer.load(store.fetch(_tokenizer(store, tokenizer_digest), ["tokenizer.json"]))
-    except CorruptError as error:
-        store.discard(artifact)
-        raise CorruptError(
-            error.message, hint="it was taken out of the store; the command that made it makes it again"
-        ) from error
+    model = load_model(_fetch(store, artifact, "model.safetensors", "config.json"))
+    tokenizer = Tokenizer.load(_fetch(store, _tokenizer(store, tokenizer_digest), "tokenizer.json"))
     model.to(where)
     model.compute_dtype = pick_dtype("auto", where)
     return ChatModel(name, Engine(model, tokenizer))
+
+
+def _fetch(store: Store, artifact: Artifact, *names: str) -> Path:
+    try:
+        return store.fetch(artifact, names)
+    except CorruptError as error:
+        raise CorruptError(
+            error.message, hint="run the pipeline again: it finds the damage and makes the step anew"
+        ) from error
 
 
 def _find(store: Store, ref: str | None) -> tuple[str, Artifact]:

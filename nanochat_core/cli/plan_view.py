@@ -10,17 +10,19 @@ from nanochat_core.base.units import count, dollars, duration
 from nanochat_core.pipeline.step import preview
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan
+from nanochat_core.store.manifest import Artifact
 
 REASONS_SHOWN = 3
 
 
 def preview_steps(plan: RunPlan, until: str | None = None) -> list[dict[str, Any]]:
     """Per step: cached or run, and why; in order."""
-    digests: dict[str, str | None] = {}
+    made: dict[str, Artifact | None] = {}
     rows = []
     for name, step in STEPS.items():
-        state, digests[name], reasons = preview(step, plan, {source: digests[source] for source in step.inputs})
-        rows.append({"step": name, "state": state, "what": step.title(plan), "why": reasons})
+        seen = preview(step, plan, {source: made[source] for source in step.inputs})
+        made[name] = seen.artifact
+        rows.append({"step": name, "state": seen.state, "what": step.title(plan), "why": seen.reasons})
         if name == until:
             break
     return rows

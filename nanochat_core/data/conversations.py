@@ -1,7 +1,8 @@
 """Packed conversations for fine-tuning: rows with padding, no token lost, the loss mask kept.
 
-Conversations are put into rows first-fit by descending length; what is left of a row is padded with BOS and masked.
-One that is longer than a row is cut into consecutive pieces, each in a row of its own kind, so nothing is dropped.
+Conversations are put into rows best-fit by descending length; what is left of a row is padded with BOS and masked.
+One that is longer than a row is cut into consecutive pieces, each overlapping the one before by a token, so no target
+is dropped.
 """
 
 import bisect

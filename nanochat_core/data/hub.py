@@ -18,7 +18,7 @@ from typing import Any
 
 import fsspec
 
-from nanochat_core.base.errors import MissingError
+from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.config import CorpusConfig
 from nanochat_core.data import shards
 
@@ -43,8 +43,13 @@ class Shard:
 def fetch_shards(config: CorpusConfig, *, downloads: Path, log: Callable[[str], None]) -> list[Shard]:
     """Fetch the shards that `config` names; the last of the dataset is always among them (validation)."""
     assert config.dataset
+    if "@" in config.dataset.partition("://")[2].partition("/")[0] or "?" in config.dataset:
+        raise ConfigError(
+            "corpus.dataset holds a user name, a password or a query, and it would be stored with every artifact",
+            hint="give secrets through the environment (HF_TOKEN, AWS_*)",
+        )
     downloads.mkdir(parents=True, exist_ok=True)
-    filesystem, root, names = list_shards(config.dataset, config.dataset_files)
+    filesystem, root, names = list_shards(config.dataset, config.dataset_files, revision=config.revision)
     if not names:
         return _convert(config, downloads)
     if config.max_shards and config.max_shards < len(names):
@@ -54,9 +59,9 @@ def fetch_shards(config: CorpusConfig, *, downloads: Path, log: Callable[[str], 
         return list(pool.map(lambda name: _fetch(filesystem, name, downloads, root=root), names))
 
 
-def list_shards(dataset: str, pattern: str) -> tuple[Any, str, list[str]]:
+def list_shards(dataset: str, pattern: str, *, revision: str | None = None) -> tuple[Any, str, list[str]]:
     """The dataset's filesystem, its root there, and the sorted names of the shards that match the pattern."""
-    url = dataset_url(dataset)
+    url = dataset_url(dataset, revision)
     try:
         filesystem, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         names = sorted(set(filesystem.glob(f"{root}/{pattern}")) | set(filesystem.glob(f"{root}/**/{pattern}")))
@@ -70,11 +75,11 @@ def list_shards(dataset: str, pattern: str) -> tuple[Any, str, list[str]]:
     return filesystem, root, names
 
 
-def dataset_url(dataset: str) -> str:
+def dataset_url(dataset: str, revision: str | None = None) -> str:
     """ "owner/name" -> hf://datasets/owner/name; folders and URLs stay."""
     if "://" in dataset or Path(dataset).expanduser().is_dir() or dataset.startswith((".", "/", "~")):
         return str(Path(dataset).expanduser()) if "://" not in dataset else dataset
-    return f"hf://datasets/{dataset}"
+    return f"hf://datasets/{dataset}" + (f"@{revision}" if revision else "")
 
 
 def _fetch(filesystem: Any, name: str, folder: Path, *, root: str) -> Shard:
@@ -134,7 +139,7 @@ def _convert(config: CorpusConfig, downloads: Path) -> list[Shard]:
     dataset = config.dataset
     assert dataset
     try:
-        stream = datasets.load_dataset(dataset, split="train", streaming=True)
+        stream = datasets.load_dataset(dataset, split="train", streaming=True, revision=config.revision)
         texts = (row[config.text_column] for row in stream if row.get(config.text_column))
         folder = downloads / "converted"
         shards.write_shards(texts, folder)

@@ -6,6 +6,7 @@ result does not depend on the number of workers, so neither does the artifact's 
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import BinaryIO
 import numpy as np
 
 from nanochat_core.base.errors import CorruptError, MissingError
+from nanochat_core.base.process import die_with_parent
 from nanochat_core.data import shards
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
@@ -80,6 +82,7 @@ _worker_tokenizer: Tokenizer | None = None  # one per worker process, set by its
 
 def _start_worker(tokenizer_folder: Path) -> None:
     global _worker_tokenizer
+    die_with_parent(signal.SIGKILL)
     _worker_tokenizer = Tokenizer.load(tokenizer_folder)
 
 

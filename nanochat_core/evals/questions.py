@@ -3,14 +3,13 @@
 The questions come with the fine-tuning mix; none of them was trained on (data/sft_mix.py keeps them apart).
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+from nanochat_core.evals.items import Question
 from nanochat_core.inference.engine import Answer, Engine
 from nanochat_core.inference.sampling import Sampling
 from nanochat_core.inference.tool_loop import ToolCall
@@ -18,16 +17,6 @@ from nanochat_core.tokenizer.conversation import render_prompt
 
 MAX_ANSWER_TOKENS = 64
 BATCH_QUESTIONS = 64
-
-
-@dataclass(frozen=True)
-class Question:
-    """One item of a benchmark."""
-
-    benchmark: str
-    question: str
-    expected: str
-    needs_tool: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,14 +29,6 @@ class Outcome:
     answer: str
     is_right: bool
     used_tool: bool
-
-
-def read_questions(path: Path) -> list[Question]:
-    return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def write_questions(path: Path, questions: Sequence[Question]) -> None:
-    path.write_text("".join(json.dumps(asdict(question)) + "\n" for question in questions), encoding="utf-8")
 
 
 def ask(engine: Engine, questions: Sequence[Question], progress: Callable[[int, int], None]) -> list[Outcome]:

@@ -22,7 +22,8 @@ from nanochat_core.base.records import RECORDS_NAME, RecordWriter, failure, writ
 from nanochat_core.data.loader import PackedDocuments
 from nanochat_core.evals import samples
 from nanochat_core.evals.bpb import bits_per_byte
-from nanochat_core.evals.questions import ask, read_questions, scores
+from nanochat_core.evals.items import read_questions
+from nanochat_core.evals.questions import ask, scores
 from nanochat_core.inference.engine import Engine
 from nanochat_core.model.weights import load_model
 from nanochat_core.tokenizer.tokenizer import Tokenizer

@@ -19,6 +19,7 @@ from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
 if TYPE_CHECKING:
     from nanochat_core.train.settings import TrainSettings
 
+TENSORBOARD = "tensorboard"
 Metrics = dict[str, Any]
 
 
@@ -97,6 +98,7 @@ def _train(run: StepRun, *, entry: str, settings: "TrainSettings", rows: Path, b
     from nanochat_core.pipeline.checkpoints import CheckpointKeeper
     from nanochat_core.train.launch import run_training
     from nanochat_core.train.settings import TrainJob, TrainPaths, TrainRuntime
+    from nanochat_core.train.tensorboard import TensorBoardLog
 
     runtime = run.plan.config.runtime
     keeper = CheckpointKeeper(run.partial, scratch=run.work / "checkpoints", note=run.note)
@@ -116,12 +118,18 @@ def _train(run: StepRun, *, entry: str, settings: "TrainSettings", rows: Path, b
         paths=paths,
     )
 
+    charts = TensorBoardLog(run.work / TENSORBOARD)
+
     def on_record(record: dict[str, Any]) -> None:
         keeper.on_record(record)
+        charts.add(record)
         run.record(record)
 
-    result = run_training(job, on_record)
-    keeper.finish()
+    try:
+        result = run_training(job, on_record)
+    finally:
+        charts.close()
+        keeper.finish()
     _keep_logs(run)
     return {key: value for key, value in result.items() if key != "status"}
 
@@ -129,6 +137,7 @@ def _train(run: StepRun, *, entry: str, settings: "TrainSettings", rows: Path, b
 def _keep_logs(run: StepRun) -> None:
     folder = run.out / LOG_FOLDER
     folder.mkdir(exist_ok=True)
+    shutil.copytree(run.work / TENSORBOARD, folder / TENSORBOARD)
     for name in (RECORDS_NAME, LOG_NAME, "plan.json"):
         if (run.work / name).is_file():
             shutil.copyfile(run.work / name, folder / name)
@@ -138,7 +147,7 @@ def conversations(run: StepRun) -> Metrics:
     import numpy as np
 
     from nanochat_core.data.conversations import pack_conversations
-    from nanochat_core.evals.questions import write_questions
+    from nanochat_core.evals.items import write_questions
     from nanochat_core.pipeline.mixture import load_mixture
     from nanochat_core.tokenizer.tokenizer import Tokenizer
 

@@ -1,11 +1,14 @@
 """Where a training's checkpoints live between attempts: in the store's partial folder.
 
 In a store that is a folder the training writes there directly. In a remote one it writes to scratch, and the
-supervisor, which has nothing else to do, uploads each whole checkpoint while training goes on; a new machine starts
-from the newest uploaded.
+supervisor, which has nothing else to do, uploads while training goes on; a new machine starts from the newest
+uploaded one. The training keeps its last two only, so a checkpoint is hard-linked aside before its upload, and when
+uploads are slower than checkpoints the newest goes next and those between are left out.
 """
 
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +27,9 @@ class CheckpointKeeper:
         self.partial, self.note = partial, note
         self.is_remote = partial.folder is None
         self.folder = partial.folder or scratch
+        self._staging = scratch.with_name("uploading")
+        self._known: set[str] = set()
+        self._next: Path | None = None
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-upload")
         self._pending: list[Future[None]] = []
 
@@ -31,7 +37,9 @@ class CheckpointKeeper:
         """The folder to train with, holding the newest checkpoint that there is."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.is_remote:
-            for name in sorted(self.partial.names(), reverse=True):
+            shutil.rmtree(self._staging, ignore_errors=True)
+            self._known = set(self.partial.names())
+            for name in sorted(self._known, reverse=True):
                 if (self.folder / name).exists() or self.partial.get_folder(name, self.folder / name):
                     break
         found = sorted(path.name for path in self.folder.glob("step-????????"))
@@ -40,20 +48,32 @@ class CheckpointKeeper:
         return self.folder
 
     def on_record(self, record: dict[str, Any]) -> None:
-        """Upload a checkpoint as soon as the training says it is whole."""
-        if self.is_remote and record["event"] == "checkpoint":
-            self._pending.append(self._uploads.submit(self._upload, record["name"]))
-
-    def _upload(self, name: str) -> None:
+        """Queue a checkpoint for upload as soon as the training says that it is whole; a resumed one repeats itself."""
+        if not self.is_remote or record["event"] != "checkpoint" or record["name"] in self._known:
+            return
+        self._known.add(record["name"])
+        staged = self._staging / record["name"]
         try:
-            self.partial.put_folder(self.folder / name, name)
-            for old in sorted(self.partial.names())[:-NUM_KEPT]:
-                self.partial.remove(old)
-        except FileNotFoundError:
-            log.info("checkpoint %s was replaced by a newer one before its upload", name)
+            shutil.copytree(self.folder / record["name"], staged, copy_function=os.link)
+        except (FileNotFoundError, shutil.Error):
+            shutil.rmtree(staged, ignore_errors=True)  # a newer one has taken its place already
+            return
+        self._next, passed_over = staged, self._next
+        if passed_over is not None:
+            shutil.rmtree(passed_over, ignore_errors=True)
+        self._pending.append(self._uploads.submit(self._upload))
+
+    def _upload(self) -> None:
+        staged, self._next = self._next, None
+        if staged is None:
+            return
+        self.partial.put_folder(staged, staged.name)
+        shutil.rmtree(staged, ignore_errors=True)
+        for old in sorted(self.partial.names())[:-NUM_KEPT]:
+            self.partial.remove(old)
 
     def finish(self) -> None:
-        """Wait for uploads; one that failed is told, and costs nothing now that the training is done."""
+        """Wait for the uploads, also when the training was stopped: its last checkpoint is what a new machine needs."""
         self._uploads.shutdown(wait=True)
         for upload in self._pending:
             if error := upload.exception():

@@ -8,6 +8,7 @@ changes only how the plan is printed does not.
 import math
 import platform
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.fingerprint import package_versions
@@ -27,14 +28,24 @@ def corpus(plan: RunPlan) -> Identity:
     if plan.config.corpus.source == "embedded":
         chosen = {name: config[name] for name in ("source", "max_bytes", "validation_docs")}
         return {**chosen, "python": platform.python_version(), "documented": package_versions(PACKAGES)}
+    if plan.config.corpus.source == "hub" and (folder := local_folder(plan.config.corpus.dataset)):
+        config["files"] = [_stamp(file) for file in sorted(folder.rglob("*")) if file.is_file()]
     if plan.config.corpus.source == "path":
         from nanochat_core.data.corpora import list_files
 
         # names and sizes, not content: reading terabytes to see whether they changed would cost more than it saves
-        config["files"] = [
-            [str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in list_files(config["path"])
-        ]
+        config["files"] = [_stamp(file) for file in list_files(config["path"])]
     return config
+
+
+def local_folder(dataset: str | None) -> Path | None:
+    """The folder that a dataset's name means, where it is one on this machine."""
+    folder = Path(dataset).expanduser() if dataset else None
+    return folder if folder and folder.is_dir() else None
+
+
+def _stamp(file: Path) -> list[str | int]:
+    return [str(file), file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def tokenizer(plan: RunPlan) -> Identity:
@@ -46,7 +57,7 @@ def tokens(plan: RunPlan) -> Identity:
 
 
 def pretrain(plan: RunPlan) -> Identity:
-    return asdict(pretrain_settings(plan))
+    return {**asdict(pretrain_settings(plan)), "head_dim": plan.pretrain.model.head_dim}
 
 
 def pretrain_settings(plan: RunPlan) -> "TrainSettings":
@@ -72,26 +83,30 @@ def sft_sequence_len(plan: RunPlan) -> int:
 def conversations(plan: RunPlan) -> Identity:
     """What the mix is made of, not how it is learnt."""
     sft = plan.config.sft
-    identity: Identity = {"source": sft.source, "sequence_len": sft_sequence_len(plan), "seed": plan.config.seed}
+    identity: Identity = {"source": sft.source, "sequence_len": sft_sequence_len(plan)}
     if sft.source == "path":
         from nanochat_core.data.conversations import list_files
 
-        identity["files"] = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in list_files(sft.path)]
+        identity["files"] = [_stamp(file) for file in list_files(sft.path)]
     else:
         counts = ("num_documentation", "num_arithmetic", "num_spelling", "num_identity")
-        identity |= {name: getattr(sft, name) for name in counts} | {"python": platform.python_version()}
-    return identity | {"num_questions": plan.config.evaluate.num_questions}
+        identity |= {name: getattr(sft, name) for name in counts}
+        identity |= {"python": platform.python_version(), "seed": plan.config.seed}
+        identity |= {"num_questions": plan.config.evaluate.num_questions}
+    return identity
 
 
 def sft(plan: RunPlan) -> Identity:
-    """The base's own settings come in through its digest; the number of steps through the conversations'."""
-    settings = asdict(_sft_settings(plan, num_steps=1, total_batch_rows=_sft_batch_rows(plan)))
-    return {"epochs": plan.config.sft.epochs, **settings}
+    """The base's own settings come in through its digest, the number of rows through the conversations'.
+
+    How rows become steps is this module's rule, so it goes in by value, at three sizes.
+    """
+    return {str(num_rows): asdict(sft_settings(plan, num_rows=num_rows)) for num_rows in (100, 1_000, 10_000)}
 
 
 def sft_settings(plan: RunPlan, *, num_rows: int) -> "TrainSettings":
     """Settings for `num_rows` packed rows per epoch."""
-    batch_rows = min(_sft_batch_rows(plan), num_rows)
+    batch_rows = min(_sft_batch_rows(plan), 1 << (num_rows.bit_length() - 1))  # a power of two divides over ranks
     num_steps = max(1, plan.config.sft.epochs * num_rows // batch_rows)
     return _sft_settings(plan, num_steps=num_steps, total_batch_rows=batch_rows)
 

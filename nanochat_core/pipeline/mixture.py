@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanochat_core.data import conversations as files
 from nanochat_core.data import sft_mix
-from nanochat_core.evals.questions import Question
-from nanochat_core.plan import RunPlan
+from nanochat_core.evals.items import Question
+
+if TYPE_CHECKING:
+    from nanochat_core.plan import RunPlan
 
 VALIDATION_EVERY = 20  # a file of conversations gives every 20th to validation
 HELD_OUT_NAMES = ("test", "val")
@@ -20,7 +22,7 @@ class Mixture:
     questions: list[Question]
 
 
-def load_mixture(plan: RunPlan) -> Mixture:
+def load_mixture(plan: "RunPlan") -> Mixture:
     """The built-in mix, or the user's conversations (which come without questions)."""
     sft = plan.config.sft
     if sft.source == "path":

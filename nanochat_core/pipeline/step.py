@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,15 @@ class Ref:
     step: str
     fingerprint: str
     digest: str
+    """Of the results; see `result_digest`."""
+    content: str
+    """Of all files, logs included."""
     metrics: dict[str, Any]
     seconds: float
     """What making it took, whenever that was."""
     is_cached: bool
     inputs: dict[str, "Ref"] = field(default_factory=dict)
     """What it was made from, so that it can be made again."""
-    plan_name: str = ""
 
     @property
     def short(self) -> str:
@@ -94,6 +96,8 @@ class Step:
     """The result in a few words, from the metrics."""
     inputs: tuple[str, ...] = ()
     """Names of the steps whose artifacts it reads."""
+    reads_logs: bool = False
+    """Its result depends on its inputs' logs as well."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def step_key(step: Step, plan: RunPlan, digests: Mapping[str, str]) -> StepKey:
         "step": step.name,
         "config": step.identity(plan),
         "inputs": dict(digests),
-        "code": fingerprint.code_closure(step.entries),
+        "code": fingerprint.code_closure(step.entries) | fingerprint.function_code(step.body),
         "packages": fingerprint.package_versions(step.packages),
     }
     return StepKey(identity, fingerprint.identity_digest(identity))
@@ -128,10 +132,13 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
     observer.step_started(step.name, step.title(plan))
     started = time.time()
     try:
-        key = step_key(step, plan, {name: ref.digest for name, ref in inputs.items()})
+        digests = {name: ref.content if step.reads_logs else ref.digest for name, ref in inputs.items()}
+        key = step_key(step, plan, digests)
         with _lock(space, step.name, key.fingerprint):
             found = None if step.name in plan.fresh else reusable(space, step.name, key)
             found = found or _accept_drift(space, step, plan, key)
+            if step.name in plan.fresh:
+                space.store.partial(step.name, key.fingerprint).clear()  # anew means without the old checkpoints
             artifact = found or _make(space, step, plan, key, inputs, steps)
     except BaseException as error:
         told = "stopped" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
@@ -149,6 +156,7 @@ def _ref(artifact: Artifact, inputs: Mapping[str, Ref], *, is_cached: bool) -> R
         step=artifact.step,
         fingerprint=artifact.fingerprint,
         digest=result_digest(artifact),
+        content=artifact.digest,
         metrics=dict(artifact.metrics),
         seconds=float(artifact.provenance.get("seconds", 0.0)),
         is_cached=is_cached,
@@ -254,29 +262,39 @@ def _lock(space: Workspace, step: str, key: str) -> Iterator[None]:
         yield
 
 
-def preview(step: Step, plan: RunPlan, digests: Mapping[str, str | None]) -> tuple[str, str | None, list[str]]:
-    """(state, digest, reasons) of a step before a run: "cached", "run", or "after" when an input is not known yet."""
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do with a step."""
+
+    state: str
+    """"cached" or "run"."""
+    artifact: Artifact | None
+    reasons: list[str]
+
+
+def preview(step: Step, plan: RunPlan, inputs: Mapping[str, Artifact | None]) -> Preview:
+    """Look a step up before a run; an input that is None is not made yet."""
     space = workspace.current()
-    if any(digest is None for digest in digests.values()):
-        waiting = [name for name, digest in digests.items() if digest is None]
-        return "run", None, [f"after {', '.join(waiting)}"]
-    key = step_key(step, plan, {name: digest for name, digest in digests.items() if digest is not None})
-    artifact = None if step.name in plan.fresh else space.store.find(step.name, key.fingerprint)
+    waiting = [name for name, artifact in inputs.items() if artifact is None]
+    if waiting:
+        return Preview("run", None, [f"after {', '.join(waiting)}"])
+    known = {name: artifact for name, artifact in inputs.items() if artifact is not None}
+    digest = (lambda artifact: artifact.digest) if step.reads_logs else result_digest
+    key = step_key(step, plan, {name: digest(artifact) for name, artifact in known.items()})
+    if step.name in plan.fresh:
+        return Preview("run", None, ["asked for by --fresh"])
+    artifact = space.store.find(step.name, key.fingerprint)
     if artifact is not None:
-        return "cached", result_digest(artifact), []
-    return "run", None, explain(step, key)
+        return Preview("cached", artifact, [])
+    reasons = explain(step, key)
+    if step.name in plan.accept_drift and all(reason.startswith("code ") for reason in reasons):
+        return Preview("cached", None, ["accepted although: ", *reasons])
+    return Preview("run", None, reasons)
 
 
 def explain(step: Step, key: StepKey) -> list[str]:
-    """Why there is no artifact under this key: what differs from the nearest earlier one."""
+    """Why there is no whole artifact under this key: what differs from the nearest earlier one."""
     nearest = why.nearest(key.identity, workspace.current().store.artifacts(step.name))
-    return (
-        ["never made in this store"]
-        if nearest is None
-        else why.explain(key.identity, nearest) or ["made fresh on request"]
-    )
-
-
-def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as identity config."""
-    return asdict(value)
+    if nearest is None:
+        return ["never made in this store"]
+    return why.explain(key.identity, nearest) or ["some of its files are missing or damaged in the store"]

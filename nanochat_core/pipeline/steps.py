@@ -8,6 +8,7 @@ from nanochat_core.pipeline.step import Ref, Step, execute
 from nanochat_core.plan import RunPlan
 
 TRAINING_PACKAGES = ("torch", "numpy")
+EVALUATION_PACKAGES = (*TRAINING_PACKAGES, "tiktoken")
 
 
 def _corpus_title(plan: RunPlan) -> str:
@@ -39,7 +40,7 @@ STEPS: dict[str, Step] = {
             body=bodies.corpus,
             identity=identity.corpus,
             entries=("nanochat_core.data.corpora",),
-            packages=("pyarrow",),
+            packages=("pyarrow", "datasets"),
             headline=lambda m: f"{count(m['train_docs'])} documents, {count(m['train_bytes'])}B of text",
         ),
         Step(
@@ -47,8 +48,8 @@ STEPS: dict[str, Step] = {
             title=lambda plan: f"BPE, {plan.config.tokenizer.vocab_size:,} tokens",
             body=bodies.tokenizer,
             identity=identity.tokenizer,
-            entries=("nanochat_core.tokenizer.bpe", "nanochat_core.tokenizer.domains"),
-            packages=("rustbpe", "tiktoken"),
+            entries=("nanochat_core.tokenizer.bpe", "nanochat_core.tokenizer.domains", "nanochat_core.data.shards"),
+            packages=("rustbpe", "tiktoken", "pyarrow"),
             headline=lambda m: f"{m['bytes_per_token']:.2f} bytes per token",
             inputs=("corpus",),
         ),
@@ -58,7 +59,7 @@ STEPS: dict[str, Step] = {
             body=bodies.tokens,
             identity=identity.tokens,
             entries=("nanochat_core.data.tokenize", "nanochat_core.data.packing"),
-            packages=("tiktoken", "numpy"),
+            packages=("tiktoken", "numpy", "pyarrow"),
             headline=lambda m: f"{count(m['train_tokens'])} tokens in {m['train_rows']:,} rows",
             inputs=("corpus", "tokenizer"),
         ),
@@ -78,7 +79,7 @@ STEPS: dict[str, Step] = {
             body=bodies.evaluate_base,
             identity=identity.evaluate,
             entries=("nanochat_core.evals.worker",),
-            packages=TRAINING_PACKAGES,
+            packages=EVALUATION_PACKAGES,
             headline=_bpb,
             inputs=("tokenizer", "tokens", "pretrain"),
         ),
@@ -108,7 +109,7 @@ STEPS: dict[str, Step] = {
             body=bodies.evaluate_chat,
             identity=identity.evaluate,
             entries=("nanochat_core.evals.worker",),
-            packages=TRAINING_PACKAGES,
+            packages=EVALUATION_PACKAGES,
             headline=_chat_scores,
             inputs=("tokenizer", "tokens", "conversations", "sft"),
         ),
@@ -118,9 +119,10 @@ STEPS: dict[str, Step] = {
             body=bodies.report,
             identity=identity.report,
             entries=("nanochat_core.report.figures",),
-            packages=("matplotlib",),
+            packages=("matplotlib", "numpy"),
             headline=lambda m: f"{m['num_figures']} figures",
             inputs=("tokenizer", "pretrain", "evaluate_base", "sft", "evaluate_chat"),
+            reads_logs=True,
         ),
     )
 }

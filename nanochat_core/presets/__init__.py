@@ -7,6 +7,7 @@ frozen dataclasses of config.py are trusted.
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 import types
 import typing
@@ -33,6 +34,10 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def _read_preset(preset: str) -> dict[str, Any]:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", Path(preset).stem):
+        raise ConfigError(
+            f"the preset {preset!r} has a name that models cannot carry", hint="use letters, digits, - and _"
+        )
     path = Path(preset) if preset.endswith(".toml") else FOLDER / f"{preset}.toml"
     if not path.is_file():
         near = difflib.get_close_matches(preset, preset_names(), n=1)

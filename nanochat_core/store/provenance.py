@@ -41,10 +41,24 @@ def collect(*, arguments: list[str], started_at: float) -> dict[str, Any]:
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "num_cpus": os.cpu_count(),
+        **hardware(),
         "started_at": _utc(started_at),
         "finished_at": _utc(finished_at),
         "seconds": round(finished_at - started_at, 3),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores and memory; the GPU's name is among the metrics of the step that used it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return {
+        "cpu": model or platform.processor() or None,
+        "cpu_has_bf16": "avx512_bf16" in flags or "amx_bf16" in flags,
+        "num_cpus": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
     }
 
 

@@ -17,6 +17,7 @@ import torch
 from nanochat_core import schedules
 from nanochat_core.base import distributed
 from nanochat_core.base.distributed import World
+from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.hardware import peak_memory_gib
 from nanochat_core.base.records import RECORDS_NAME, RecordWriter, keep_until, replace
 from nanochat_core.data.loader import Batch, BatchOrder, RowSource, read_batch
@@ -54,7 +55,6 @@ class Progress:
     """Seconds in training steps, over all attempts."""
     validated_step: int = 0
     """Steps taken at the last validation."""
-    best_bits_per_byte: float = math.inf
     last_validation: dict[str, float] = field(default_factory=dict)
 
 
@@ -120,6 +120,9 @@ class TrainingLoop:
         mean = float(distributed.sum_over_ranks(total, self.world)) / batch.num_targets
         if not math.isfinite(mean):
             raise NonFiniteLossError(f"the loss of step {self.progress.step} is {mean}; the step was not applied")
+        norms = torch._foreach_norm([p.grad for p in self.training.model.parameters() if p.grad is not None])
+        if not torch.stack(norms).isfinite().all():
+            raise NonFiniteLossError(f"a gradient of step {self.progress.step} is no number; the step was not applied")
         return mean
 
     def _log_step(self, loss: float, lr_multiplier: float, *, seconds: float) -> None:
@@ -152,7 +155,6 @@ class TrainingLoop:
         started = time.perf_counter()
         result = self.training.validate()
         self.progress.last_validation, self.progress.validated_step = result, self.progress.step
-        self.progress.best_bits_per_byte = min(self.progress.best_bits_per_byte, result["bits_per_byte"])
         seconds = time.perf_counter() - started
         self._write("validate", step=self.progress.step, train_s=self.progress.train_s, validate_s=seconds, **result)
 
@@ -188,6 +190,12 @@ class TrainingLoop:
         self.training.optimizer.load_state_dict(
             {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         )
+        made_in = state.pop("dtype")
+        if made_in != (ours := self._dtype()):
+            raise ConfigError(
+                f"the checkpoint of step {state['step']} was computed in {made_in}, this machine computes in {ours}",
+                hint="set pretrain.dtype to the one that both machines should use",
+            )
         self.progress = Progress(**state)
         if self.world.is_main:
             replace(self.metrics_path, (found / RECORDS_NAME).read_bytes())
@@ -200,7 +208,10 @@ class TrainingLoop:
         return model | {f"optim.{name}": tensor for name, tensor in self.training.optimizer.state_dict().items()}
 
     def _state(self) -> dict[str, Any]:
-        return dict(vars(self.progress))
+        return {**vars(self.progress), "dtype": self._dtype()}
+
+    def _dtype(self) -> str:
+        return str(self.training.model.compute_dtype).removeprefix("torch.")
 
     def _write(self, event: str, **values: Any) -> None:
         if self.metrics is not None:

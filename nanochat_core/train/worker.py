@@ -81,7 +81,7 @@ def _train(job: TrainJob, is_stopping: Callable[[], bool]) -> dict[str, Any]:
         "num_steps": loop.progress.step,
         "smooth_loss": loop.progress.smooth_loss,
         "train_s": loop.progress.train_s,
-        "device": str(device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "dtype": str(training.model.compute_dtype).removeprefix("torch."),
         **loop.progress.last_validation,
     }

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat_core.config import GPTConfig
-from nanochat_core.evals.questions import Outcome, Question, ask, is_match, read_questions, scores, write_questions
+from nanochat_core.evals.items import Question, read_questions, write_questions
+from nanochat_core.evals.questions import Outcome, ask, is_match, scores
 from nanochat_core.evals.samples import CHAT_PROMPTS, continuations, conversations, show
 from nanochat_core.inference.engine import Answer, Engine
 from nanochat_core.inference.tool_loop import End, Text, ToolCall, ToolResult

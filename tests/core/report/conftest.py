@@ -103,7 +103,7 @@ METRICS: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def ref() -> Callable[..., Ref]:
     def make(step: str, **changes: Any) -> Ref:
-        fields: dict[str, Any] = {"fingerprint": "ab" * 32, "digest": "d", "seconds": 12.5}
+        fields: dict[str, Any] = {"fingerprint": "ab" * 32, "digest": "d", "content": "c", "seconds": 12.5}
         made = {"metrics": dict(METRICS[step]), "is_cached": step in ("corpus", "tokenizer")}
         return Ref(step=step, **(fields | made | changes))
 

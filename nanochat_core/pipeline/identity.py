@@ -101,7 +101,9 @@ def sft(plan: RunPlan) -> Identity:
 
     How rows become steps is this module's rule, so it goes in by value, at three sizes.
     """
-    return {str(num_rows): asdict(sft_settings(plan, num_rows=num_rows)) for num_rows in (100, 1_000, 10_000)}
+    sizes = {num_rows: sft_settings(plan, num_rows=num_rows) for num_rows in (100, 1_000, 10_000)}
+    steps = {str(num_rows): settings.schedule.num_steps for num_rows, settings in sizes.items()}
+    return {"epochs": plan.config.sft.epochs, "steps_for_rows": steps, **asdict(sizes[1_000])}
 
 
 def sft_settings(plan: RunPlan, *, num_rows: int) -> "TrainSettings":

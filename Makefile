@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PINS := sed -nE 's/^([A-Za-z0-9._-]+==[^+ ]+).*/\1/p' | grep -vE '^(pip|wheel)=='
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help speedrun setup dev check format test test-fast lock clean
@@ -49,15 +48,7 @@ test-fast: $(VENV)/.dev ## The tests that need no server and no training process
 	@$(BIN)/python -m pytest -m "not slow"
 
 lock: ## Pin the newest versions that pyproject.toml allows
-	@rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
-	@$(VENV)-lock/bin/python -m pip install --quiet torch==2.13.0
-	@$(VENV)-lock/bin/python -m pip install --quiet -e .
-	@$(VENV)-lock/bin/python -m pip freeze --all --exclude-editable | $(PINS) > runtime.pins
-	@$(VENV)-lock/bin/python -m pip install --quiet -e '.[dev]'
-	@$(VENV)-lock/bin/python -m pip freeze --all --exclude-editable | $(PINS) | grep -vxFf runtime.pins > dev.pins
-	@{ sed -n '/^#/p' requirements.lock; cat runtime.pins; } > lock.new && mv lock.new requirements.lock
-	@{ sed -n '/^#/p' requirements-dev.lock; cat dev.pins; } > lock.new && mv lock.new requirements-dev.lock
-	@rm -rf $(VENV)-lock runtime.pins dev.pins
+	@infra/lock.sh $(PYTHON)
 
 clean: ## Remove .venv and caches; artifacts in ~/.nanochat stay
 	@rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -60,3 +60,13 @@ def test_the_lock_pins_every_dependency_and_keeps_the_known_limits() -> None:
     assert pins["prefect"] == "3.8.8"
     assert (0, 139) <= tuple(map(int, pins["fastapi"].split(".")[:2])) < (0, 151)
     assert tuple(map(int, pins["SQLAlchemy"].split(".")[:2])) < (2, 1)
+
+
+def test_what_the_readme_links_to_is_there() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    linked = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(
+        r"`((?:flows|tasks|nanochat_core|benchmarks|docs)/[^`*]+)`", text
+    )
+    assert linked
+    assert [name for name in linked if not (ROOT / name).exists()] == []
+    assert "OUTPUT_" not in text

@@ -37,7 +37,14 @@ def start(sets: list[str], *extra: str) -> subprocess.Popen[bytes]:
     """The pipeline as a user's command, without Prefect."""
     options = [part for value in sets for part in ("--set", value)]
     command = [sys.executable, "-m", "flows.cli", "run", "tiny", "--no-prefect", *options, *extra]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_hear_interrupts
+    )
+
+
+def _hear_interrupts() -> None:
+    """A shell starts background jobs, and this test run may be one, with SIGINT ignored; children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_step(home: Path, step: str, wanted: int, process: subprocess.Popen[bytes]) -> None:
@@ -103,14 +110,17 @@ def _log(artifact: Artifact) -> str:
     return (workspace.current().store.fetch(artifact, ["log/metrics.jsonl"]) / "log/metrics.jsonl").read_text()
 
 
-def test_a_stopped_training_saves_a_checkpoint_and_says_so(prepared_home: Path, micro_sets: list[str]) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_saves_a_checkpoint_and_says_so(
+    stop: signal.Signals, prepared_home: Path, micro_sets: list[str]
+) -> None:
     expected = train_once(prepared_home, micro_sets, "pretrain")
     workspace.current().store.discard(newest("pretrain"))
     # no checkpoint by time: the only one is that of the stop
     sets = [*micro_sets, "runtime.checkpoint_every_s=1000"]
     process = start(sets, "--until", "pretrain")
     wait_for_step(prepared_home, "pretrain", 5, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     assert process.wait(TIMEOUT_S) == 130
     assert ranks() == []
     kept = list((prepared_home / "store/partial/pretrain").glob("*/step-*/complete.json"))

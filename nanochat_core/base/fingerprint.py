@@ -16,6 +16,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,7 @@ def code_closure(entries: Iterable[str], *, root: Path | None = None) -> dict[st
         path = tree.path(module)
         if module in EXCLUDED or path is None:  # no path: a folder without __init__.py, nothing to hash
             continue
-        parsed = normalised(_parse(path))
-        digests[module] = hashlib.sha256(ast.unparse(parsed).encode()).hexdigest()
+        parsed, digests[module] = _normalised_module(path, path.stat().st_mtime_ns, path.stat().st_size)
         digests |= {f"{module}:{name}": _file_digest(path, name) for name in _declared_files(parsed, module)}
         waiting.extend(tree.imported(parsed, module))
     return dict(sorted(digests.items()))
@@ -148,6 +148,13 @@ def _defined_names(node: ast.stmt) -> list[str]:
         return [node.name]
     targets = node.targets if isinstance(node, ast.Assign) else []
     return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+@lru_cache(maxsize=512)  # a run asks for a dozen closures that share most of their modules
+def _normalised_module(path: Path, _mtime_ns: int, _num_bytes: int) -> tuple[ast.Module, str]:
+    """The normalised syntax tree of a file, which nobody changes, and its digest; read again when the file changed."""
+    tree = normalised(_parse(path))
+    return tree, hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
 
 
 def normalised(tree: ast.Module) -> ast.Module:

@@ -21,13 +21,13 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
-	@echo "installing the locked packages into $(VENV) (once; one to three minutes)"
-	@$(BIN)/python -m pip install --quiet --no-compile -r requirements.lock
+	@echo "installing the locked packages into $(VENV) (once; two to three minutes)"
+	@$(BIN)/python -m pip install --quiet -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
-	@$(BIN)/python -m pip install --quiet --no-compile -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet -r requirements-dev.lock
 	@touch $@
 
 check: $(VENV)/.dev ## Formatting, lint, types of the core, layer contracts, file sizes

@@ -117,11 +117,26 @@ class PretrainConfig:
 class SftConfig:
     """Supervised fine-tuning on conversations."""
 
-    source: Literal["builtin", "path"] = "builtin"
-    """builtin: generated questions about the corpus, arithmetic with the calculator, spelling, who-are-you."""
+    source: Literal["builtin", "path", "mix"] = "builtin"
+    """builtin: generated questions about the corpus, arithmetic with the calculator, spelling, who-are-you.
+    mix: SmolTalk, and what the counts below add to it (nanochat's mixture)."""
     path: str | None = None
     """source = path: a JSONL file or a folder of them, each line {"messages": [{"role", "content"}, ...]}.
     Files of a folder whose name starts with test or val are held out."""
+    smoltalk: str = "HuggingFaceTB/smol-smoltalk"
+    """source = mix: a Hugging Face dataset of {"messages"}, or a folder in its layout."""
+    num_smoltalk: int | None = 460_000
+    """source = mix: so many of its conversations; None: all."""
+    mmlu_repeats: int = 0
+    """path and mix: times that MMLU's auxiliary training questions are in the mixture; read as `benchmarks` says."""
+    gsm8k_repeats: int = 0
+    """path and mix: times that GSM8K's training questions are in the mixture."""
+    num_letter_counts: int = 0
+    """path and mix: generated conversations that spell a word and count a letter in it."""
+    num_spellings: int = 0
+    """path and mix: generated conversations that spell a word."""
+    identity_path: str | None = None
+    """path and mix: a JSONL file of conversations about who the model is, taken twice."""
     epochs: int = 1
     num_documentation: int = 4000
     """builtin: questions about the documentation in the corpus."""
@@ -152,6 +167,40 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CoreConfig:
+    """CORE, the 22 benchmarks of the DCLM paper (arXiv 2406.11794), on the base model."""
+
+    source: Literal["none", "url", "path"] = "none"
+    """none: not measured."""
+    url: str = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
+    """source = url: a zip of the published bundle."""
+    sha256: str | None = None
+    """source = url: the digest that the download must have; None: whatever comes is taken and its digest recorded."""
+    path: str | None = None
+    """source = path: a folder or a zip in the bundle's layout (core.yaml, eval_meta_data.csv, eval_data/)."""
+    max_per_benchmark: int | None = None
+    """Only so many items of each benchmark, drawn at a fixed seed: a quick look, and the result says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarksConfig:
+    """Chat benchmarks: MMLU, ARC, GSM8K, HumanEval, spelling."""
+
+    source: Literal["none", "hub", "path"] = "none"
+    """none: not measured. hub: Hugging Face datasets. path: a folder with the same files (docs/evaluation.md)."""
+    path: str | None = None
+    names: str = "arc_easy,arc_challenge,mmlu,gsm8k,humaneval,spelling_bee"
+    """Which ones, separated by commas."""
+    max_per_benchmark: int | None = None
+    """Only so many items of each benchmark, drawn at a fixed seed: a quick look, and the result says so."""
+    num_samples: int = 1
+    """Answers per generative item, for pass@k; 1: greedy."""
+    temperature: float = 0.8
+    """Of the samples, where there is more than one."""
+    max_answer_tokens: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """What belongs to the machine. No fingerprint sees it, so it may not change a result."""
 
@@ -164,6 +213,10 @@ class RuntimeConfig:
     """Processes that tokenize; None: one per core."""
     num_threads: int | None = None
     """Threads per training process; None: cores / processes."""
+    eval_batch_tokens: int = 16_384
+    """Tokens that an evaluation puts through the model at once on one device."""
+    allow_unsafe_code: bool = False
+    """Run generated code also where the kernel gives no sandbox without a network."""
     checkpoint_every_s: float = 300.0
     """At most this much training is lost to a kill."""
     log_every_steps: int = 1
@@ -186,4 +239,6 @@ class RunConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    core: CoreConfig = field(default_factory=CoreConfig)
+    benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)

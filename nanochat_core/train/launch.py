@@ -4,12 +4,12 @@ The command works by hand as well: python -m torch.distributed.run ... -m nanoch
 """
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from nanochat_core.base.child import run_child
 from nanochat_core.base.records import Record
+from nanochat_core.base.torchrun import torchrun
 from nanochat_core.train.settings import TrainJob
 
 
@@ -25,6 +25,4 @@ def run_training(job: TrainJob, on_record: Callable[[Record], None]) -> Record:
 
 def command(job: TrainJob, plan: Path) -> list[str]:
     """torchrun for the job's ranks on this machine."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--rdzv-backend=c10d"]
-    torchrun += ["--rdzv-endpoint=localhost:0", f"--nproc-per-node={job.runtime.num_processes}", "--max-restarts=0"]
-    return [*torchrun, "-m", "nanochat_core.train.worker", str(plan)]
+    return torchrun("nanochat_core.train.worker", str(plan), num_processes=job.runtime.num_processes)

@@ -18,7 +18,7 @@ from nanochat_core.cli.app import Preset, Sets, app, check_step, derived_plan
 from nanochat_core.cli.display import display
 from nanochat_core.cli.plan_view import preview_steps, show_plan
 from nanochat_core.pipeline.finish import FinishedRun, finish_run
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.steps import STEPS, wanted
 from nanochat_core.plan import RunPlan, estimate
 
 ASK_ABOVE_USD = 1.0  # a run that costs more is started after a yes
@@ -41,8 +41,8 @@ def run(
     nanochat run tiny --set sft.epochs=2 --until evaluate_chat
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C: with a checkpoint
-    check_step(until)
     plan = derived_plan(preset, sets, fresh=fresh, accept_drift=accept_drift)
+    check_step(until, plan)
     if no_prefect:
         _announce(plan, until, yes=yes)
         finished = _run_bare(plan, until)
@@ -100,8 +100,9 @@ def _run_flow(
 
 def _titles(plan: RunPlan, until: str | None) -> dict[str, str]:
     """The steps of this run and what each will do."""
-    names = list(STEPS)
-    return {name: STEPS[name].title(plan) for name in (names[: names.index(until) + 1] if until else names)}
+    steps = wanted(plan)
+    names = list(steps)
+    return {name: steps[name].title(plan) for name in (names[: names.index(until) + 1] if until else names)}
 
 
 def _conclude(finished: FinishedRun) -> None:
@@ -114,6 +115,9 @@ def _conclude(finished: FinishedRun) -> None:
     for name in ("evaluate_base", "evaluate_chat"):
         if ref := finished.ref(name):
             console.print(f"  {name.removeprefix('evaluate_'):<6} {ref.metrics['bits_per_byte']:.4f} bits per byte")
+    for name in ("evaluate_core", "benchmark_chat"):
+        if ref := finished.ref(name):
+            console.print(f"  {STEPS[name].headline(ref.metrics)}")
     if ref := finished.ref("evaluate_chat"):
         for name, score in ref.metrics.get("benchmarks", {}).items():
             console.print(f"  {name:<14} {score['accuracy']:.0%} of {score['num_asked']} held-out questions")

@@ -23,23 +23,34 @@ class Steps(Protocol):
     def __getattr__(self, name: str): ...
 
 
-def pipeline(steps: Steps, plan: RunPlan) -> Iterator[Ref]:
-    """Run the steps in order, yielding what each one made; whoever stops asking stops the run."""
+def pipeline(steps: Steps, plan: RunPlan) -> Iterator[Ref | None]:
+    """Run the steps in order, yielding what each one made; whoever stops asking stops the run.
+
+    A step that the plan leaves out (CORE on a laptop without a network) yields None, and so do those that need it.
+    """
     yield (corpus := steps.corpus(plan))
     yield (tokenizer := steps.tokenizer(plan, corpus))
     yield (tokens := steps.tokens(plan, corpus, tokenizer))
     yield (base := steps.pretrain(plan, tokenizer, tokens))
     yield (base_evals := steps.evaluate_base(plan, tokenizer, tokens, base))
-    yield (conversations := steps.conversations(plan, tokenizer))
+    yield (bundle := steps.core_bundle(plan))
+    yield (prompts := steps.core_prompts(plan, tokenizer, bundle))
+    yield (core := steps.evaluate_core(plan, prompts, base))
+    yield (items := steps.benchmarks(plan))
+    yield (base_marks := steps.benchmark_base(plan, tokenizer, items, base))
+    yield (conversations := steps.conversations(plan, tokenizer, items))
     yield (chat := steps.sft(plan, tokenizer, conversations, base))
     yield (chat_evals := steps.evaluate_chat(plan, tokenizer, tokens, conversations, chat))
-    yield steps.report(plan, tokenizer, base, base_evals, chat, chat_evals)
+    yield (chat_marks := steps.benchmark_chat(plan, tokenizer, items, chat))
+    yield steps.report(plan, tokenizer, base, base_evals, core, base_marks, chat, chat_evals, chat_marks)
 
 
 def run_until(steps: Steps, plan: RunPlan, until: str | None) -> list[Ref]:
     """The refs of all steps up to and including `until` (None: all of them)."""
     refs: list[Ref] = []
     for ref in pipeline(steps, plan):
+        if ref is None:
+            continue
         refs.append(ref)
         if ref.step == until:
             break

@@ -75,6 +75,14 @@ class RunPlan:
     accept_drift: tuple[str, ...] = ()
     """Steps whose artifact is reused although their code changed."""
 
+    @property
+    def has_core(self) -> bool:
+        return self.config.core.source != "none"
+
+    @property
+    def has_benchmarks(self) -> bool:
+        return self.config.benchmarks.source != "none"
+
 
 def plan_run(config: RunConfig, *, fresh: tuple[str, ...] = (), accept_drift: tuple[str, ...] = ()) -> RunPlan:
     """Derive the plan, or raise ConfigError naming the value that cannot work."""

@@ -7,8 +7,9 @@ from tasks import policy
 from tasks.summary import publish_summary
 
 __all__ = [
-    "conversations", "corpus", "evaluate_base", "evaluate_chat", "pretrain", "publish_summary", "report", "sft",
-    "tokenizer", "tokens",
+    "benchmark_base", "benchmark_chat", "benchmarks", "conversations", "core_bundle", "core_prompts", "corpus",
+    "evaluate_base", "evaluate_chat", "evaluate_core", "pretrain", "publish_summary", "report", "sft", "tokenizer",
+    "tokens",
 ]  # fmt: skip
 
 
@@ -43,9 +44,39 @@ def evaluate_base(plan: RunPlan, tokenizer: Ref, tokens: Ref, pretrain: Ref) -> 
 
 
 @policy.step()
-def conversations(plan: RunPlan, tokenizer: Ref) -> Ref:
+def core_bundle(plan: RunPlan) -> Ref | None:
+    """Fetch the data of the CORE benchmarks."""
+    return steps.core_bundle(plan)
+
+
+@policy.step()
+def core_prompts(plan: RunPlan, tokenizer: Ref, core_bundle: Ref | None) -> Ref | None:
+    """Render and tokenize CORE's items."""
+    return steps.core_prompts(plan, tokenizer, core_bundle)
+
+
+@policy.step()
+def evaluate_core(plan: RunPlan, core_prompts: Ref | None, pretrain: Ref) -> Ref | None:
+    """CORE of the base model."""
+    return steps.evaluate_core(plan, core_prompts, pretrain)
+
+
+@policy.step()
+def benchmarks(plan: RunPlan) -> Ref | None:
+    """Fetch the items of the chat benchmarks."""
+    return steps.benchmarks(plan)
+
+
+@policy.step()
+def benchmark_base(plan: RunPlan, tokenizer: Ref, benchmarks: Ref | None, pretrain: Ref) -> Ref | None:
+    """The base model on the multiple-choice benchmarks."""
+    return steps.benchmark_base(plan, tokenizer, benchmarks, pretrain)
+
+
+@policy.step()
+def conversations(plan: RunPlan, tokenizer: Ref, benchmarks: Ref | None) -> Ref:
     """Make or read the conversations to fine-tune on."""
-    return steps.conversations(plan, tokenizer)
+    return steps.conversations(plan, tokenizer, benchmarks)
 
 
 @policy.step(retries=3)
@@ -61,6 +92,24 @@ def evaluate_chat(plan: RunPlan, tokenizer: Ref, tokens: Ref, conversations: Ref
 
 
 @policy.step()
-def report(plan: RunPlan, tokenizer: Ref, pretrain: Ref, evaluate_base: Ref, sft: Ref, evaluate_chat: Ref) -> Ref:
+def benchmark_chat(plan: RunPlan, tokenizer: Ref, benchmarks: Ref | None, sft: Ref) -> Ref | None:
+    """The chat model on the chat benchmarks."""
+    return steps.benchmark_chat(plan, tokenizer, benchmarks, sft)
+
+
+@policy.step()
+def report(
+    plan: RunPlan,
+    tokenizer: Ref,
+    pretrain: Ref,
+    evaluate_base: Ref,
+    evaluate_core: Ref | None,
+    benchmark_base: Ref | None,
+    sft: Ref,
+    evaluate_chat: Ref,
+    benchmark_chat: Ref | None,
+) -> Ref:
     """Draw the run's figures and tables."""
-    return steps.report(plan, tokenizer, pretrain, evaluate_base, sft, evaluate_chat)
+    return steps.report(
+        plan, tokenizer, pretrain, evaluate_base, evaluate_core, benchmark_base, sft, evaluate_chat, benchmark_chat
+    )

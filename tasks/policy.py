@@ -18,9 +18,11 @@ from prefect.tasks import exponential_backoff
 
 from nanochat_core.base.errors import TrainingError
 from nanochat_core.pipeline.step import Ref
+from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.plan import RunPlan
 from nanochat_core.store.failures import UnreachableError
 
-StepFunction = Callable[..., Ref]
+StepFunction = Callable[..., Any]
 
 
 def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -35,7 +37,10 @@ def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
 
 
 def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
-    """Decorate a step function; the result is called like the function and returns its ref."""
+    """Decorate a step function; the result is called like the function and returns its ref.
+
+    A step that the plan leaves out is no task run at all: the call returns None.
+    """
 
     def decorate(function: StepFunction) -> StepFunction:
         @functools.wraps(function)
@@ -59,8 +64,10 @@ def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
         )
 
         @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Ref:
-            result = prefect_task(*args, **kwargs)
+        def call(plan: RunPlan, *args: Any, **kwargs: Any) -> Ref | None:
+            if not STEPS[function.__name__].is_wanted(plan):
+                return None
+            result = prefect_task(plan, *args, **kwargs)
             return result.result() if isinstance(result, State) else result
 
         return call

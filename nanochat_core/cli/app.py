@@ -64,13 +64,16 @@ def options(
     """Options of every verb."""
 
 
-def check_step(name: str | None) -> str | None:
-    """A step's name, or ConfigError naming the steps there are."""
-    from nanochat_core.pipeline.steps import STEPS
+def check_step(name: str | None, plan: RunPlan) -> str | None:
+    """The name of a step that the plan has, or ConfigError naming those."""
+    from nanochat_core.pipeline.steps import STEPS, wanted
 
-    if name is not None and name not in STEPS:
-        raise ConfigError(f"there is no step {name!r}", hint=f"steps: {', '.join(STEPS)}")
-    return name
+    if name is None or name in wanted(plan):
+        return name
+    if name in STEPS:
+        section = "core" if "core" in name else "benchmarks"
+        raise ConfigError(f"this run has no step {name}", hint=f"--set {section}.source=... turns it on")
+    raise ConfigError(f"there is no step {name!r}", hint=f"steps: {', '.join(wanted(plan))}")
 
 
 @app.command()
@@ -112,8 +115,9 @@ def why(
     """
     from nanochat_core.cli.plan_view import preview_steps
 
-    check_step(step)
-    rows = preview_steps(plan_run(load_config(preset, sets or ())), until=step)
+    derived = plan_run(load_config(preset, sets or ()))
+    check_step(step, derived)
+    rows = preview_steps(derived, until=step)
     row = rows[-1]
     if as_json:
         print(json.dumps(row, indent=1))
@@ -205,6 +209,7 @@ def derived_plan(
     preset: str, sets: list[str] | None, *, fresh: list[str] | None, accept_drift: list[str] | None
 ) -> RunPlan:
     """The plan of a run command, with the names of its steps checked."""
-    for name in [*(fresh or []), *(accept_drift or [])]:
-        check_step(name)
-    return plan_run(load_config(preset, sets or ()), fresh=tuple(fresh or ()), accept_drift=tuple(accept_drift or ()))
+    plan = plan_run(load_config(preset, sets or ()), fresh=tuple(fresh or ()), accept_drift=tuple(accept_drift or ()))
+    for name in [*plan.fresh, *plan.accept_drift]:
+        check_step(name, plan)
+    return plan

@@ -8,7 +8,7 @@ from rich.table import Table
 from nanochat_core import plan as plans
 from nanochat_core.base.units import count, dollars, duration
 from nanochat_core.pipeline.step import preview
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.steps import wanted
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact
 
@@ -19,8 +19,8 @@ def preview_steps(plan: RunPlan, until: str | None = None) -> list[dict[str, Any
     """Per step: cached or run, and why; in order."""
     made: dict[str, Artifact | None] = {}
     rows = []
-    for name, step in STEPS.items():
-        seen = preview(step, plan, {source: made[source] for source in step.inputs})
+    for name, step in wanted(plan).items():
+        seen = preview(step, plan, {source: made[source] for source in step.inputs if source in made})
         made[name] = seen.artifact
         rows.append({"step": name, "state": seen.state, "what": step.title(plan), "why": seen.reasons})
         if name == until:

@@ -7,13 +7,13 @@ import dataclasses
 import functools
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.child import LOG_NAME
 from nanochat_core.base.records import RECORDS_NAME
 from nanochat_core.pipeline import identity
+from nanochat_core.pipeline.evaluations import measure
 from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
 
 if TYPE_CHECKING:
@@ -179,9 +179,7 @@ def evaluate_chat(run: StepRun) -> Metrics:
 
 
 def _evaluate(run: StepRun, *, model: Path, questions: Path | None) -> Metrics:
-    from nanochat_core.base.child import run_child
-
-    config, runtime = run.plan.config, run.plan.config.runtime
+    config = run.plan.config
     job = {
         "model": str(model),
         "tokenizer": str(run.inputs["tokenizer"]),
@@ -190,22 +188,9 @@ def _evaluate(run: StepRun, *, model: Path, questions: Path | None) -> Metrics:
         "is_chat": questions is not None,
         "bpb_tokens": config.evaluate.bpb_tokens,
         "sample_tokens": config.evaluate.sample_tokens,
-        "dtype": config.pretrain.dtype,
-        "device": runtime.device,
-        "batch_rows": runtime.device_batch_rows,
-        "num_threads": runtime.num_threads,
-        "work": str(run.work),
-        "out": str(run.out),
+        "batch_rows": config.runtime.device_batch_rows,
     }
-    plan = run.work / "plan.json"
-    plan.write_text(json.dumps(job))
-    result = run_child(
-        [sys.executable, "-m", "nanochat_core.evals.worker", str(plan)],
-        run.work,
-        on_record=lambda record: run.progress(record["done"], record["total"], record["text"]),
-        environment={},
-    )
-    return {key: value for key, value in result.items() if key != "status"}
+    return measure(run, "nanochat_core.evals.worker", job)
 
 
 def report(run: StepRun) -> Metrics:

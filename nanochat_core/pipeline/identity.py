@@ -146,5 +146,40 @@ def evaluate(plan: RunPlan) -> Identity:
     return {"bpb_tokens": config.bpb_tokens, "sample_tokens": config.sample_tokens, "dtype": plan.config.pretrain.dtype}
 
 
+def core_bundle(plan: RunPlan) -> Identity:
+    config = plan.config.core
+    if config.source == "path":
+        return {"files": _stamps(config.path)}
+    return {"url": config.url, "sha256": config.sha256}
+
+
+def core_prompts(plan: RunPlan) -> Identity:
+    return {"max_per_benchmark": plan.config.core.max_per_benchmark}
+
+
+def evaluate_core(plan: RunPlan) -> Identity:
+    return {"dtype": plan.config.pretrain.dtype}
+
+
+def benchmarks(plan: RunPlan) -> Identity:
+    config = plan.config.benchmarks
+    chosen = {name: getattr(config, name) for name in ("source", "names", "max_per_benchmark")}
+    files = _stamps(config.path) if config.source == "path" else []
+    return {**chosen, "seed": plan.config.seed, "files": files}
+
+
+def benchmark(plan: RunPlan) -> Identity:
+    config = plan.config.benchmarks
+    chosen = {name: getattr(config, name) for name in ("num_samples", "temperature", "max_answer_tokens")}
+    return {**chosen, "seed": plan.config.seed, "dtype": plan.config.pretrain.dtype}
+
+
+def _stamps(path: str | None) -> list[list[str | int]]:
+    """Of a file, or of every file below a folder; none where there is nothing, and the step then says so."""
+    chosen = Path(path or "").expanduser()
+    files = [chosen] if chosen.is_file() else sorted(file for file in chosen.rglob("*") if file.is_file())
+    return [_stamp(file) for file in files] if path else []
+
+
 def report(plan: RunPlan) -> Identity:
     return {}

@@ -77,6 +77,10 @@ class StepRun:
         observe.current().note(text)
 
 
+def _always(plan: RunPlan) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Step:
     """The fixed part of a step."""
@@ -95,7 +99,9 @@ class Step:
     headline: Callable[[dict[str, Any]], str]
     """The result in a few words, from the metrics."""
     inputs: tuple[str, ...] = ()
-    """Names of the steps whose artifacts it reads."""
+    """Names of the steps whose artifacts it reads; it does without those that are not part of the run."""
+    is_wanted: Callable[[RunPlan], bool] = _always
+    """Whether a run has this step."""
     reads_logs: bool = False
     """Its result depends on its inputs' logs as well."""
 

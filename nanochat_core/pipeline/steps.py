@@ -3,7 +3,7 @@
 from typing import Any
 
 from nanochat_core.base.units import count
-from nanochat_core.pipeline import bodies, identity
+from nanochat_core.pipeline import bodies, evaluations, identity
 from nanochat_core.pipeline.step import Ref, Step, execute
 from nanochat_core.plan import RunPlan
 
@@ -29,6 +29,27 @@ def _training(metrics: dict[str, Any]) -> str:
 def _chat_scores(metrics: dict[str, Any]) -> str:
     parts = [f"{name} {score['accuracy']:.0%}" for name, score in metrics.get("benchmarks", {}).items()]
     return ", ".join(parts) or _bpb(metrics)
+
+
+def _core(metrics: dict[str, Any]) -> str:
+    score = f"CORE {metrics['core']:.4f} ± {metrics['core_standard_error']:.4f}"
+    whole = metrics["is_complete"] and metrics["max_per_benchmark"] is None
+    return score if whole else f"{score} (of {metrics['num_items']:,} items in {metrics['num_benchmarks']} benchmarks)"
+
+
+def _chat_core(metrics: dict[str, Any]) -> str:
+    score = metrics["chat_core"]
+    parts = [] if score is None else [f"ChatCORE {score:.4f}"]
+    return ", ".join([*parts, *(f"{name} {mark['accuracy']:.0%}" for name, mark in metrics["benchmarks"].items())])
+
+
+def _limited(what: str, limit: int | None) -> str:
+    return what if limit is None else f"{what}, {limit:,} items each"
+
+
+def _conversations_title(plan: RunPlan) -> str:
+    sft = plan.config.sft
+    return {"builtin": "built-in mix", "path": str(sft.path), "mix": sft.smoltalk}[sft.source]
 
 
 STEPS: dict[str, Step] = {
@@ -84,14 +105,67 @@ STEPS: dict[str, Step] = {
             inputs=("tokenizer", "tokens", "pretrain"),
         ),
         Step(
+            name="core_bundle",
+            title=lambda plan: _limited("CORE's benchmarks", plan.config.core.max_per_benchmark),
+            body=evaluations.core_bundle,
+            identity=identity.core_bundle,
+            entries=("nanochat_core.evals.core.bundle",),
+            packages=(),
+            headline=lambda m: f"{m['num_benchmarks']} benchmarks, {m['num_items']:,} items",
+            is_wanted=lambda plan: plan.has_core,
+        ),
+        Step(
+            name="core_prompts",
+            title=lambda plan: "rendered and tokenized",
+            body=evaluations.core_prompts,
+            identity=identity.core_prompts,
+            entries=("nanochat_core.evals.core.prompts",),
+            packages=("tiktoken", "numpy"),
+            headline=lambda m: f"{m['num_items']:,} items, {count(m['num_tokens'])} tokens",
+            inputs=("tokenizer", "core_bundle"),
+            is_wanted=lambda plan: plan.has_core,
+        ),
+        Step(
+            name="evaluate_core",
+            title=lambda plan: "CORE of the base model",
+            body=evaluations.evaluate_core,
+            identity=identity.evaluate_core,
+            entries=("nanochat_core.evals.core.worker",),
+            packages=TRAINING_PACKAGES,
+            headline=_core,
+            inputs=("core_prompts", "pretrain"),
+            is_wanted=lambda plan: plan.has_core,
+        ),
+        Step(
+            name="benchmarks",
+            title=lambda plan: _limited(plan.config.benchmarks.names, plan.config.benchmarks.max_per_benchmark),
+            body=evaluations.benchmarks,
+            identity=identity.benchmarks,
+            entries=("nanochat_core.evals.benchmarks.registry",),
+            packages=("datasets",),
+            headline=lambda m: f"{m['num_items']:,} items of {m['num_benchmarks']} benchmarks",
+            is_wanted=lambda plan: plan.has_benchmarks,
+        ),
+        Step(
+            name="benchmark_base",
+            title=lambda plan: "multiple choice, base model",
+            body=evaluations.benchmark_base,
+            identity=identity.benchmark,
+            entries=("nanochat_core.evals.benchmarks.worker",),
+            packages=EVALUATION_PACKAGES,
+            headline=_chat_core,
+            inputs=("tokenizer", "benchmarks", "pretrain"),
+            is_wanted=lambda plan: plan.has_benchmarks,
+        ),
+        Step(
             name="conversations",
-            title=lambda plan: "built-in mix" if plan.config.sft.source == "builtin" else str(plan.config.sft.path),
+            title=_conversations_title,
             body=bodies.conversations,
             identity=identity.conversations,
             entries=("nanochat_core.pipeline.mixture", "nanochat_core.data.conversations"),
             packages=("tiktoken", "numpy"),
             headline=lambda m: f"{m['conversations']:,} conversations in {m['rows']:,} rows",
-            inputs=("tokenizer",),
+            inputs=("tokenizer", "benchmarks"),
         ),
         Step(
             name="sft",
@@ -114,6 +188,17 @@ STEPS: dict[str, Step] = {
             inputs=("tokenizer", "tokens", "conversations", "sft"),
         ),
         Step(
+            name="benchmark_chat",
+            title=lambda plan: "chat benchmarks",
+            body=evaluations.benchmark_chat,
+            identity=identity.benchmark,
+            entries=("nanochat_core.evals.benchmarks.worker",),
+            packages=EVALUATION_PACKAGES,
+            headline=_chat_core,
+            inputs=("tokenizer", "benchmarks", "sft"),
+            is_wanted=lambda plan: plan.has_benchmarks,
+        ),
+        Step(
             name="report",
             title=lambda plan: "curves and tables",
             body=bodies.report,
@@ -121,58 +206,123 @@ STEPS: dict[str, Step] = {
             entries=("nanochat_core.report.figures",),
             packages=("matplotlib", "numpy"),
             headline=lambda m: f"{m['num_figures']} figures",
-            inputs=("tokenizer", "pretrain", "evaluate_base", "sft", "evaluate_chat"),
+            inputs=(
+                "tokenizer",
+                "pretrain",
+                "evaluate_base",
+                "evaluate_core",
+                "benchmark_base",
+                "sft",
+                "evaluate_chat",
+                "benchmark_chat",
+            ),
             reads_logs=True,
         ),
     )
 }
 
 
-def _run(name: str, plan: RunPlan, *refs: Ref) -> Ref:
+def wanted(plan: RunPlan) -> dict[str, Step]:
+    """The steps that a run of this plan has, in order."""
+    return {name: step for name, step in STEPS.items() if step.is_wanted(plan)}
+
+
+def _run(name: str, plan: RunPlan, *refs: Ref | None) -> Ref | None:
+    """Run one step; None where the plan has no such step, or for an input that it has none of."""
     step = STEPS[name]
-    return execute(step, plan, dict(zip(step.inputs, refs, strict=True)), STEPS)
+    if not step.is_wanted(plan):
+        return None
+    inputs = {source: ref for source, ref in zip(step.inputs, refs, strict=True) if ref is not None}
+    return execute(step, plan, inputs, STEPS)
+
+
+def _must(name: str, plan: RunPlan, *refs: Ref | None) -> Ref:
+    ref = _run(name, plan, *refs)
+    assert ref is not None, f"every run has {name}"
+    return ref
 
 
 def corpus(plan: RunPlan) -> Ref:
     """Text as parquet shards, training and validation apart."""
-    return _run("corpus", plan)
+    return _must("corpus", plan)
 
 
 def tokenizer(plan: RunPlan, corpus: Ref) -> Ref:
     """A BPE vocabulary learnt from the corpus."""
-    return _run("tokenizer", plan, corpus)
+    return _must("tokenizer", plan, corpus)
 
 
 def tokens(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> Ref:
     """The corpus as token shards and packed rows."""
-    return _run("tokens", plan, corpus, tokenizer)
+    return _must("tokens", plan, corpus, tokenizer)
 
 
 def pretrain(plan: RunPlan, tokenizer: Ref, tokens: Ref) -> Ref:
     """The base model that the plan describes."""
-    return _run("pretrain", plan, tokenizer, tokens)
+    return _must("pretrain", plan, tokenizer, tokens)
 
 
 def evaluate_base(plan: RunPlan, tokenizer: Ref, tokens: Ref, pretrain: Ref) -> Ref:
     """Bits per byte and samples of the base model."""
-    return _run("evaluate_base", plan, tokenizer, tokens, pretrain)
+    return _must("evaluate_base", plan, tokenizer, tokens, pretrain)
 
 
-def conversations(plan: RunPlan, tokenizer: Ref) -> Ref:
-    """Packed conversations to fine-tune on, and questions held out from them."""
-    return _run("conversations", plan, tokenizer)
+def core_bundle(plan: RunPlan) -> Ref | None:
+    """The data of the 22 CORE benchmarks."""
+    return _run("core_bundle", plan)
+
+
+def core_prompts(plan: RunPlan, tokenizer: Ref, core_bundle: Ref | None) -> Ref | None:
+    """CORE's items with their few-shot examples, as tokens."""
+    return _run("core_prompts", plan, tokenizer, core_bundle)
+
+
+def evaluate_core(plan: RunPlan, core_prompts: Ref | None, pretrain: Ref) -> Ref | None:
+    """CORE of the base model, with every item's outcome."""
+    return _run("evaluate_core", plan, core_prompts, pretrain)
+
+
+def benchmarks(plan: RunPlan) -> Ref | None:
+    """The items of the chat benchmarks."""
+    return _run("benchmarks", plan)
+
+
+def benchmark_base(plan: RunPlan, tokenizer: Ref, benchmarks: Ref | None, pretrain: Ref) -> Ref | None:
+    """The base model on the multiple-choice benchmarks: what fine-tuning started from."""
+    return _run("benchmark_base", plan, tokenizer, benchmarks, pretrain)
+
+
+def conversations(plan: RunPlan, tokenizer: Ref, benchmarks: Ref | None) -> Ref:
+    """Packed conversations to fine-tune on, without benchmark items, and questions held out from them."""
+    return _must("conversations", plan, tokenizer, benchmarks)
 
 
 def sft(plan: RunPlan, tokenizer: Ref, conversations: Ref, pretrain: Ref) -> Ref:
     """The chat model: the base model fine-tuned on the conversations."""
-    return _run("sft", plan, tokenizer, conversations, pretrain)
+    return _must("sft", plan, tokenizer, conversations, pretrain)
 
 
 def evaluate_chat(plan: RunPlan, tokenizer: Ref, tokens: Ref, conversations: Ref, sft: Ref) -> Ref:
     """Bits per byte, held-out questions and samples of the chat model."""
-    return _run("evaluate_chat", plan, tokenizer, tokens, conversations, sft)
+    return _must("evaluate_chat", plan, tokenizer, tokens, conversations, sft)
 
 
-def report(plan: RunPlan, tokenizer: Ref, pretrain: Ref, evaluate_base: Ref, sft: Ref, evaluate_chat: Ref) -> Ref:
+def benchmark_chat(plan: RunPlan, tokenizer: Ref, benchmarks: Ref | None, sft: Ref) -> Ref | None:
+    """The chat model on the chat benchmarks."""
+    return _run("benchmark_chat", plan, tokenizer, benchmarks, sft)
+
+
+def report(
+    plan: RunPlan,
+    tokenizer: Ref,
+    pretrain: Ref,
+    evaluate_base: Ref,
+    evaluate_core: Ref | None,
+    benchmark_base: Ref | None,
+    sft: Ref,
+    evaluate_chat: Ref,
+    benchmark_chat: Ref | None,
+) -> Ref:
     """Figures and tables of the run."""
-    return _run("report", plan, tokenizer, pretrain, evaluate_base, sft, evaluate_chat)
+    models = (tokenizer, pretrain, evaluate_base, evaluate_core, benchmark_base, sft, evaluate_chat, benchmark_chat)
+    return _must("report", plan, *models)

@@ -39,7 +39,12 @@ def changed(sets: list[str], *more: str) -> list[str]:
         ("sft.num_arithmetic=77", ["conversations"]),
         ("evaluate.sample_tokens=9", ["evaluate_base", "evaluate_chat"]),
         ("evaluate.num_questions=5", ["conversations"]),
-        ("seed=7", ["pretrain", "conversations", "sft"]),
+        ("seed=7", ["pretrain", "benchmarks", "benchmark_base", "conversations", "sft", "benchmark_chat"]),
+        ("core.max_per_benchmark=5", ["core_prompts"]),
+        ("core.url=https://example.org/bundle.zip", ["core_bundle"]),
+        ("benchmarks.max_per_benchmark=5", ["benchmarks"]),
+        ("benchmarks.num_samples=4", ["benchmark_base", "benchmark_chat"]),
+        ("runtime.eval_batch_tokens=64", []),
     ],
 )
 def test_a_setting_is_in_the_keys_of_the_steps_that_read_it(

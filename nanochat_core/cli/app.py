@@ -205,6 +205,13 @@ def import_checkpoint(
     print(f"{out}: {num_params:,} parameters, depth {model.config.n_layer}")
 
 
+def _add_verbs() -> None:
+    """The verbs that have files of their own."""
+    from nanochat_core.cli import evaluate
+
+    evaluate.register(app)
+
+
 def derived_plan(
     preset: str, sets: list[str] | None, *, fresh: list[str] | None, accept_drift: list[str] | None
 ) -> RunPlan:
@@ -213,3 +220,6 @@ def derived_plan(
     for name in [*plan.fresh, *plan.accept_drift]:
         check_step(name, plan)
     return plan
+
+
+_add_verbs()

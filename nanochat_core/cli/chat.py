@@ -6,18 +6,16 @@ leaves.
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
 
 from nanochat_core import workspace
-from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
+from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.hardware import pick_device, pick_dtype
 from nanochat_core.inference.engine import Engine
 from nanochat_core.inference.sampling import Sampling
 from nanochat_core.inference.tool_loop import End, Text, ToolCall, ToolResult
 from nanochat_core.model.weights import load_model
-from nanochat_core.store.manifest import Artifact
-from nanochat_core.store.store import Store
+from nanochat_core.pipeline.models import fetch, find_model
 from nanochat_core.tokenizer.conversation import render_prompt
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
@@ -35,46 +33,13 @@ class ChatModel:
 def open_chat(ref: str | None, *, device: str = "auto") -> ChatModel:
     """Load a chat model: a ref "name" or "name@version", or the newest chat model of the store."""
     store = workspace.current().store
-    name, artifact = _find(store, ref)
-    tokenizer_digest = artifact.inputs.get("tokenizer")
+    found = find_model(store, ref)
     where = pick_device(device)
-    model = load_model(_fetch(store, artifact, "model.safetensors", "config.json"))
-    tokenizer = Tokenizer.load(_fetch(store, _tokenizer(store, tokenizer_digest), "tokenizer.json"))
+    model = load_model(fetch(store, found.artifact, "model.safetensors", "config.json"))
+    tokenizer = Tokenizer.load(fetch(store, found.tokenizer, "tokenizer.json"))
     model.to(where)
     model.compute_dtype = pick_dtype("auto", where)
-    return ChatModel(name, Engine(model, tokenizer))
-
-
-def _fetch(store: Store, artifact: Artifact, *names: str) -> Path:
-    try:
-        return store.fetch(artifact, names)
-    except CorruptError as error:
-        raise CorruptError(
-            error.message, hint="run the pipeline again: it finds the damage and makes the step anew"
-        ) from error
-
-
-def _find(store: Store, ref: str | None) -> tuple[str, Artifact]:
-    if ref is not None:
-        name, _, version = ref.partition("@")
-        return ref, store.ref(name, version or None)
-    newest = max((r for r in store.refs() if r.name.endswith("-chat")), key=lambda r: r.set_at, default=None)
-    if newest is None:
-        raise MissingError(
-            f"there is no chat model in {store.url} yet", hint="make speedrun (or: nanochat run tiny) makes one"
-        )
-    return f"{newest.name}@{newest.version}", store.ref(newest.name, newest.version)
-
-
-def _tokenizer(store: Store, digest: str | None) -> Artifact:
-    from nanochat_core.pipeline.step import result_digest
-
-    for artifact in store.artifacts("tokenizer"):
-        if result_digest(artifact) == digest:
-            return artifact
-    raise MissingError(
-        f"the tokenizer of this model ({str(digest)[:12]}) is not in {store.url}", hint="run the pipeline again"
-    )
+    return ChatModel(found.name, Engine(model, tokenizer))
 
 
 class Session:

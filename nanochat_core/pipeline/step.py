@@ -150,14 +150,15 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
         told = "stopped" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
         observer.step_failed(step.name, told)
         raise
-    ref = _ref(artifact, inputs, is_cached=found is not None)
+    ref = ref_of(artifact, inputs, is_cached=found is not None)
     observer.step_finished(
         step.name, is_cached=ref.is_cached, seconds=time.time() - started, headline=step.headline(ref.metrics)
     )
     return ref
 
 
-def _ref(artifact: Artifact, inputs: Mapping[str, Ref], *, is_cached: bool) -> Ref:
+def ref_of(artifact: Artifact, inputs: Mapping[str, Ref], *, is_cached: bool = True) -> Ref:
+    """The small value that stands for an artifact; without `inputs` it cannot be made again when it is damaged."""
     return Ref(
         step=artifact.step,
         fingerprint=artifact.fingerprint,

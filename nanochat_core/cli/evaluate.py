@@ -1,0 +1,152 @@
+"""`nanochat eval`: measure one model on CORE and the chat benchmarks, with the pipeline's own steps.
+
+So what was measured before is found in the store, and what is measured here is found by a run that needs it. The data
+come from the hub, or from a folder on this machine.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nanochat_core import observe, workspace
+from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.cli.display import display
+from nanochat_core.pipeline.models import StoredModel, find_model
+from nanochat_core.pipeline.step import Ref, execute
+from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.plan import RunPlan, plan_run
+from nanochat_core.presets import load_config
+
+CORE = "core"
+CORE_FILE = "core.yaml"
+CHAT_FOLDERS = ("mmlu", "arc", "gsm8k", "humaneval")
+
+
+def evaluate(
+    ref: Annotated[str, typer.Argument(help="A model: NAME or NAME@VERSION, such as tiny-base.")],
+    benchmarks: Annotated[
+        str | None, typer.Option(help="core, mmlu, arc_easy, ..., separated by commas; default: all.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the data (core_eval/, chat_eval/); default: download.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only so many items of each benchmark; the result says so.")] = None,
+    samples: Annotated[int, typer.Option(help="Answers per generative item, for pass@k.")] = 1,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: section.field=value.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Measure again although the result is in the store.")] = False,
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="Run generated code also where there is no sandbox without a network.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Measure a model: CORE (22 benchmarks, DCLM), MMLU, ARC, GSM8K, HumanEval, spelling.
+
+    nanochat eval tiny-base --benchmarks core --data ../data --limit 100
+
+    nanochat eval tiny-chat --benchmarks gsm8k,humaneval --samples 4 --json
+    """
+    names = [name.strip() for name in (benchmarks or "").split(",") if name.strip()]
+    overrides = _overrides(names, data, limit=limit, samples=samples, unsafe=unsafe)
+    plan = plan_run(load_config("tiny", [*overrides, *(sets or [])]))
+    model = find_model(workspace.current().store, ref)
+    steps = _steps(plan, model, is_named=bool(names))
+    if fresh:
+        plan = plan_run(plan.config, fresh=tuple(steps))
+    with display({name: STEPS[name].title(plan) for name in steps}) as watching:
+        observe.use(watching)
+        refs = measure_model(plan, model, steps)
+    if as_json:
+        print(json.dumps(_record(model, refs), indent=1))
+    else:
+        show(Console(), model, refs)
+
+
+def _overrides(names: list[str], data: Path | None, *, limit: int | None, samples: int, unsafe: bool) -> list[str]:
+    """The settings that these options mean."""
+    chat = [name for name in names if name != CORE]
+    chosen = []
+    if not names or CORE in names:
+        chosen += _source("core", "url", _core_folder(data) if data else None, data=data, is_named=CORE in names)
+    if not names or chat:
+        chosen += _source("benchmarks", "hub", _chat_folder(data) if data else None, data=data, is_named=bool(chat))
+    if chat:
+        chosen.append(f"benchmarks.names={','.join(chat)}")
+    if limit is not None:
+        chosen += [f"core.max_per_benchmark={limit}", f"benchmarks.max_per_benchmark={limit}"]
+    return [*chosen, f"benchmarks.num_samples={samples}", f"runtime.allow_unsafe_code={str(unsafe).lower()}"]
+
+
+def _source(section: str, remote: str, found: Path | None, *, data: Path | None, is_named: bool) -> list[str]:
+    if found is not None:
+        return [f"{section}.source=path", f"{section}.path={found}"]
+    if data is None:
+        return [f"{section}.source={remote}"]
+    if is_named:
+        what = CORE_FILE if section == "core" else " or ".join(CHAT_FOLDERS)
+        raise MissingError(f"{data} has no {what}", hint="docs/evaluation.md says how the folder is laid out")
+    return []
+
+
+def _core_folder(data: Path) -> Path | None:
+    places = (data, data / "core_eval", data / "eval_bundle")
+    return next((place for place in places if (place / CORE_FILE).is_file()), None)
+
+
+def _chat_folder(data: Path) -> Path | None:
+    places = (data, data / "chat_eval")
+    return next((place for place in places if any((place / name).is_dir() for name in CHAT_FOLDERS)), None)
+
+
+def _steps(plan: RunPlan, model: StoredModel, *, is_named: bool) -> list[str]:
+    """The steps of this measurement. A base model is asked to write only when a benchmark was named."""
+    steps = ["core_bundle", "core_prompts", "evaluate_core"] if plan.has_core else []
+    if plan.has_benchmarks:
+        steps += ["benchmarks", "benchmark_chat" if model.is_chat or is_named else "benchmark_base"]
+    if not steps:
+        raise ConfigError("there is nothing to measure", hint="name --benchmarks, or a --data folder that has some")
+    return steps
+
+
+def measure_model(plan: RunPlan, model: StoredModel, steps: list[str]) -> dict[str, Ref]:
+    """Run the steps on `model`; refs by step. A step's model input is this model, whichever step made it."""
+    refs: dict[str, Ref] = {"tokenizer": model.tokenizer_ref, "pretrain": model.ref, "sft": model.ref}
+    for name in steps:
+        refs[name] = execute(STEPS[name], plan, {source: refs[source] for source in STEPS[name].inputs}, STEPS)
+    return refs
+
+
+def _measured(refs: dict[str, Ref]) -> list[Ref]:
+    return [refs[name] for name in ("evaluate_core", "benchmark_base", "benchmark_chat") if name in refs]
+
+
+def _record(model: StoredModel, refs: dict[str, Ref]) -> dict[str, Any]:
+    results = {ref.step: {"artifact": ref.short, "is_cached": ref.is_cached, **ref.metrics} for ref in _measured(refs)}
+    return {"model": model.name, "artifact": model.ref.short, "digest": model.ref.digest, "results": results}
+
+
+def show(console: Console, model: StoredModel, refs: dict[str, Ref]) -> None:
+    """The results as tables, the summary line of each under it."""
+    for ref in _measured(refs):
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for header in ("benchmark", "right", ""):
+            table.add_column(header, justify="left" if header == "benchmark" else "right")
+        for name, score in ref.metrics["benchmarks"].items():
+            table.add_row(name, f"{score['accuracy']:.1%}", _note(score))
+        console.print(table)
+        console.print(f"[bold]{model.name}[/bold]  {STEPS[ref.step].headline(ref.metrics)}  [dim]{ref.short}[/dim]")
+        console.print()
+
+
+def _note(score: dict[str, Any]) -> str:
+    if "centered" in score:
+        return f"centered {score['centered']:+.3f}"
+    return f"± {100 * score['standard_error']:.1f} of {score['num_asked']:,}"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command("eval")(evaluate)

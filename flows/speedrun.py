@@ -30,6 +30,7 @@ def pipeline(steps: Steps, plan: RunPlan) -> Iterator[Ref | None]:
     """
     yield (corpus := steps.corpus(plan))
     yield (tokenizer := steps.tokenizer(plan, corpus))
+    yield steps.encoded_shards(plan, corpus, tokenizer)  # on a cluster, where runtime.scale_out names one
     yield (tokens := steps.tokens(plan, corpus, tokenizer))
     yield (base := steps.pretrain(plan, tokenizer, tokens))
     yield (base_evals := steps.evaluate_base(plan, tokenizer, tokens, base))

@@ -211,6 +211,10 @@ class RuntimeConfig:
     """Rows of one forward and backward pass on one device; the rest of the batch is accumulated."""
     num_workers: int | None = None
     """Processes that tokenize; None: one per core."""
+    scale_out: Literal["none", "dask", "ray"] = "none"
+    """Tokenize on a cluster: one Prefect task per shard of text (extras `dask` and `ray`)."""
+    scale_out_address: str | None = None
+    """The cluster's scheduler, such as tcp://10.0.0.5:8786; None: a cluster of this machine's processes."""
     num_threads: int | None = None
     """Threads per training process; None: cores / processes."""
     eval_batch_tokens: int = 16_384

@@ -4,12 +4,13 @@ from nanochat_core.pipeline import steps
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.plan import RunPlan
 from tasks import policy
+from tasks.scale_out import encoded_shards
 from tasks.summary import publish_summary
 
 __all__ = [
     "benchmark_base", "benchmark_chat", "benchmarks", "conversations", "core_bundle", "core_prompts", "corpus",
-    "evaluate_base", "evaluate_chat", "evaluate_core", "pretrain", "publish_summary", "report", "sft", "tokenizer",
-    "tokens",
+    "encoded_shards", "evaluate_base", "evaluate_chat", "evaluate_core", "pretrain", "publish_summary", "report", "sft",
+    "tokenizer", "tokens",
 ]  # fmt: skip
 
 

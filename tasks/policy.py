@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -36,6 +36,30 @@ def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
     return False
 
 
+def as_task(function: StepFunction, *, name: str, run_name: str, retries: int) -> Task[..., Any]:
+    """A Prefect task around a function that returns a ref; a cached ref ends it in the state `Cached`."""
+
+    @functools.wraps(function)
+    def body(*args: Any, **kwargs: Any) -> Any:
+        ref = function(*args, **kwargs)
+        if not ref.is_cached:
+            return ref
+        return Completed(name="Cached", message=f"found {ref.short} in the store", data=ref)
+
+    return task(
+        body,
+        name=name,
+        task_run_name=run_name,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=retries,
+        retry_delay_seconds=exponential_backoff(backoff_factor=2),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=can_heal,
+        log_prints=False,
+    )
+
+
 def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
     """Decorate a step function; the result is called like the function and returns its ref.
 
@@ -43,29 +67,12 @@ def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
     """
 
     def decorate(function: StepFunction) -> StepFunction:
-        @functools.wraps(function)
-        def body(*args: Any, **kwargs: Any) -> Any:
-            ref = function(*args, **kwargs)
-            if not ref.is_cached:
-                return ref
-            return Completed(name="Cached", message=f"found {ref.short} in the store", data=ref)
-
-        prefect_task = task(
-            body,
-            name=function.__name__,
-            task_run_name=function.__name__,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-            retries=retries,
-            retry_delay_seconds=exponential_backoff(backoff_factor=2),
-            retry_jitter_factor=0.5,
-            retry_condition_fn=can_heal,
-            log_prints=False,
-        )
+        name = function.__name__
+        prefect_task = as_task(function, name=name, run_name=name, retries=retries)
 
         @functools.wraps(function)
         def call(plan: RunPlan, *args: Any, **kwargs: Any) -> Ref | None:
-            if not STEPS[function.__name__].is_wanted(plan):
+            if not STEPS[name].is_wanted(plan):
                 return None
             result = prefect_task(plan, *args, **kwargs)
             return result.result() if isinstance(result, State) else result

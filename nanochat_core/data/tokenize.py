@@ -1,13 +1,14 @@
 """Documents to token shards: folder/00000.bin of uint16 ids, each document led by BOS, and where each one starts.
 
 Work is cut into units of one parquet row group; worker processes encode units, the parent writes them in order. The
-result does not depend on the number of workers, so neither does the artifact's digest.
+result does not depend on the number of workers, so neither does the artifact's digest. Other machines may encode whole
+files beforehand (`encode_file`); what they saved goes in at the same places, and the bytes are the same again.
 """
 
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -46,20 +47,49 @@ class TokenShards:
 
 
 def tokenize_split(
-    folder: Path, out: Path, *, tokenizer_folder: Path, num_workers: int | None, progress: Callable[[int, int], None]
+    folder: Path,
+    out: Path,
+    *,
+    tokenizer_folder: Path,
+    num_workers: int | None,
+    progress: Callable[[int, int], None],
+    encoded: Mapping[str, Path] | None = None,
 ) -> TokenShards:
-    """Encode all documents of a folder of parquet shards into `out`."""
+    """Encode all documents of a folder of parquet shards into `out`.
+
+    `encoded` holds what `encode_file` made of some of the files, by file name.
+    """
     out.mkdir(parents=True, exist_ok=True)
     units = shards.row_groups(folder)
     if not units:
         raise MissingError(f"{folder} holds no parquet shard")
     tokenizer = Tokenizer.load(tokenizer_folder)
     writer = _ShardWriter(out, tokenizer.vocab_size)
-    for done, (ids, lengths) in enumerate(_encode_units(units, tokenizer_folder, num_workers), start=1):
-        writer.add(ids, lengths)
+    left = [unit for unit in units if unit[0].name not in (encoded or {})]
+    fresh = _encode_units(left, tokenizer_folder, num_workers) if left else iter(())
+    for done, (path, row_group) in enumerate(units, start=1):
+        known = (encoded or {}).get(path.name)
+        writer.add(*(next(fresh) if known is None else _load_unit(known, row_group)))
         progress(done, len(units))
     writer.close()
     return load_shards(out, vocab_size=tokenizer.vocab_size)
+
+
+def encode_file(path: Path, out: Path, *, tokenizer_folder: Path) -> dict[str, int]:
+    """Encode one parquet file for a later `tokenize_split`; returns its documents and tokens."""
+    tokenizer = Tokenizer.load(tokenizer_folder)
+    groups = [unit for unit in shards.row_groups(path.parent) if unit[0] == path]
+    counts = {"docs": 0, "tokens": 0}
+    for unit in groups:
+        ids, lengths = _encode_unit(tokenizer, unit)
+        np.save(out / f"{unit[1]:05d}.ids.npy", ids)
+        np.save(out / f"{unit[1]:05d}.lengths.npy", lengths)
+        counts = {"docs": counts["docs"] + len(lengths), "tokens": counts["tokens"] + len(ids)}
+    return counts
+
+
+def _load_unit(folder: Path, row_group: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.load(folder / f"{row_group:05d}.ids.npy"), np.load(folder / f"{row_group:05d}.lengths.npy")
 
 
 def _encode_units(

@@ -55,6 +55,7 @@ def tokenizer(run: StepRun) -> Metrics:
 def tokens(run: StepRun) -> Metrics:
     from nanochat_core.data.packing import pack_rows
     from nanochat_core.data.tokenize import tokenize_split
+    from nanochat_core.pipeline import token_parts
 
     metrics: Metrics = {}
     row_len = run.plan.pretrain.model.sequence_len + 1
@@ -65,6 +66,7 @@ def tokens(run: StepRun) -> Metrics:
             tokenizer_folder=run.inputs["tokenizer"],
             num_workers=run.plan.config.runtime.num_workers,
             progress=functools.partial(run.progress, text=f"{split} text"),
+            encoded=token_parts.found(run, split),
         )
         rows = pack_rows(shards, row_len=row_len, long_documents=run.plan.config.tokens.long_documents)
         rows.save(run.out / f"{split}.rows.npz")

@@ -7,11 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nanochat_core import workspace
+from nanochat_core.base.fingerprint import PACKAGE_ROOT
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.plan import RunPlan
 from nanochat_core.report.page import write_report
+from nanochat_core.store import provenance
 
 MODEL_STEPS = {"pretrain": "base", "sft": "chat"}  # step -> the name its model goes by
+MAX_PATCH_CHARS = 1 << 20  # of uncommitted changes that the ledger takes in; larger ones are known by digest alone
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,17 @@ def finish_run(plan: RunPlan, refs: list[Ref], *, started_at: float) -> Finished
         "seconds": seconds,
         "config": asdict(plan.config),
         "steps": [_ledger_line(ref) for ref in refs],
+        "source": _source(),
     }
     space.store.put_run(run_id, record)
     return FinishedRun(run_id, refs, seconds, report)
+
+
+def _source() -> dict[str, object]:
+    """Commit and uncommitted changes, so that a record can show them (manifests hold the digest only)."""
+    state = provenance.git_state(PACKAGE_ROOT)
+    patch = provenance.git_patch(PACKAGE_ROOT) if state["git_patch_sha256"] else None
+    return {**state, "git_patch": patch if patch and len(patch) <= MAX_PATCH_CHARS else None}
 
 
 def _ledger_line(ref: Ref) -> dict[str, object]:

@@ -65,6 +65,10 @@ class StepRun:
     partial: Partial
     inputs: Mapping[str, Path]
     """Verified, read-only folders of the input artifacts."""
+    settings: Mapping[str, Any]
+    """The step's identity config, as its fingerprint has it."""
+    digests: Mapping[str, str]
+    """Of the input artifacts."""
 
     def progress(self, done: float, total: float, text: str = "") -> None:
         observe.current().step_progress(self.step, done, total, text)
@@ -102,6 +106,8 @@ class Step:
     """Names of the steps whose artifacts it reads; it does without those that are not part of the run."""
     is_wanted: Callable[[RunPlan], bool] = _always
     """Whether a run has this step."""
+    reads: Callable[[Mapping[str, Any]], dict[str, list[str]]] | None = None
+    """The files that it needs of its inputs, from its identity config; None, or an input left out: all of them."""
     reads_logs: bool = False
     """Its result depends on its inputs' logs as well."""
 
@@ -217,8 +223,10 @@ def _make(
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     partial = space.store.partial(step.name, key.fingerprint)
-    folders = {name: _fetch_input(space, plan, ref, steps) for name, ref in inputs.items()}
-    run = StepRun(plan, step.name, work, out, partial, folders)
+    settings = key.identity["config"]
+    needed = step.reads(settings) if step.reads else {}
+    folders = {name: _fetch_input(space, plan, ref, steps, needed.get(name)) for name, ref in inputs.items()}
+    run = StepRun(plan, step.name, work, out, partial, folders, settings, key.identity["inputs"])
     metrics = step.body(run)
     artifact = space.store.publish(
         out,
@@ -232,14 +240,14 @@ def _make(
     return artifact
 
 
-def _fetch_input(space: Workspace, plan: RunPlan, ref: Ref, steps: Mapping[str, Step]) -> Path:
+def _fetch_input(space: Workspace, plan: RunPlan, ref: Ref, steps: Mapping[str, Step], names: list[str] | None) -> Path:
     """The verified folder of an input; a damaged one is made again by its own step."""
     for _ in range(2):
         artifact = space.store.find(ref.step, ref.fingerprint)
         try:
             if artifact is None:
                 raise MissingError(f"{ref.short} is not in the store any more")
-            return space.store.fetch(artifact)
+            return space.store.fetch(artifact, names)
         except MissingError as error:  # CorruptError is one
             observe.current().note(f"{error.message}; {ref.step} runs again")
             if artifact is not None:

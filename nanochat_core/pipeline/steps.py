@@ -252,6 +252,10 @@ def tokenizer(plan: RunPlan, corpus: Ref) -> Ref:
     return _must("tokenizer", plan, corpus)
 
 
+def encoded_shards(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> None:
+    """Nothing: without a cluster the `tokens` step encodes by itself (tasks/scale_out.py has the other way)."""
+
+
 def tokens(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> Ref:
     """The corpus as token shards and packed rows."""
     return _must("tokens", plan, corpus, tokenizer)

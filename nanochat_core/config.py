@@ -44,6 +44,11 @@ class CorpusConfig:
     """source = hub: branch, tag or commit of the dataset; None: its main branch as it was when first fetched."""
     dataset_files: str = "*.parquet"
     """source = hub: which files of the dataset are shards, as a glob."""
+    mirrors: str | None = None
+    """source = hub: further web addresses, separated by commas, below which the same shards are; tried in turn."""
+    digests_file: str | None = None
+    """source = hub: the sha256 that each shard must have: a file of lines "<sha256>  <name>", or an earlier corpus's
+    shards.json. It says which shards there are, so no listing is asked for."""
     text_column: str = "text"
     max_shards: int | None = None
     """Take only the first shards plus the last one (validation)."""
@@ -206,7 +211,9 @@ class RuntimeConfig:
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     num_processes: int = 1
-    """Ranks that torchrun starts; on GPUs one per device."""
+    """Ranks that torchrun starts on each node; on GPUs one per device."""
+    num_nodes: int = 1
+    """Machines that train together; the others run `nanochat node` with the same settings (infra/)."""
     device_batch_rows: int = 32
     """Rows of one forward and backward pass on one device; the rest of the batch is accumulated."""
     num_workers: int | None = None
@@ -217,6 +224,8 @@ class RuntimeConfig:
     """The cluster's scheduler, such as tcp://10.0.0.5:8786; None: a cluster of this machine's processes."""
     num_threads: int | None = None
     """Threads per training process; None: cores / processes."""
+    num_downloads: int = 8
+    """Shards that are fetched at the same time."""
     eval_batch_tokens: int = 16_384
     """Tokens that an evaluation puts through the model at once on one device."""
     allow_unsafe_code: bool = False
@@ -224,6 +233,10 @@ class RuntimeConfig:
     checkpoint_every_s: float = 300.0
     """At most this much training is lost to a kill."""
     log_every_steps: int = 1
+    keep_runs: int = 50
+    """nanochat runs gc keeps what the newest runs made,"""
+    keep_days: int = 30
+    """and what is younger than this, finished or not."""
     gpu: str = "H100"
     """What the plan prices a run for."""
     num_gpus: int = 8

@@ -105,9 +105,10 @@ def _check_sft(config: RunConfig, *, sequence_len: int, batch_tokens: int) -> No
 
 def _check_divides(stage: str, total_batch_rows: int, runtime: RuntimeConfig) -> None:
     """Before any step runs: a stage that cannot be shared out would fail only after those before it were paid for."""
-    if total_batch_rows % runtime.num_processes:
+    world_size = runtime.num_nodes * runtime.num_processes
+    if total_batch_rows % world_size:
         raise ConfigError(
-            f"a batch of {total_batch_rows} rows does not divide over {runtime.num_processes} processes",
+            f"a batch of {total_batch_rows} rows does not divide over {world_size} processes",
             hint=f"lower runtime.num_processes, or choose a {stage}.total_batch_tokens that divides",
         )
 

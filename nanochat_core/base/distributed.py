@@ -4,7 +4,9 @@ One place sets it up and takes it down. Without torchrun the world is one proces
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -69,6 +71,22 @@ def any_rank(flag: bool, world: World) -> bool:
     value = torch.tensor([int(flag)])
     dist.all_reduce(value, op=dist.ReduceOp.MAX)
     return bool(value.item())
+
+
+def from_main(value: Any, world: World) -> Any:
+    """The first rank's `value` (anything that pickles), on every rank; what other ranks pass is ignored."""
+    if world.size == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def fill_from_main(tensors: Iterable[torch.Tensor], world: World) -> None:
+    """Overwrite `tensors` on every rank with the first rank's."""
+    if world.size > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def barrier(world: World) -> None:

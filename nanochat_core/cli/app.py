@@ -205,6 +205,24 @@ def import_checkpoint(
     print(f"{out}: {num_params:,} parameters, depth {model.config.n_layer}")
 
 
+@app.command()
+def node(
+    preset: Preset = "gpt2",
+    sets: Sets = None,
+    wait_hours: Annotated[float, typer.Option(help="Give up when the first node is silent for so long.")] = 24.0,
+) -> None:
+    """Lend this machine to a training on several nodes; the first node runs `nanochat run` with the same settings.
+
+    NANOCHAT_NODE_RANK=1 NANOCHAT_RENDEZVOUS=first:29500 nanochat node gpt2 --set runtime.num_nodes=2
+
+    srun infra/slurm/node.sh gpt2
+    """
+    from nanochat_core.pipeline.node import join
+
+    plan = plan_run(load_config(preset, sets or ()))
+    join(plan, note=lambda text: print(text, file=sys.stderr, flush=True), wait_s=wait_hours * 3600)
+
+
 def _add_verbs() -> None:
     """The verbs that have files of their own."""
     from nanochat_core.cli import evaluate

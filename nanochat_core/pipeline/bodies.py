@@ -3,23 +3,15 @@
 Imports are inside the functions: a run that finds everything in the store then loads neither torch nor Arrow.
 """
 
-import dataclasses
 import functools
 import json
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nanochat_core.base.child import LOG_NAME
-from nanochat_core.base.records import RECORDS_NAME
 from nanochat_core.pipeline import identity
 from nanochat_core.pipeline.evaluations import measure
-from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
+from nanochat_core.pipeline.step import StepRun
 
-if TYPE_CHECKING:
-    from nanochat_core.train.settings import TrainSettings
-
-TENSORBOARD = "tensorboard"
 Metrics = dict[str, Any]
 
 
@@ -72,77 +64,6 @@ def tokens(run: StepRun) -> Metrics:
         rows.save(run.out / f"{split}.rows.npz")
         metrics |= {f"{split}_tokens": shards.num_tokens, f"{split}_rows": rows.num_rows}
     return metrics
-
-
-def pretrain(run: StepRun) -> Metrics:
-    return _train(
-        run,
-        entry="nanochat_core.train.pretrain",
-        settings=identity.pretrain_settings(run.plan),
-        rows=run.inputs["tokens"],
-        base=None,
-    )
-
-
-def sft(run: StepRun) -> Metrics:
-    num_rows = json.loads((run.inputs["conversations"] / "counts.json").read_text())["train"]["rows"]
-    return _train(
-        run,
-        entry="nanochat_core.train.sft",
-        settings=identity.sft_settings(run.plan, num_rows=num_rows),
-        rows=run.inputs["conversations"],
-        base=run.inputs["pretrain"],
-    )
-
-
-def _train(run: StepRun, *, entry: str, settings: "TrainSettings", rows: Path, base: Path | None) -> Metrics:
-    """Train in a supervised torchrun; checkpoints live in the store's partial folder until the step is done."""
-    from nanochat_core.pipeline.checkpoints import CheckpointKeeper
-    from nanochat_core.train.launch import run_training
-    from nanochat_core.train.settings import TrainJob, TrainPaths, TrainRuntime
-    from nanochat_core.train.tensorboard import TensorBoardLog
-
-    runtime = run.plan.config.runtime
-    keeper = CheckpointKeeper(run.partial, scratch=run.work / "checkpoints", note=run.note)
-    paths = TrainPaths(
-        rows=str(rows),
-        tokenizer=str(run.inputs["tokenizer"]),
-        base=str(base) if base else None,
-        checkpoints=str(keeper.prepare()),
-        work=str(run.work),
-        out=str(run.out),
-    )
-    names = [field.name for field in dataclasses.fields(TrainRuntime)]
-    job = TrainJob(
-        entry=entry,
-        settings=settings,
-        runtime=TrainRuntime(**{name: getattr(runtime, name) for name in names}),
-        paths=paths,
-    )
-
-    charts = TensorBoardLog(run.work / TENSORBOARD)
-
-    def on_record(record: dict[str, Any]) -> None:
-        keeper.on_record(record)
-        charts.add(record)
-        run.record(record)
-
-    try:
-        result = run_training(job, on_record)
-    finally:
-        charts.close()
-        keeper.finish()
-    _keep_logs(run)
-    return {key: value for key, value in result.items() if key != "status"}
-
-
-def _keep_logs(run: StepRun) -> None:
-    folder = run.out / LOG_FOLDER
-    folder.mkdir(exist_ok=True)
-    shutil.copytree(run.work / TENSORBOARD, folder / TENSORBOARD)
-    for name in (RECORDS_NAME, LOG_NAME, "plan.json"):
-        if (run.work / name).is_file():
-            shutil.copyfile(run.work / name, folder / name)
 
 
 def conversations(run: StepRun) -> Metrics:

@@ -58,6 +58,8 @@ class StepRun:
 
     plan: RunPlan
     step: str
+    key: str
+    """The fingerprint."""
     work: Path
     """Scratch that later attempts at the same fingerprint find again."""
     out: Path
@@ -226,7 +228,7 @@ def _make(
     settings = key.identity["config"]
     needed = step.reads(settings) if step.reads else {}
     folders = {name: _fetch_input(space, plan, ref, steps, needed.get(name)) for name, ref in inputs.items()}
-    run = StepRun(plan, step.name, work, out, partial, folders, settings, key.identity["inputs"])
+    run = StepRun(plan, step.name, key.fingerprint, work, out, partial, folders, settings, key.identity["inputs"])
     metrics = step.body(run)
     artifact = space.store.publish(
         out,
@@ -287,15 +289,19 @@ class Preview:
     reasons: list[str]
 
 
+def preview_key(step: Step, plan: RunPlan, inputs: Mapping[str, Artifact]) -> StepKey:
+    """The key of a step whose input artifacts are known."""
+    digest = (lambda artifact: artifact.digest) if step.reads_logs else result_digest
+    return step_key(step, plan, {name: digest(artifact) for name, artifact in inputs.items()})
+
+
 def preview(step: Step, plan: RunPlan, inputs: Mapping[str, Artifact | None]) -> Preview:
     """Look a step up before a run; an input that is None is not made yet."""
     space = workspace.current()
     waiting = [name for name, artifact in inputs.items() if artifact is None]
     if waiting:
         return Preview("run", None, [f"after {', '.join(waiting)}"])
-    known = {name: artifact for name, artifact in inputs.items() if artifact is not None}
-    digest = (lambda artifact: artifact.digest) if step.reads_logs else result_digest
-    key = step_key(step, plan, {name: digest(artifact) for name, artifact in known.items()})
+    key = preview_key(step, plan, {name: artifact for name, artifact in inputs.items() if artifact is not None})
     if step.name in plan.fresh:
         return Preview("run", None, ["asked for by --fresh"])
     artifact = space.store.find(step.name, key.fingerprint)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nanochat_core.base.units import count
-from nanochat_core.pipeline import bodies, evaluations, identity
+from nanochat_core.pipeline import bodies, evaluations, identity, trainings
 from nanochat_core.pipeline.step import Ref, Step, execute
 from nanochat_core.plan import RunPlan
 
@@ -87,7 +87,7 @@ STEPS: dict[str, Step] = {
         Step(
             name="pretrain",
             title=lambda plan: f"depth {plan.pretrain.model.n_layer}, {count(plan.pretrain.num_tokens)} tokens",
-            body=bodies.pretrain,
+            body=trainings.pretrain,
             identity=identity.pretrain,
             entries=("nanochat_core.train.pretrain", "nanochat_core.train.worker"),
             packages=TRAINING_PACKAGES,
@@ -170,7 +170,7 @@ STEPS: dict[str, Step] = {
         Step(
             name="sft",
             title=lambda plan: f"{plan.config.sft.epochs} epoch" + ("s" if plan.config.sft.epochs > 1 else ""),
-            body=bodies.sft,
+            body=trainings.sft,
             identity=identity.sft,
             entries=("nanochat_core.train.sft", "nanochat_core.train.worker"),
             packages=TRAINING_PACKAGES,

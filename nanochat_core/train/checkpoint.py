@@ -1,4 +1,7 @@
-"""Checkpoints with torch.distributed.checkpoint: whole or absent, and loadable at any number of ranks.
+"""Checkpoints with torch.distributed.checkpoint: whole or absent, and loadable at any number of ranks and nodes.
+
+Every rank holds the whole state, so the first one writes it, and reads it and hands it to the others: the other nodes
+of a training need no file system in common with it.
 
 A checkpoint is a folder step-00000120: DCP's shards, state.json (step, loss averages, seconds) and metrics.jsonl so
 far. It is written under a .tmp name, described by complete.json (size and sha256 of every file) as its last file, and
@@ -46,10 +49,7 @@ def save(
     if world.is_main:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-    distributed.barrier(world)
-    dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(part), no_dist=world.size == 1)
-    distributed.barrier(world)
-    if world.is_main:
+        dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(part), no_dist=True)
         (part / STATE).write_text(json.dumps({**state, "step": step}))
         shutil.copyfile(metrics, part / metrics.name)
         description = {path.name: describe(path) for path in sorted(part.iterdir())}
@@ -57,6 +57,7 @@ def save(
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
         _remove_old(folder)
+    distributed.barrier(world)
     return final
 
 
@@ -88,16 +89,34 @@ def is_whole(checkpoint: Path) -> bool:
     return all(describe(checkpoint / name) == expected for name, expected in description.items())
 
 
-def load(checkpoint: Path, tensors: Mapping[str, torch.Tensor], *, world: World) -> State:
-    """Fill `tensors` in place and return the state; every rank calls it, at any world size."""
+def load_newest(folder: Path, tensors: Mapping[str, torch.Tensor], *, world: World) -> tuple[Path, State] | None:
+    """Fill `tensors` on every rank from the first rank's newest whole checkpoint; None where it has none."""
+    found, state, problem = None, None, None
+    if world.is_main and (found := newest(folder)) is not None:
+        try:
+            state = load(found, tensors)
+        except CorruptError as error:
+            problem = (error.message, error.hint)
+    found, state, problem = distributed.from_main((found, state, problem), world)
+    if problem is not None:
+        raise CorruptError(problem[0], hint=problem[1])
+    if found is None:
+        return None
+    distributed.fill_from_main(tensors.values(), world)
+    return found, state
+
+
+def load(checkpoint: Path, tensors: Mapping[str, torch.Tensor]) -> State:
+    """Fill `tensors` in place and return the state; for this process alone."""
     try:
-        dcp.load(dict(tensors), storage_reader=_SafeMetadataReader(checkpoint), no_dist=world.size == 1)
+        dcp.load(dict(tensors), storage_reader=_SafeMetadataReader(checkpoint), no_dist=True)
     except (RuntimeError, ValueError, KeyError, CheckpointException) as error:
         raise CorruptError(
             f"{checkpoint} does not fit this model: {_first_cause(error)}",
             hint="start the step anew: --fresh pretrain",
         ) from error
-    return json.loads((checkpoint / STATE).read_text())
+    state: State = json.loads((checkpoint / STATE).read_text())
+    return state
 
 
 def _first_cause(error: BaseException) -> str:

@@ -9,20 +9,19 @@ from pathlib import Path
 
 from nanochat_core.base.child import run_child
 from nanochat_core.base.records import Record
-from nanochat_core.base.torchrun import torchrun
+from nanochat_core.base.torchrun import Nodes, torchrun
 from nanochat_core.train.settings import TrainJob
 
 
-def run_training(job: TrainJob, on_record: Callable[[Record], None]) -> Record:
+def run_training(job: TrainJob, on_record: Callable[[Record], None], nodes: Nodes | None = None) -> Record:
     """Train to the end and return the result; raises the error that the child's result or exit names."""
     work = Path(job.paths.work)
     job.save(work / "plan.json")
     threads = job.runtime.num_threads or max(1, (os.cpu_count() or 1) // job.runtime.num_processes)
-    return run_child(
-        command(job, work / "plan.json"), work, on_record=on_record, environment={"OMP_NUM_THREADS": str(threads)}
-    )
+    environment = {"OMP_NUM_THREADS": str(threads)}
+    return run_child(command(job, work / "plan.json", nodes), work, on_record=on_record, environment=environment)
 
 
-def command(job: TrainJob, plan: Path) -> list[str]:
+def command(job: TrainJob, plan: Path, nodes: Nodes | None = None) -> list[str]:
     """torchrun for the job's ranks on this machine."""
-    return torchrun("nanochat_core.train.worker", str(plan), num_processes=job.runtime.num_processes)
+    return torchrun("nanochat_core.train.worker", str(plan), num_processes=job.runtime.num_processes, nodes=nodes)

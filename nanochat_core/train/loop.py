@@ -178,14 +178,13 @@ class TrainingLoop:
 
     def _resume(self) -> None:
         """Continue from the newest whole checkpoint, where there is one."""
-        found = checkpoint.newest(Path(self.job.paths.checkpoints))
-        if found is None:
+        tensors = self._tensors()
+        loaded = checkpoint.load_newest(Path(self.job.paths.checkpoints), tensors, world=self.world)
+        if loaded is None:
             if self.world.is_main:
                 replace(self.metrics_path, b"")
-            distributed.barrier(self.world)
             return
-        tensors = self._tensors()
-        state = checkpoint.load(found, tensors, world=self.world)
+        found, state = loaded
         prefix = "optim."  # the step count is a number in the optimizer, so its state is handed back to it
         self.training.optimizer.load_state_dict(
             {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
@@ -200,7 +199,6 @@ class TrainingLoop:
         if self.world.is_main:
             replace(self.metrics_path, (found / RECORDS_NAME).read_bytes())
             keep_until(self.metrics_path, self.progress.step + 1)
-        distributed.barrier(self.world)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """The state as tensors by name; loading fills these very tensors."""

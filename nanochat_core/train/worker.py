@@ -88,8 +88,8 @@ def _train(job: TrainJob, is_stopping: Callable[[], bool]) -> dict[str, Any]:
 
 
 def _write_result(job: TrainJob, result: dict[str, Any]) -> None:
-    """Each rank may fail alone, and any that fails says why; of a good end rank 0 tells."""
-    if distributed.world_from_environment().is_main or result["status"] not in ("completed", "preempted"):
+    """Each rank may fail alone, and any that fails says why; of a good end the first rank of each node tells."""
+    if distributed.world_from_environment().local_rank == 0 or result["status"] not in ("completed", "preempted"):
         write_result(Path(job.paths.work), result)
 
 

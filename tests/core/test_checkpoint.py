@@ -41,7 +41,7 @@ def _save(folder, step):
 
 def _load(path, tensors=None):
     tensors = _empty() if tensors is None else tensors
-    return tensors, checkpoint.load(path, tensors, world=World())
+    return tensors, checkpoint.load(path, tensors)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from nanochat_core import workspace
 from nanochat_core.base.errors import CorruptError
 from nanochat_core.base.fingerprint import function_code
 from nanochat_core.cli.chat import open_chat
-from nanochat_core.pipeline import bodies, identity
+from nanochat_core.pipeline import identity, trainings
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
@@ -69,7 +69,7 @@ def _tripled(settings):
 def test_an_edit_in_one_body_concerns_that_step_only() -> None:
     code = {name: function_code(step.body) for name, step in STEPS.items()}
     assert len({tuple(value.items()) for value in code.values()}) == len(STEPS)
-    assert function_code(bodies.pretrain) != function_code(bodies.sft)
+    assert function_code(trainings.pretrain) != function_code(trainings.sft)
 
 
 def test_conversations_do_not_depend_on_the_model() -> None:

@@ -1,0 +1,90 @@
+"""One of the other nodes of a training: it waits for what the first node made, and lends its ranks.
+
+The first node runs the pipeline as ever. This one reads the same settings, so it knows each step's fingerprint: it
+waits until the inputs of a training are in the store, fetches them, and joins the rendezvous; when the model is in
+the store, the next training follows. It writes nothing to the store. A training that broke off is joined again, as
+often as the first node tries.
+"""
+
+import time
+from collections.abc import Callable
+
+from nanochat_core import workspace
+from nanochat_core.base.errors import HardwareError, MissingError, TrainingError
+from nanochat_core.base.torchrun import Nodes
+from nanochat_core.pipeline import trainings
+from nanochat_core.pipeline.step import StepKey, preview_key
+from nanochat_core.pipeline.steps import wanted
+from nanochat_core.plan import RunPlan
+from nanochat_core.store.manifest import Artifact
+
+POLL_S = 2.0
+TRAININGS = ("pretrain", "sft")
+FAILURES_LEFT = 20  # of the trainings joined, before this node gives up: it cannot know why the others ended
+
+
+def join(plan: RunPlan, *, note: Callable[[str], None], wait_s: float) -> None:
+    """Take part in every training of the run that the first node leads; `wait_s`: longest silence of that node."""
+    for name in TRAININGS:
+        inputs, key = _wait_for_inputs(plan, name, note=note, wait_s=wait_s)
+        for _ in range(FAILURES_LEFT):
+            if workspace.current().store.find(name, key.fingerprint):
+                note(f"{name} is done")
+                break
+            _lend(plan, name, key, inputs, note=note)
+        else:
+            raise TrainingError(f"{name} broke off {FAILURES_LEFT} times", hint="see the first node's log")
+
+
+def _wait_for_inputs(
+    plan: RunPlan, name: str, *, note: Callable[[str], None], wait_s: float
+) -> tuple[dict[str, Artifact], StepKey]:
+    """The artifacts that training `name` reads, as soon as they are in the store."""
+    note(f"waiting for the inputs of {name}")
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        made = _made(plan, until=name)
+        step = wanted(plan)[name]
+        sources = [source for source in step.inputs if source in wanted(plan)]
+        if all(source in made for source in sources):
+            inputs = {source: made[source] for source in sources}
+            return inputs, preview_key(step, plan, inputs)
+        time.sleep(POLL_S)
+    raise MissingError(
+        f"the inputs of {name} did not appear in {workspace.current().store.url} within {wait_s:.0f} s",
+        hint="start the first node with the same settings, code and NANOCHAT_STORE",
+    )
+
+
+def _made(plan: RunPlan, *, until: str) -> dict[str, Artifact]:
+    """What there is of the steps before `until`."""
+    steps = wanted(plan)
+    made: dict[str, Artifact] = {}
+    for name, step in steps.items():
+        if name == until:
+            break
+        sources = [source for source in step.inputs if source in steps]
+        if all(source in made for source in sources):
+            key = preview_key(step, plan, {source: made[source] for source in sources})
+            if artifact := workspace.current().store.find(name, key.fingerprint):
+                made[name] = artifact
+    return made
+
+
+def _lend(plan: RunPlan, name: str, key: StepKey, inputs: dict[str, Artifact], *, note: Callable[[str], None]) -> None:
+    """Run this node's ranks until the training ends, one way or the other."""
+    from nanochat_core.train.launch import run_training
+
+    space, runtime = workspace.current(), plan.config.runtime
+    nodes = Nodes.from_environment(runtime.num_nodes, run_id=key.fingerprint[:16])
+    work = space.work(name, key.fingerprint) / f"node-{nodes.rank}"
+    (work / "out").mkdir(parents=True, exist_ok=True)
+    folders = {source: space.store.fetch(artifact) for source, artifact in inputs.items()}
+    make_job = trainings.pretrain_job if name == "pretrain" else trainings.sft_job
+    job = make_job(plan, folders, checkpoints=work / "checkpoints", work=work, out=work / "out")
+    note(f"joining {name} at {nodes.rendezvous} as node {nodes.rank} of {nodes.num}")
+    try:
+        run_training(job, lambda record: None, nodes)
+    except (TrainingError, HardwareError) as error:
+        note(f"{name} broke off here: {error.message}")
+    time.sleep(POLL_S)  # the first node publishes, or starts again

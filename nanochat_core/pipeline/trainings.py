@@ -1,0 +1,112 @@
+"""What the two training steps do: a supervised torchrun, its checkpoints kept in the store until the step is done.
+
+The jobs are made apart from running them, because the other nodes of a training make the same ones (node.py).
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanochat_core.base.child import LOG_NAME
+from nanochat_core.base.records import RECORDS_NAME
+from nanochat_core.pipeline import identity
+from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
+from nanochat_core.plan import RunPlan
+
+if TYPE_CHECKING:
+    from nanochat_core.train.settings import TrainJob, TrainPaths, TrainRuntime
+
+TENSORBOARD = "tensorboard"
+Folders = Mapping[str, Path]
+Metrics = dict[str, Any]
+
+
+def pretrain(run: StepRun) -> Metrics:
+    return _train(run, pretrain_job)
+
+
+def sft(run: StepRun) -> Metrics:
+    return _train(run, sft_job)
+
+
+def pretrain_job(plan: RunPlan, inputs: Folders, *, checkpoints: Path, work: Path, out: Path) -> "TrainJob":
+    """The pretraining of a plan on one node."""
+    from nanochat_core.train.settings import TrainJob
+
+    return TrainJob(
+        entry="nanochat_core.train.pretrain",
+        settings=identity.pretrain_settings(plan),
+        runtime=_runtime(plan),
+        paths=_paths(inputs, rows="tokens", checkpoints=checkpoints, work=work, out=out),
+    )
+
+
+def sft_job(plan: RunPlan, inputs: Folders, *, checkpoints: Path, work: Path, out: Path) -> "TrainJob":
+    """The fine-tuning of a plan on one node; how many steps it has depends on the conversations."""
+    from nanochat_core.train.settings import TrainJob
+
+    num_rows = json.loads((inputs["conversations"] / "counts.json").read_text())["train"]["rows"]
+    return TrainJob(
+        entry="nanochat_core.train.sft",
+        settings=identity.sft_settings(plan, num_rows=num_rows),
+        runtime=_runtime(plan),
+        paths=_paths(inputs, rows="conversations", checkpoints=checkpoints, work=work, out=out),
+    )
+
+
+def _runtime(plan: RunPlan) -> "TrainRuntime":
+    """The part of the machine's settings that a training is told."""
+    from nanochat_core.train.settings import TrainRuntime
+
+    names = [field.name for field in dataclasses.fields(TrainRuntime)]
+    return TrainRuntime(**{name: getattr(plan.config.runtime, name) for name in names})
+
+
+def _paths(inputs: Folders, *, rows: str, checkpoints: Path, work: Path, out: Path) -> "TrainPaths":
+    from nanochat_core.train.settings import TrainPaths
+
+    return TrainPaths(
+        rows=str(inputs[rows]),
+        tokenizer=str(inputs["tokenizer"]),
+        base=str(inputs["pretrain"]) if "pretrain" in inputs else None,
+        checkpoints=str(checkpoints),
+        work=str(work),
+        out=str(out),
+    )
+
+
+def _train(run: StepRun, make_job: Any) -> Metrics:
+    from nanochat_core.base.torchrun import Nodes
+    from nanochat_core.pipeline.checkpoints import CheckpointKeeper
+    from nanochat_core.train.launch import run_training
+    from nanochat_core.train.tensorboard import TensorBoardLog
+
+    nodes = Nodes.from_environment(run.plan.config.runtime.num_nodes, run_id=run.key[:16])
+    keeper = CheckpointKeeper(run.partial, scratch=run.work / "checkpoints", note=run.note)
+    job = make_job(run.plan, run.inputs, checkpoints=keeper.prepare(), work=run.work, out=run.out)
+    charts = TensorBoardLog(run.work / TENSORBOARD)
+
+    def on_record(record: dict[str, Any]) -> None:
+        keeper.on_record(record)
+        charts.add(record)
+        run.record(record)
+
+    try:
+        result = run_training(job, on_record, nodes)
+    finally:
+        charts.close()
+        keeper.finish()
+    _keep_logs(run)
+    return {key: value for key, value in result.items() if key != "status"}
+
+
+def _keep_logs(run: StepRun) -> None:
+    folder = run.out / LOG_FOLDER
+    folder.mkdir(exist_ok=True)
+    shutil.copytree(run.work / TENSORBOARD, folder / TENSORBOARD)
+    for name in (RECORDS_NAME, LOG_NAME, "plan.json"):
+        if (run.work / name).is_file():
+            shutil.copyfile(run.work / name, folder / name)

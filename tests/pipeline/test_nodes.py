@@ -70,13 +70,13 @@ def rendezvous(monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def second_node(prepared_home: Path, tmp_path: Path, rendezvous: str, micro_sets: list[str]) -> Iterator["Second"]:
-    node = Second(prepared_home, tmp_path, [*micro_sets, "runtime.num_nodes=2"])
+    node = Second(prepared_home, tmp_path, micro_sets)
     yield node
     node.kill()
 
 
 class Second:
-    """`nanochat node`, in a home of its own."""
+    """The second node as Slurm starts it, in a home of its own."""
 
     def __init__(self, home: Path, folder: Path, sets: list[str]) -> None:
         self.store, self.folder, self.sets = home / "store", folder, sets
@@ -86,9 +86,9 @@ class Second:
         options = [part for value in self.sets for part in ("--set", value)]
         environment = {
             **os.environ, "NANOCHAT_HOME": str(self.folder / "second"), "NANOCHAT_STORE": str(self.store),
-            "NANOCHAT_NODE_RANK": "1",
+            "SLURM_NODEID": "1", "SLURM_NNODES": "2", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }  # fmt: skip
-        command = [sys.executable, "-m", "flows.cli", "node", "tiny", *options]
+        command = [str(ROOT / "infra/slurm/node.sh"), "tiny", *options]
         log = (self.folder / "second.log").open("ab")
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
@@ -124,9 +124,8 @@ def test_two_nodes_train_what_one_node_with_as_many_ranks_trains(
 def test_a_lost_node_ends_the_attempt_and_the_next_one_goes_on(
     prepared_home: Path, second_node: Second, micro_sets: list[str]
 ) -> None:
-    sets = [*micro_sets, "runtime.num_nodes=2", "pretrain.max_tokens=51200"]  # 100 steps
-    plan = plan_run(load_config("tiny", sets))
-    second_node.sets = sets
+    second_node.sets = [*micro_sets, "pretrain.max_tokens=51200"]  # 100 steps
+    plan = plan_run(load_config("tiny", [*second_node.sets, "runtime.num_nodes=2"]))
     second_node.start()
     checkpoints = workspace.current().store.url
     killer = subprocess.Popen(

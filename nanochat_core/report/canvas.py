@@ -4,12 +4,15 @@ Matplotlib draws without pyplot, so there is no global figure and no display. Wh
 apply, not the user's matplotlibrc: the same data gives the same bytes. Colours go through stand-ins that become CSS:
 text and axes take `currentColor`, series take `var(--figure-a)` and so on, with a fallback that reads on white and on
 near-black when the file is opened alone. Text stays text (measured in DejaVu Sans, which is wide: other fonts fit in).
+Each chart says in words what it shows, for those who do not see it; a series has a mark of its own besides a colour.
 """
 
 import io
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +67,40 @@ STYLE: Any = {  # rcParams
 }
 
 
-def draw_chart(path: Path, draw: Callable[[Axes], None], *, height_in: float = HEIGHT_IN) -> None:
-    """Write the chart that `draw` puts on empty axes; the file's name becomes part of the ids in it."""
+@dataclass(frozen=True)
+class Chart:
+    """One figure and the words around it."""
+
+    name: str
+    section: str
+    """Where on the page: core, chat, questions, pretrain, sft, rl or tokenizer."""
+    title: str
+    about: str
+    """What it shows, in words."""
+    draw: Callable[[Axes], None]
+    height_in: float = HEIGHT_IN
+
+    def record(self) -> dict[str, str]:
+        return {"file": f"{self.name}.svg", "section": self.section, "title": self.title}
+
+
+def draw_chart(path: Path, chart: Chart) -> None:
+    """Write the chart; the file's name becomes part of the ids in it."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         # The salt replaces a random one; one per chart, since several charts stand in one page.
         matplotlib.rcParams.update({**STYLE, "svg.hashsalt": path.stem})
-        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, chart.height_in), layout="constrained")
         FigureCanvasSVG(figure)
-        draw(figure.add_subplot())
+        chart.draw(figure.add_subplot())
         buffer = io.StringIO()
         nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    path.write_text(adapt_to_page(buffer.getvalue()), encoding="utf-8")
+    text = f"{chart.title}: {chart.about}" if chart.about else chart.title
+    path.write_text(adapt_to_page(buffer.getvalue(), text=text), encoding="utf-8")
 
 
-def adapt_to_page(svg: str) -> str:
+def adapt_to_page(svg: str, *, text: str) -> str:
     """Matplotlib's SVG as an element for a page: CSS colours and font, any width, no style or id that leaks."""
     svg = svg[svg.index("<svg") :]
     head, rest = svg.split(">", 1)
@@ -92,7 +113,9 @@ def adapt_to_page(svg: str) -> str:
     rest = re.sub(r"'DejaVu Sans'(, [\w' -]+)*", FONT_FAMILY.replace('"', "'"), rest)
     for stand_in, colour in CSS_COLOURS.items():
         rest = rest.replace(stand_in, colour)
-    return f'{head} role="img" stroke-linejoin="round" stroke-linecap="butt">{rest}'
+    label = escape(" ".join(text.split()))
+    head = f'{head} role="img" aria-label="{label}" stroke-linejoin="round" stroke-linecap="butt"'
+    return f"{head}>\n <title>{label}</title>{rest}"
 
 
 def name_axes(axes: Axes, *, x: str, y: str, x_end: float) -> None:
@@ -120,6 +143,47 @@ def _set_ticks(axis: Axis, low: float, high: float) -> None:
 def label_end(axes: Axes, text: str, *, at: tuple[float, float], colour: str) -> None:
     """A direct label behind the last point of a line, in the line's colour."""
     axes.annotate(text, at, xytext=(6, 0), textcoords="offset points", color=colour, va="center", annotation_clip=False)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """A series in a chart of scores: its name, and the mark that tells it from others without colour."""
+
+    name: str
+    colour: str
+    marker: str
+    is_filled: bool = True
+
+    def draw(self, axes: Axes, points: list[tuple[float, float]], *, label: bool = True) -> None:
+        """Marks at (value, place)."""
+        if points:
+            axes.plot(
+                *zip(*points, strict=True),
+                linestyle="",
+                marker=self.marker,
+                markersize=7,
+                color=self.colour,
+                markerfacecolor=self.colour if self.is_filled else "none",
+                markeredgewidth=1.5,
+                label=self.name if label else None,
+                zorder=3,
+                clip_on=False,
+            )
+
+
+def whisker(axes: Axes, place: float, interval: tuple[float, float], *, colour: str) -> None:
+    """An interval around a mark: a line with caps."""
+    axes.plot(interval, [place, place], color=colour, linewidth=1.3, alpha=0.8, zorder=2, clip_on=False)
+    axes.plot(interval, [place, place], color=colour, linestyle="", marker="|", markersize=7, alpha=0.8, clip_on=False)
+
+
+def draw_legend(axes: Axes, *, num_columns: int) -> None:
+    """The series' marks and names, above the chart and level with the left edge of the whole figure."""
+    figure = axes.figure
+    figure.legend(
+        loc="outside upper left", ncols=num_columns, frameon=False, borderaxespad=0.2, borderpad=0.0,
+        handletextpad=0.3, columnspacing=1.3,
+    )  # fmt: skip
 
 
 def draw_bars(

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.plan import RunPlan
-from nanochat_core.report import outline
+from nanochat_core.report import outline, scores
+from nanochat_core.report.ledger_rows import Windows, ledger_rows
 
 if TYPE_CHECKING:
     from nanochat_core.pipeline.step import Ref
@@ -19,14 +20,17 @@ SAMPLES_SHOWN = 3
 MARKS = re.compile(r"([\\`*_\[\]!#|])")  # what markdown would act on
 
 
-def summarize(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None = None) -> str:
-    """The headline numbers, the steps, the scores and a few answers, as far as the refs have them."""
+def summarize(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None = None, windows: Windows | None = None) -> str:
+    """The headline numbers, the steps, the scores, the ledger and a few answers, as far as the refs have them."""
     sections = [
         f"# nanochat: {plain(outline.title(plan))}",
         _numbers(plan, refs, seconds),
         _steps(refs),
+        _core(refs),
+        _stages(refs),
         _benchmarks(refs),
         _answers(refs),
+        _ledger(plan, refs, seconds, windows),
         f"Again: `{outline.commands(plan.config)['run']}`. Talk to it: `{outline.commands(plan.config)['chat']}`.",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -66,6 +70,41 @@ def _benchmarks(refs: "list[Ref]") -> str:
     if not rows:
         return ""
     return "## Held-out questions\n\n" + _table(("benchmark", "right", "standard error", ""), rows, numbers=[1, 2, 3])
+
+
+def _core(refs: "list[Ref]") -> str:
+    summary = scores.core_summary(_metrics(refs, "evaluate_core"))
+    if summary is None:
+        return ""
+    return f"## CORE\n\n**{summary.score}** {summary.error}. {plain(' '.join([summary.compared, *summary.limits]))}"
+
+
+def _stages(refs: "list[Ref]") -> str:
+    table = scores.stage_table({ref.step: ref.metrics for ref in refs})
+    if not table.rows:
+        return ""
+    rows = [
+        (plain(row.name), *(f"{cell.accuracy} ± {cell.error}" if cell else "" for cell in row.cells))
+        for row in table.rows
+    ]
+    totals = [f"{total.score} ± {total.error}" if total.error else total.score for total in table.totals]
+    shown = _table(
+        ("benchmark", *table.stages), [*rows, ("ChatCORE", *totals)], numbers=range(1, len(table.stages) + 1)
+    )
+    return f"## Chat benchmarks\n\n{shown}\n\nPercent right, with the half-width of the 95% interval."
+
+
+def _ledger(plan: RunPlan, refs: "list[Ref]", seconds: float | None, windows: Windows | None) -> str:
+    if not refs:
+        return ""
+    told = ledger_rows(plan, refs, seconds=seconds, windows=windows)
+    rows = [(row.name, row.made, row.reused, row.made_usd if told.has_usd else "") for row in (*told.rows, told.total)]
+    table = _table(("", "this run", "reused", "cost"), rows, numbers=[1, 2, 3])
+    return f"## Time and money\n\n{table}\n\n{plain(' '.join(told.sentences))}"
+
+
+def _metrics(refs: "list[Ref]", step: str) -> dict[str, Any]:
+    return next((ref.metrics for ref in refs if ref.step == step), {})
 
 
 def _answers(refs: "list[Ref]") -> str:

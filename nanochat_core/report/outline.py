@@ -9,14 +9,17 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.errors import ConfigError
-from nanochat_core.base.units import count, duration
+from nanochat_core.base.units import count, dollars, duration
 from nanochat_core.config import RunConfig
 from nanochat_core.plan import RunPlan, optim_values
 from nanochat_core.presets import load_config, preset_names
+from nanochat_core.report import scores
+from nanochat_core.report.ledger_rows import known_ledger
 
 if TYPE_CHECKING:
-    from nanochat_core.pipeline.step import Ref
+    from nanochat_core.pipeline.step import Ref, Step
 
+QUESTIONS_STEP = "evaluate_chat"  # asks the run's own held-out questions
 # How samples are written: a call and its result in one pair of brackets (evals/samples.py).
 TOOL_CALL = re.compile(r"\[(?P<expression>[^\[\]\n]+) = (?P<result>[^\[\]\n]*)\]\s?")
 
@@ -89,6 +92,10 @@ def headline_numbers(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None 
     ):
         if "bits_per_byte" in metrics.get(step, {}):
             numbers.append(Number(label, f"{metrics[step]['bits_per_byte']:.4f}", note))
+    if core := scores.core_summary(metrics.get("evaluate_core", {})):
+        numbers.append(Number("CORE", core.score, core.note))
+    if chat := scores.stage_table(metrics).chat_core:
+        numbers.append(Number("ChatCORE", chat.score, chat.note))
     for row in benchmark_rows(refs):
         if row.name == "arithmetic":
             numbers.append(Number("arithmetic", row.accuracy, f"± {row.standard_error} of {row.num_asked:,} held out"))
@@ -97,7 +104,8 @@ def headline_numbers(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None 
         Number("trained on", count(derived.num_tokens), f"tokens, {derived.num_steps:,} steps"),
         Number("this run", duration(took_s), f"{len(made)} steps made, {len(refs) - len(made)} cached"),
     ]
-    return numbers
+    usd = known_ledger(plan, refs).rate.usd(took_s)
+    return [*numbers, Number("cost", dollars(usd), "at the machine's rental price")] if usd else numbers
 
 
 def step_rows(refs: "list[Ref]") -> list[StepRow]:
@@ -107,7 +115,7 @@ def step_rows(refs: "list[Ref]") -> list[StepRow]:
     return [
         StepRow(
             step=ref.step,
-            headline=STEPS[ref.step].headline(ref.metrics) if ref.step in STEPS else "",
+            headline=_headline(STEPS[ref.step], ref) if ref.step in STEPS else "",
             is_cached=ref.is_cached,
             seconds=duration(ref.seconds),
             artifact=ref.short,
@@ -116,11 +124,20 @@ def step_rows(refs: "list[Ref]") -> list[StepRow]:
     ]
 
 
+def _headline(step: "Step", ref: "Ref") -> str:
+    """Empty for metrics of another version of the step: a report is not what a run should fail on."""
+    try:
+        return step.headline(ref.metrics)
+    except (KeyError, TypeError, ValueError):
+        return ""
+
+
 def benchmark_rows(refs: "list[Ref]") -> list[BenchmarkRow]:
-    """Best first; empty where no question was asked."""
-    scores: dict[str, dict[str, Any]] = {}
+    """The run's own held-out questions, best first; empty where none was asked."""
+    asked: dict[str, dict[str, Any]] = {}
     for ref in refs:
-        scores |= ref.metrics.get("benchmarks") or {}
+        if ref.step == QUESTIONS_STEP:
+            asked |= ref.metrics.get("benchmarks") or {}
     return [
         BenchmarkRow(
             name=name,
@@ -129,7 +146,7 @@ def benchmark_rows(refs: "list[Ref]") -> list[BenchmarkRow]:
             num_right=score["num_right"],
             num_asked=score["num_asked"],
         )
-        for name, score in sorted(scores.items(), key=lambda item: -item[1]["accuracy"])
+        for name, score in sorted(asked.items(), key=lambda item: -item[1]["accuracy"])
     ]
 
 
@@ -165,7 +182,7 @@ def group_rows(plan: RunPlan) -> list[GroupRow]:
 def commands(config: RunConfig) -> dict[str, str]:
     """The command lines that make the run again, ask why a step would, and talk to the result."""
     preset = shlex.quote(config.preset if config.preset in preset_names() else f"{config.preset}.toml")
-    sets = "".join(f" --set {shlex.quote(change)}" for change in _changes(config))
+    sets = "".join(f" --set {shlex.quote(change.text)}" for change in changes(config))
     return {
         "run": f"nanochat run {preset}{sets}",
         "why": f"nanochat why pretrain {preset}{sets}",
@@ -173,21 +190,42 @@ def commands(config: RunConfig) -> dict[str, str]:
     }
 
 
-def _changes(config: RunConfig) -> list[str]:
-    """What was set beyond the preset, as `section.field=value`."""
+@dataclass(frozen=True)
+class Change:
+    """A setting that differs from the preset's."""
+
+    name: str
+    value: str
+    usual: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.name}={self.value}"
+
+
+def changes(config: RunConfig) -> list[Change]:
+    """What was set beyond the preset; none when the preset was a file of the user's: its name alone has to do."""
     try:
-        preset = asdict(load_config(config.preset))
-    except ConfigError:  # the preset was a file of the user's; its name alone has to do
+        usual = settings(load_config(config.preset))
+    except ConfigError:
         return []
-    given = asdict(config)
-    changes = []
-    for section, value in given.items():
-        fields = value if isinstance(value, dict) else {"": value}
-        for name, chosen in fields.items():
-            usual = preset[section][name] if name else preset[section]
-            if chosen != usual:
-                changes.append(f"{section}{'.' if name else ''}{name}={_setting(chosen)}")
-    return changes
+    return [Change(name, value, usual[name]) for name, value in settings(config).items() if value != usual[name]]
+
+
+def is_known_preset(config: RunConfig) -> bool:
+    """Whether the preset is one of ours, so that differences from it can be told."""
+    return config.preset in preset_names()
+
+
+def settings(config: RunConfig) -> dict[str, str]:
+    """Every setting by the name and in the words of `--set`, without what looks like a secret: reports travel."""
+    from nanochat_core.store.provenance import redact  # the store is no part of what a summary loads at its start
+
+    found = {}
+    for section, value in asdict(config).items():
+        for name, chosen in (value if isinstance(value, dict) else {"": value}).items():
+            found[f"{section}.{name}" if name else section] = redact(_setting(chosen))
+    return found
 
 
 def _setting(value: Any) -> str:

@@ -6,7 +6,7 @@ template escapes everything that a person or a model wrote, and the figures alon
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +18,12 @@ from markupsafe import Markup
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.units import count, duration
 from nanochat_core.plan import RunPlan
-from nanochat_core.report import outline
+from nanochat_core.report import outline, scores
+from nanochat_core.report.core_table import core_rows
+from nanochat_core.report.ledger import window
+from nanochat_core.report.ledger_rows import ledger_rows
 from nanochat_core.report.markdown import summarize
+from nanochat_core.report.reproduce import reproduction
 from nanochat_core.store.manifest import Artifact
 from nanochat_core.workspace import Workspace
 
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
 
 HTML_NAME, MARKDOWN_NAME, TEMPLATE_NAME = "report.html", "report.md", "page.html"
 MODEL_STEP, REPORT_STEP = "pretrain", "report"
+SECTIONS = ("core", "chat", "questions", "pretrain", "sft", "rl", "tokenizer")
+TRAININGS = {"pretrain": "Pretraining", "sft": "Fine-tuning", "rl": "Reinforcement learning"}
 
 
 @dataclass(frozen=True)
@@ -36,16 +42,6 @@ class Figure:
 
     title: str
     svg: Markup
-
-
-@dataclass(frozen=True)
-class Source:
-    """Code that made some of the steps."""
-
-    commit: str
-    changes: str
-    """Beyond the commit; empty when there were none."""
-    steps: str
 
 
 def write_report(space: Workspace, plan: RunPlan, refs: "list[Ref]", *, run_id: str, seconds: float) -> Path:
@@ -57,8 +53,9 @@ def write_report(space: Workspace, plan: RunPlan, refs: "list[Ref]", *, run_id: 
     folder = space.run(run_id)
     page = folder / HTML_NAME
     values = _values(plan, refs, space.store.fetch(drawn), artifacts, run_id=run_id, seconds=seconds)
-    page.write_text(render(values), encoding="utf-8")
-    (folder / MARKDOWN_NAME).write_text(summarize(plan, refs, seconds=seconds), encoding="utf-8")
+    page.write_text(render(values), encoding="utf-8", errors="replace")  # a model may say half a character
+    markdown = summarize(plan, refs, seconds=seconds, windows=_windows(artifacts))
+    (folder / MARKDOWN_NAME).write_text(markdown, encoding="utf-8", errors="replace")
     return page
 
 
@@ -95,6 +92,7 @@ def _values(
     seconds: float,
 ) -> dict[str, Any]:
     report = json.loads((drawn / "report.json").read_text(encoding="utf-8"))
+    device = next((str(ref.metrics.get("device", "")) for ref in refs if ref.step == MODEL_STEP), "")
     return {
         "title": outline.title(plan),
         "date": datetime.now(UTC).strftime("%-d %B %Y, %H:%M UTC"),
@@ -102,25 +100,32 @@ def _values(
         "numbers": outline.headline_numbers(plan, refs, seconds=seconds),
         "report": report,
         "figures": _figures(report["figures"], drawn),
+        "core": scores.core_summary(report["core"]),
+        "core_rows": core_rows(report["core"]),
+        "stages": scores.stage_table(report["chat_benchmarks"]),
         "steps": outline.step_rows(refs),
+        "ledger": ledger_rows(plan, refs, seconds=seconds, windows=_windows(artifacts)),
         "benchmarks": outline.benchmark_rows(refs),
         "facts": _plan_facts(plan),
         "groups": outline.group_rows(plan),
         "trainings": [
-            (name, _training_facts(report[step], flops_per_token=plan.pretrain.flops_per_token))
-            for name, step in (("Pretraining", "pretrain"), ("Fine-tuning", "sft"))
-            if report[step]["num_records"]
+            (TRAININGS[step], _training_facts(training, flops_per_token=plan.pretrain.flops_per_token))
+            for step, training in report["trainings"].items()
+            if training["num_records"]
         ],
-        "sources": _sources(artifacts),
-        "machine": _machine(refs, artifacts),
-        "packages": _provenance(artifacts).get("packages", {}),
-        "commands": outline.commands(plan.config),
+        "again": reproduction(plan, artifacts, run_id=run_id, device=device),
     }
+
+
+def _windows(artifacts: dict[str, Artifact | None]) -> dict[str, tuple[float, float]]:
+    """When each step was made, by its manifest."""
+    found = {step: window(artifact.provenance) for step, artifact in artifacts.items() if artifact is not None}
+    return {step: times for step, times in found.items() if times is not None}
 
 
 def _figures(records: Sequence[dict[str, str]], drawn: Path) -> dict[str, list[Figure]]:
     """By section of the page; every section has a list, perhaps an empty one."""
-    sections: dict[str, list[Figure]] = {"pretrain": [], "sft": [], "benchmarks": [], "tokenizer": []}
+    sections: dict[str, list[Figure]] = {name: [] for name in SECTIONS}
     for record in records:
         svg = Markup((drawn / record["file"]).read_text(encoding="utf-8"))
         sections.setdefault(record["section"], []).append(Figure(record["title"], svg))
@@ -158,44 +163,3 @@ def _training_facts(training: dict[str, Any], *, flops_per_token: int) -> list[t
     if training["validation"]:
         facts.insert(0, ("held out", f"{training['validation']['bits_per_byte']:.4f} bits per byte"))
     return facts
-
-
-def _provenance(artifacts: dict[str, Artifact | None]) -> dict[str, Any]:
-    """Of the model, or of whatever else is there."""
-    artifact = artifacts.get(MODEL_STEP) or next((a for a in artifacts.values() if a is not None), None)
-    return dict(artifact.provenance) if artifact else {}
-
-
-def _sources(artifacts: dict[str, Artifact | None]) -> list[Source]:
-    """Each commit and patch, with the steps it made: a cached step may be older than the checkout."""
-    made: dict[tuple[str, str], list[str]] = {}
-    for step, artifact in artifacts.items():
-        provenance: Mapping[str, Any] = artifact.provenance if artifact else {}
-        nothing = "no commit yet" if provenance.get("is_git_checkout") else "no git checkout"
-        key = (str(provenance.get("git_commit") or nothing), _changes(provenance))
-        made.setdefault(key, []).append(step)
-    return [Source(commit, changes, ", ".join(steps)) for (commit, changes), steps in made.items()]
-
-
-def _changes(provenance: Mapping[str, Any]) -> str:
-    """What the commit does not have: such code cannot be had again from the commit alone."""
-    patch, num_untracked = provenance.get("git_patch_sha256"), provenance.get("num_untracked_files")
-    parts = [f"patch {str(patch)[:12]}"] if patch else []
-    return ", ".join(parts + ([f"{num_untracked} untracked files"] if num_untracked else []))
-
-
-def _moment(text: str) -> str:
-    return f"{text[:16].replace('T', ' ')} UTC" if text else ""
-
-
-def _machine(refs: "list[Ref]", artifacts: dict[str, Artifact | None]) -> list[tuple[str, str]]:
-    provenance = _provenance(artifacts)
-    metrics = next((ref.metrics for ref in refs if ref.step == MODEL_STEP), {})
-    told = [
-        ("Device", ", ".join(str(metrics[name]) for name in ("device", "dtype") if name in metrics)),
-        ("Platform", str(provenance.get("platform", ""))),
-        ("Cores", str(provenance.get("num_cpus") or "")),
-        ("Python", str(provenance.get("python", ""))),
-        ("Made at", _moment(str(provenance.get("finished_at", "")))),
-    ]
-    return [(name, value) for name, value in told if value]

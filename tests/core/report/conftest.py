@@ -1,7 +1,9 @@
 """Artifacts of a small run, written by hand: what the steps before the report leave in their folders."""
 
+import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
+from nanochat_core.report.figures import draw_figures
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
 BENCHMARKS = {
@@ -44,6 +47,41 @@ def _log(num_steps: int, *, every: int, start: float, end: float) -> tuple[dict[
                 {"event": "validate", "step": step, "bits_per_byte": bpb, "validation_loss": loss, "validate_s": 0.5}
             )
     return (*records, {"event": "end", "step": num_steps, "train_s": num_steps * 0.19})
+
+
+def core_json() -> dict[str, Any]:
+    """CORE over three benchmarks, one of which GPT-2 has a published score in, and one that no bundle has."""
+    chosen = {"piqa": (0.72, 50, 1838, "commonsense reasoning"), "jeopardy": (0.05, 0, 2117, "world knowledge"),
+              f"own_{HOSTILE}": (0.2, 25, 100, f"own {HOSTILE}")}  # fmt: skip
+    benchmarks = {}
+    for label, (accuracy, baseline, num_items, category) in chosen.items():
+        error = math.sqrt(accuracy * (1 - accuracy) / num_items)
+        benchmarks[label] = {
+            "accuracy": accuracy, "standard_error": error, "baseline_percent": baseline, "num_items": num_items,
+            "interval_95": [accuracy - 1.96 * error, accuracy + 1.96 * error], "num_fewshot": 10,
+            "centered": (accuracy - baseline / 100) / (1 - baseline / 100), "type": "x", "category": category,
+        }  # fmt: skip
+    core = sum(score["centered"] for score in benchmarks.values()) / len(benchmarks)
+    return {
+        "core": core, "standard_error": 0.01, "interval_95": [core - 0.02, core + 0.02], "num_items": 4055,
+        "max_per_benchmark": None, "is_complete": True, "missing": [], "bundle_digest": "5a" * 32,
+        "benchmarks": benchmarks,
+    }  # fmt: skip
+
+
+def benchmarks_json(right: int) -> dict[str, Any]:
+    """Two chat benchmarks: one with chance and no samples, one generative with pass@8."""
+    scores = {
+        name: {
+            "title": f"{name} {HOSTILE}", "kind": kind, "accuracy": right / 100, "standard_error": 0.04,
+            "interval_95": [max(0, right / 100 - 0.08), right / 100 + 0.08], "baseline": baseline, "num_right": right,
+            "centered": (right / 100 - baseline) / (1 - baseline), "num_asked": 100, "num_too_long": 2,
+            "pass_at_k": {"1": right / 100, "8": 0.875} if kind == "generate" else None, "is_limited": True,
+        }
+        for name, kind, baseline in (("mmlu", "choice", 0.25), ("gsm8k", "generate", 0.0))
+    }  # fmt: skip
+    mean = sum(score["centered"] for score in scores.values()) / 2
+    return {"chat_core": mean, "chat_core_standard_error": 0.02, "benchmarks": scores}
 
 
 def _outcomes() -> tuple[dict[str, Any], ...]:
@@ -82,6 +120,41 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     return made
 
 
+@pytest.fixture(scope="session")
+def draw_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Path], Path], None]:
+    """Draws the report of some inputs into a folder; the same inputs again are a copy, since drawing takes a second."""
+    known: dict[str, Path] = {}
+
+    def drawn(folders: dict[str, Path], out: Path) -> None:
+        contents = [
+            (step, path.name, path.read_bytes())
+            for step, folder in folders.items()
+            for path in sorted(folder.rglob("*.*"))
+        ]
+        key = hashlib.sha256(repr(contents).encode()).hexdigest()
+        if key not in known:
+            known[key] = tmp_path_factory.mktemp("drawn")
+            draw_figures(folders, known[key])
+        shutil.copytree(known[key], out, dirs_exist_ok=True)
+
+    return drawn
+
+
+@pytest.fixture
+def more_folders(folders: dict[str, Path]) -> dict[str, Path]:
+    """The inputs of a run that also measured CORE and asked chat benchmarks of two stages."""
+    made = {name: folders["sft"].with_name(name) for name in ("evaluate_core", "benchmark_base", "benchmark_chat")}
+    _write(made["evaluate_core"] / "core.json", core_json())
+    for step, right in (("benchmark_base", 26), ("benchmark_chat", 61)):
+        _write(made[step] / "benchmarks.json", benchmarks_json(right))
+        _write(made[step] / "outcomes.jsonl", tuple(
+            {"benchmark": name, "id": str(number), "sample": 0, "question": f"{step} {HOSTILE}", "expected": "B",
+             "answer": f"A {HOSTILE}" * 50, "is_right": number > 0}
+            for name in ("mmlu", "gsm8k") for number in range(2)
+        ))  # fmt: skip
+    return folders | made
+
+
 @pytest.fixture
 def plan() -> RunPlan:
     return plan_run(load_config("tiny", ["sft.epochs=2"]))
@@ -100,11 +173,34 @@ METRICS: dict[str, dict[str, Any]] = {
 }
 
 
+MORE_METRICS: dict[str, dict[str, Any]] = {
+    "core_prompts": {},
+    "evaluate_core": {
+        "core": 0.24, "core_standard_error": 0.005, "num_benchmarks": 22, "num_items": 4055, "is_complete": True,
+        "max_per_benchmark": None, "benchmarks": {"piqa": {"accuracy": 0.72, "centered": 0.44}},
+    },
+    **{
+        step: {
+            "chat_core": score, "chat_core_standard_error": 0.02,
+            "benchmarks": {"mmlu": {"accuracy": score, "standard_error": 0.04, "num_right": 1, "num_asked": 100}},
+        }
+        for step, score in (("benchmark_base", 0.26), ("benchmark_chat", 0.61))
+    },
+    "a_step_of_tomorrow": {},
+}  # fmt: skip
+
+
+@pytest.fixture
+def more_refs(ref: Callable[..., Ref], refs: list[Ref]) -> list[Ref]:
+    """The refs of such a run, and of a step that this version does not know."""
+    return [*refs[:-1], *(ref(step, metrics=metrics) for step, metrics in MORE_METRICS.items()), refs[-1]]
+
+
 @pytest.fixture
 def ref() -> Callable[..., Ref]:
     def make(step: str, **changes: Any) -> Ref:
         fields: dict[str, Any] = {"fingerprint": "ab" * 32, "digest": "d", "content": "c", "seconds": 12.5}
-        made = {"metrics": dict(METRICS[step]), "is_cached": step in ("corpus", "tokenizer")}
+        made = {"metrics": dict(METRICS.get(step, {})), "is_cached": step in ("corpus", "tokenizer")}
         return Ref(step=step, **(fields | made | changes))
 
     return make

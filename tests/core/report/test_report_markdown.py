@@ -34,6 +34,24 @@ def test_an_answer_cannot_act(plan, refs):
     assert plain("# a\n![x](http://y) `z`") == r"\# a \!\[x\](http://y) \`z\`"
 
 
+def test_core_chatcore_and_the_ledger_are_told(plan, more_refs):
+    text = summarize(plan, more_refs, seconds=200.0)
+    assert "| CORE | **0.2400** | ± 0.0050, GPT-2 has 0.2565 |" in text
+    assert "0.0165 below the 0.2565 of GPT-2 (1.6B), 3.3 standard errors." in text
+    assert "| ChatCORE | **0.6100** | SFT: ± 0.0200, base 0.2600 |" in text
+    assert "| mmlu | 26.0% ± 8.5 | 61.0% ± 9.4 |" in text
+    assert "| in all | 3 min 20 s | 25 s |  |" in text
+    assert "| a_step_of_tomorrow |" in text
+
+
+def test_scores_of_other_steps_are_not_taken_for_the_runs_own_questions(refs, more_refs):
+    assert outline.benchmark_rows(more_refs) == outline.benchmark_rows(refs)
+
+
+def test_metrics_of_another_version_leave_a_headline_empty(ref):
+    assert outline.step_rows([ref("pretrain", metrics={})])[0].headline == ""
+
+
 def test_no_store_no_matplotlib_and_no_torch_are_loaded():
     code = (
         "import sys; import nanochat_core.report.markdown; "

@@ -1,5 +1,7 @@
 """The page is one file that asks for nothing, and nothing that a model says can act in it."""
 
+import dataclasses
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from nanochat_core.base.errors import MissingError
-from nanochat_core.report.figures import draw_figures
 from nanochat_core.report.page import write_report
 from nanochat_core.store.store import Store
 from nanochat_core.workspace import Workspace
@@ -30,6 +31,7 @@ class _Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
+        self.text += " " if tag in ("td", "th", "dd", "dt", "br") else ""
         self.loads += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data")]
 
     def handle_data(self, data):
@@ -49,14 +51,16 @@ def _publish(space, ref, folder):
 
 
 @pytest.fixture
-def write(space, plan, refs, folders, tmp_path):
+def write(space, plan, refs, folders, tmp_path, draw_once):
     """Draw, publish and write the page; returns its path."""
 
-    def written() -> Path:
+    def written(folders=folders, refs=refs) -> Path:
         out, empty = tmp_path / "drawn", tmp_path / "empty"
         out.mkdir()
         empty.mkdir()
-        draw_figures(folders, out)
+        draw_once(folders, out)
+        trainings = json.loads((out / "report.json").read_text())["trainings"]
+        refs[-1].metrics["attempts"] = {step: numbers.get("attempts", []) for step, numbers in trainings.items()}
         for ref in refs:
             _publish(space, ref, out if ref.step == "report" else empty)
         return write_report(space, plan, refs, run_id="tiny-20261122", seconds=95.0)
@@ -84,10 +88,13 @@ def test_the_parts_stand_in_reading_order(write):
     text = " ".join(_Page(write().read_text()).text.split())
     order = [
         "tiny, depth 3", "1.9000", "2.1000", "97.0%", "1 min 35 s", "7 steps made, 2 cached",
-        "What the chat model says", "I am a small language model.", "Training", "Held-out questions", "97 of 100",
-        "Some that went wrong", "Steps", "pretrain/abababababab", "How the base model goes on", "Tokenizer", "Plan",
-        "Provenance", "c0ffee", "Again", "nanochat run tiny --set sft.epochs=2", "nanochat why pretrain",
-        "nanochat chat tiny-chat",
+        "What the chat model says", "I am a small language model.", "Held-out questions", "97 of 100",
+        "Some that went wrong", "Training", "Time and money", "Steps", "pretrain/abababababab",
+        "How the base model goes on", "Tokenizer", "Plan", "Everything needed to reproduce",
+        "nanochat run tiny --set sft.epochs=2", "nanochat why pretrain", "nanochat chat tiny-chat", "c0ffee",
+        "uncommitted changes, patch 1212", "1 differ from the preset", "sft.epochs=2 # the preset has 1",
+        "torch 2.11.0",
+        "Python 3.11.9", "ab" * 32, "sha256 of all",
     ]  # fmt: skip
     places = [text.find(part) for part in order]
     assert -1 not in places, order[places.index(-1)]
@@ -97,13 +104,62 @@ def test_the_parts_stand_in_reading_order(write):
         assert start >= 0, f"{part!r} stands too early"
 
 
+def test_without_core_and_chat_benchmarks_the_page_does_not_speak_of_them(write):
+    text = _Page(write().read_text()).text
+    assert "CORE" not in text
+    assert "Chat benchmarks" not in text
+
+
+def test_core_and_chat_benchmarks_stand_before_the_training(write, more_folders, more_refs):
+    html = write(more_folders, more_refs).read_text()
+    text = " ".join(_Page(html).text.split())
+    order = ["0.2400", "± 0.0050, GPT-2 has 0.2565", "CORE by benchmark", "PIQA 0.440 0.450 72.0% (50%) 1,838",
+             "Jeopardy 0.050 5.0% (0%)", "Chat benchmarks", "base SFT", "26.0% ± 8.0", "61.0% ± 8.0", "pass@8 87.5%",
+             "cut short", "4 (base), 4 (SFT)", "Training", "a_step_of_tomorrow"]  # fmt: skip
+    start = 0
+    for part in order:
+        start = text.find(part, start)
+        assert start >= 0, f"{part!r} is missing or stands too early"
+    assert "<script" not in html
+    assert "onerror" not in html
+    assert html.count("&lt;script&gt;alert") >= 15  # titles, labels, categories, questions and answers
+
+
+def test_a_limited_core_says_so_and_an_incomplete_one_is_not_compared(write, more_folders, more_refs):
+    path = more_folders["evaluate_core"] / "core.json"
+    limits = {"is_complete": False, "missing": ["coqa", "<b>"], "max_per_benchmark": 50}
+    path.write_text(json.dumps(json.loads(path.read_text()) | limits))
+    text = " ".join(_Page(write(more_folders, more_refs).read_text()).text.split())
+    assert "Incomplete, 3 of 22 benchmarks: coqa, <b> missing." in text
+    assert "At most 50 items of each benchmark" in text
+    assert "of GPT-2 (1.6B)" not in text
+    assert "beside GPT-2" not in text
+
+
+def test_the_ledger_adds_up_to_the_runs_seconds(write):
+    text = " ".join(_Page(write().read_text()).text.split())
+    part = text[text.index("where it went") : text.index("Trained on")]
+    assert "training steps 24 s" in part  # of logs that say 123 s, in two steps that say 25: the steps are right
+    assert part.endswith("in all 1 min 35 s 25 s ")
+    assert "between steps 7.5 s" in part
+
+
+def test_secrets_in_settings_and_arguments_do_not_reach_the_page(write, plan, space, refs):
+    secret = "https://user:hunter2secret@example.org/x"
+    told = dataclasses.replace(plan.config, corpus=dataclasses.replace(plan.config.corpus, path=secret))
+    write()
+    page = write_report(space, dataclasses.replace(plan, config=told), refs, run_id="again", seconds=1.0)
+    assert "hunter2secret" not in page.read_text()
+    assert "hunter2secret" not in page.with_name("report.md").read_text()
+
+
 def test_a_tool_call_is_set_apart_from_the_answer(write):
     html = write().read_text()
     assert "<code>37 + 58</code><b>95</b></span>The answer is 95." in html
 
 
 def test_every_figure_is_inside(write):
-    assert write().read_text().count("<svg") == 8
+    assert write().read_text().count("<svg") == 9
 
 
 def test_it_works_without_benchmarks(write, refs, folders):
@@ -111,7 +167,7 @@ def test_it_works_without_benchmarks(write, refs, folders):
     del next(ref for ref in refs if ref.step == "evaluate_chat").metrics["benchmarks"]
     text = _Page(write().read_text()).text
     assert "Held-out questions" not in text
-    assert "arithmetic" not in text
+    assert "arithmetic" not in text.partition("Everything needed to reproduce")[0]
     assert "What the chat model says" in text
 
 

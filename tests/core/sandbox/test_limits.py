@@ -1,0 +1,201 @@
+"""Time, memory, processes, files and output are limited, and nothing outlives its program, its worker or the caller."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from nanochat_core.sandbox import Limits, Sandbox
+from nanochat_core.sandbox.launcher import NAMESPACES
+
+ROOT = Path(__file__).resolve().parents[3]
+FORK_BOMB = "import os\nwhile True:\n try: os.fork()\n except OSError: pass"
+DAEMON = """
+import os, signal, sys, time
+if os.fork() == 0:
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    if os.fork() == 0:
+        os.setsid()
+        os.execv(sys.executable, ["python", "-S", "-c", "import time; time.sleep(300)", "MARKER"])
+    os._exit(0)
+os.wait()
+"""
+
+
+def processes_with(marker: str) -> list[int]:
+    """Processes of the whole machine that have the marker among their arguments."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition, seconds: float = 15.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+STUBBORN = "import signal, sys\nfor n in set(signal.Signals) - {9, 19}:\n signal.signal(n, lambda *a: None)\n"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import time; time.sleep(1000)",
+        STUBBORN + "while True:\n try:\n  while True: sys.exit()\n except BaseException: pass",
+        FORK_BOMB,
+    ],
+    ids=["sleeps", "catches everything", "fork bomb"],
+)
+def test_what_does_not_end_is_ended(hasty: Sandbox, program: str) -> None:
+    outcome = hasty.run(program)
+    assert outcome.status in ("timeout", "crashed")  # crashed: a caught SIGXCPU, then the hard limit's SIGKILL
+    assert outcome.wall_s < hasty.limits.wall_s + 5
+    assert hasty.run("pass").has_passed
+
+
+def test_a_busy_loop_ends_at_its_cpu_limit(sandbox: Sandbox) -> None:
+    limits = Limits(wall_s=20, cpu_s=1)
+    with Sandbox(limits, num_workers=1, modes=[sandbox.capabilities()["isolation"]]) as one:
+        outcome = one.run("while True: pass")
+    assert (outcome.status, outcome.error) == ("timeout", "used up its CPU time")
+    assert outcome.wall_s < 15
+
+
+def test_forks_are_counted(run) -> None:
+    attack = "import os, time\nn = 0\ntry:\n while True:\n  if os.fork() == 0: time.sleep(60)\n  n += 1\n"
+    outcome = run(attack + "except OSError: print(n)")
+    assert outcome.status == "passed"
+    assert 1 <= int(outcome.stdout) <= Limits().num_processes + 50  # unprivileged Landlock has slack for the user
+
+
+@pytest.mark.parametrize("program", ["bytearray(1 << 30)", "x = [0]\nwhile True: x += x"])
+def test_memory_is_limited(run, program: str) -> None:
+    assert run(program).status == "memory"
+
+
+def test_a_file_cannot_grow_past_its_limit(run) -> None:
+    attack = "n = 0\ntry:\n with open('f', 'wb', 0) as f:\n  for _ in range(1024): n += f.write(bytes(1 << 20))\n"
+    outcome = run(attack + "except OSError as error: print(n >> 20)")
+    assert outcome.stdout == f"{Limits().file_mib}\n"
+
+
+def test_the_private_folder_has_a_size(run, sandbox: Sandbox) -> None:
+    if sandbox.capabilities()["isolation"] != NAMESPACES:
+        pytest.skip("a size of the folder as a whole takes a mount of its own")
+    attack = "for i in range(64): open(f'{i}', 'wb', 0).write(bytes(1 << 20))"
+    assert run(attack).error.startswith(("OSError: [Errno 28]", "AssertionError"))
+    assert "Errno 28" in run("for i in range(10**5): open(f'{i}', 'w')").error
+
+
+def test_a_gigabyte_of_output_is_cut(hasty: Sandbox) -> None:
+    outcome = hasty.run(
+        "import os\nchunk = b'x' * (1 << 20)\nfor _ in range(1024): os.write(1, chunk); os.write(2, chunk)"
+    )
+    assert outcome.status in ("passed", "timeout")
+    assert {len(outcome.stdout), len(outcome.stderr)} == {Limits().output_kib << 10}
+
+
+def test_a_daemon_does_not_outlive_its_program(sandbox: Sandbox) -> None:
+    marker = uuid.uuid4().hex
+    outcomes = []
+    program = DAEMON.replace("MARKER", marker) + "time.sleep(0.7)"
+    thread = threading.Thread(target=lambda: outcomes.append(sandbox.run(program)))
+    thread.start()
+    assert wait_for(lambda: processes_with(marker)), "the daemon did run"
+    thread.join()
+    assert outcomes[0].status == "passed"
+    assert processes_with(marker) == []
+
+
+def test_bombs_do_not_harm_their_neighbours() -> None:
+    bombs = [FORK_BOMB, "bytearray(1 << 30)", "import os; os.kill(-1, 9)", "import os; os._exit(0)", "while True: pass"]
+    programs = [f"assert sum(range({i})) == {i * (i - 1) // 2}\nprint({i})" for i in range(200)]
+    for place, bomb in enumerate(bombs):
+        programs[20 + 35 * place] = bomb
+    steps = []
+    with Sandbox(Limits(wall_s=4.0, cpu_s=1), num_workers=2) as one:
+        outcomes = one.run_many(programs, lambda done, total: steps.append((done, total)))
+    for i, (program, outcome) in enumerate(zip(programs, outcomes, strict=True)):
+        if program not in bombs:
+            assert (outcome.status, outcome.stdout) == ("passed", f"{i}\n")
+    assert [outcomes[20].status, outcomes[55].status, outcomes[125].status] == ["timeout", "memory", "failed"]
+    assert steps == [(i, 200) for i in range(1, 201)]
+
+
+def test_a_lost_worker_is_replaced_and_its_program_has_not_passed() -> None:
+    with Sandbox(Limits(wall_s=5.0), num_workers=1) as one:
+        outcomes = []
+        thread = threading.Thread(target=lambda: outcomes.append(one.run("import time; time.sleep(60)")))
+        thread.start()
+        time.sleep(0.3)
+        launchers = launchers_of(os.getpid(), "5.0")
+        assert len(launchers) == 1
+        os.kill(launchers[0], signal.SIGKILL)
+        thread.join()
+        assert outcomes[0].status == "crashed"
+        assert one.run("pass").has_passed
+
+
+def launchers_of(parent: int, wall_s: str) -> list[int]:
+    """The launchers below a process whose programs have this wall time."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent
+            if ours and f'"wall_s": {wall_s}'.encode() in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_nothing_is_left_in_the_temporary_folder(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.parent.chmod(0o755)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with Sandbox(num_workers=1, modes=[sandbox.capabilities()["isolation"]]) as one:
+        assert one.run("open('left', 'w').write('x')").has_passed
+        assert list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_nothing_survives_the_callers_sudden_death(sandbox: Sandbox) -> None:
+    mode = sandbox.capabilities()["isolation"]
+    marker = uuid.uuid4().hex
+    program = DAEMON.replace("MARKER", marker) + "time.sleep(1000)"
+    caller = (
+        "import os, sys, time\nfrom nanochat_core.sandbox import Limits, Sandbox\n"
+        f"with Sandbox(Limits(wall_s=1000), num_workers=1, modes=[{mode!r}]) as one:\n"
+        " if os.fork() == 0:  # a copy of the caller's descriptors does not keep it alive\n"
+        "  time.sleep(20); os._exit(0)\n one.run(sys.argv[1])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", caller, program],
+        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+        start_new_session=True,
+    ) as process:
+        assert wait_for(lambda: processes_with(marker)), "the daemon did run"
+        process.kill()
+        process.wait()
+        assert wait_for(lambda: not processes_with(marker), 5)
+        os.killpg(process.pid, signal.SIGKILL)

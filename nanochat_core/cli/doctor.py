@@ -44,7 +44,7 @@ class Finding:
 def examine() -> list[Finding]:
     """All findings, in the order in which one depends on the other."""
     checks: tuple[Callable[[], Finding], ...] = (
-        _python, _packages, _torch, _home, _store, _prefect_home, _prefect_server,
+        _python, _packages, _torch, _home, _store, _prefect_home, _prefect_server, _sandbox,
     )  # fmt: skip
     return [check() for check in checks]
 
@@ -140,3 +140,15 @@ def _prefect_server() -> Finding:
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         return Finding("prefect server", False, f"{url} does not answer: {error}", "unset PREFECT_API_URL")
     return Finding("prefect server", True, f"{url} answers")
+
+
+def _sandbox() -> Finding:
+    """No fault where there is none: only benchmarks that run generated programs need one."""
+    from nanochat_core.sandbox import Sandbox
+
+    try:
+        with Sandbox(num_workers=1) as sandbox:
+            has = sandbox.capabilities()
+    except NanochatError as error:
+        return Finding("sandbox", True, f"{error.message}; HumanEval is refused here", error.hint)
+    return Finding("sandbox", True, f"{has['isolation']}; network: {has['network']}; files: {has['files']}")

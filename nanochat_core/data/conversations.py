@@ -2,22 +2,33 @@
 
 Conversations are put into rows best-fit by descending length; what is left of a row is padded with BOS and masked.
 One that is longer than a row is cut into consecutive pieces, each overlapping the one before by a token, so no target
-is dropped.
+is dropped. Large mixtures are rendered by worker processes; the result does not depend on how many.
 """
 
-import bisect
-import json
-from collections.abc import Callable, Iterable, Iterator
+import collections
+import heapq
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nanochat_core.base.errors import ConfigError, MissingError
-from nanochat_core.tokenizer.conversation import render_conversation
+from nanochat_core.base.process import die_with_parent
+from nanochat_core.data.rows import JsonlRows, Mapped, Row
+from nanochat_core.tokenizer.conversation import FORM, check_messages, render_conversation
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
-Rendered = tuple[list[int], list[int]]
+Conversation = dict[str, Any]
+CHUNK_CONVERSATIONS = 250  # what a worker renders at a time
+MIN_FOR_PROCESSES = 40_000  # below this, starting processes costs more than they save
+CHUNKS_PER_WORKER = 4  # in flight: enough to keep it busy, few enough not to hold the mixture in memory
 
 
 def list_files(path: str | None) -> list[Path]:
@@ -31,85 +42,182 @@ def list_files(path: str | None) -> list[Path]:
     return files
 
 
-def read_conversations(path: str | None) -> Iterator[dict[str, Any]]:
-    """Conversations of a .jsonl file or of a folder of them."""
-    for file in list_files(path):
-        yield from read_file(file)
+def read_conversations(path: str | None) -> Sequence[Conversation]:
+    """Conversations of a .jsonl file or of a folder of them, each read and checked when it is indexed."""
+    return read_files(list_files(path))
 
 
-def read_file(file: Path) -> Iterator[dict[str, Any]]:
-    """Conversations of one .jsonl file."""
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise MissingError(f"{file}, line {number} is not JSON in UTF-8: {error}") from error
-        if not isinstance(record, dict) or not isinstance(record.get("messages"), list):
-            raise MissingError(
-                f"{file}, line {number} has no list `messages`", hint='{"messages": [{"role", "content"}]}'
-            )
-        yield record
+def read_files(files: Sequence[Path]) -> Sequence[Conversation]:
+    """Conversations of .jsonl files, one after the other."""
+    return Mapped(JsonlRows(files), conversation_of_row)
+
+
+def conversation_of_row(row: Row, index: int) -> Conversation:
+    """The row itself, if it is a conversation."""
+    if not isinstance(row.get("messages"), list):
+        raise MissingError("there is no list `messages`", hint=FORM)
+    check_messages(row["messages"])
+    return row
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Rendered conversations, cut so that each piece fits into a row."""
+
+    ids: np.ndarray
+    """(tokens,) uint16, piece after piece."""
+    mask: np.ndarray
+    """(tokens,) uint8: 1 where the id is to be learnt."""
+    lengths: np.ndarray
+    """(pieces,) int64."""
+    num_conversations: int
 
 
 def pack_conversations(
-    tokenizer: Tokenizer, conversations: Iterable[dict[str, Any]], *, row_len: int, progress: Callable[[int], None]
+    tokenizer: Tokenizer,
+    conversations: Iterable[Conversation],
+    *,
+    row_len: int,
+    progress: Callable[[int], None],
+    num_workers: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """(rows, row_len) ids uint16 and mask uint8, and counts."""
-    pieces: list[Rendered] = []
+    """(rows, row_len) ids uint16 and mask uint8, and counts. `num_workers` None: one per core."""
+    chunks: list[_Pieces] = []
     num_conversations = 0
-    for number, conversation in enumerate(conversations, start=1):
-        pieces += _pieces(render_conversation(tokenizer, conversation["messages"]), row_len)
-        num_conversations = number
-        if number % 1000 == 0:
-            progress(number)
-    if not pieces:
+    for chunk in _render_all(tokenizer, conversations, row_len=row_len, num_workers=num_workers):
+        chunks.append(chunk)
+        num_conversations += chunk.num_conversations
+        if num_conversations % 1000 < CHUNK_CONVERSATIONS:
+            progress(num_conversations)
+    if not chunks:
         raise MissingError(
             "there is not one conversation to learn from", hint="check sft.path or the sft.num_* settings"
         )
-    rows = _fit([len(ids) for ids, _ in pieces], row_len)
-    ids = np.full((len(rows), row_len), tokenizer.bos, dtype=np.uint16)
-    mask = np.zeros((len(rows), row_len), dtype=np.uint8)
-    for row, members in enumerate(rows):
-        start = 0
-        for member in members:
-            piece_ids, piece_mask = pieces[member]
-            ids[row, start : start + len(piece_ids)] = piece_ids
-            mask[row, start : start + len(piece_ids)] = piece_mask
-            start += len(piece_ids)
-    num_tokens = sum(len(piece_ids) for piece_ids, _ in pieces)
-    return (
-        ids,
-        mask,
-        {"conversations": num_conversations, "tokens": num_tokens, "targets": int(mask.sum()), "rows": len(rows)},
+    pieces = _joined(chunks)
+    chunks.clear()
+    rows = _fit(pieces.lengths.tolist(), row_len)
+    ids, mask = _filled(pieces, rows, row_len=row_len, padding=tokenizer.bos)
+    counts = {
+        "conversations": num_conversations,
+        "tokens": len(pieces.ids),
+        "targets": int(pieces.mask.sum(dtype=np.int64)),
+        "rows": len(rows),
+    }
+    return ids, mask, counts
+
+
+def _render_all(
+    tokenizer: Tokenizer, conversations: Iterable[Conversation], *, row_len: int, num_workers: int | None
+) -> Iterator[_Pieces]:
+    """Chunks of the conversations in order, rendered here or by worker processes."""
+    several = iter(conversations)
+    chunks = iter(lambda: [one["messages"] for one in itertools.islice(several, CHUNK_CONVERSATIONS)], [])
+    workers = num_workers or os.cpu_count() or 1
+    if workers == 1 or not isinstance(conversations, Sequence) or len(conversations) < MIN_FOR_PROCESSES:
+        yield from (_render(tokenizer, chunk, row_len) for chunk in chunks)
+        return
+    # spawn: forking a process that has threads (Arrow, torch, Prefect) can deadlock the child
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(tokenizer.ranks, tokenizer.pattern, row_len),
+    ) as pool:
+        waiting: collections.deque[Future[_Pieces]] = collections.deque()
+        for chunk in chunks:
+            waiting.append(pool.submit(_render_in_worker, chunk))
+            if len(waiting) >= CHUNKS_PER_WORKER * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+_worker: tuple[Tokenizer, int] | None = None  # one per worker process, set by its initializer
+
+
+def _start_worker(ranks: list[bytes], pattern: str, row_len: int) -> None:
+    global _worker
+    die_with_parent(signal.SIGKILL)
+    _worker = Tokenizer(ranks, pattern), row_len
+
+
+def _render_in_worker(chunk: list[list[dict[str, Any]]]) -> _Pieces:
+    assert _worker is not None
+    return _render(_worker[0], chunk, _worker[1])
+
+
+def _render(tokenizer: Tokenizer, chunk: list[list[dict[str, Any]]], row_len: int) -> _Pieces:
+    ids: list[np.ndarray] = []
+    mask: list[np.ndarray] = []
+    for messages in chunk:
+        rendered, learnt = render_conversation(tokenizer, messages)
+        for start, end in _cuts(len(rendered), row_len):
+            ids.append(np.array(rendered[start:end], dtype=np.uint16))
+            mask.append(np.array(learnt[start:end], dtype=np.uint8))
+            if start:
+                mask[-1][0] = 0  # the last id of the piece before: its target was learnt there
+    lengths = np.array([len(piece) for piece in ids], dtype=np.int64)
+    return _Pieces(np.concatenate(ids), np.concatenate(mask), lengths, len(chunk))
+
+
+def _cuts(length: int, row_len: int) -> Iterator[tuple[int, int]]:
+    """Cut a long conversation so that no target is lost: a piece starts with the last id of the one before."""
+    start = 0
+    while start + row_len < length:
+        yield start, start + row_len
+        start += row_len - 1
+    yield start, length
+
+
+def _joined(chunks: Sequence[_Pieces]) -> _Pieces:
+    return _Pieces(
+        np.concatenate([chunk.ids for chunk in chunks]),
+        np.concatenate([chunk.mask for chunk in chunks]),
+        np.concatenate([chunk.lengths for chunk in chunks]),
+        sum(chunk.num_conversations for chunk in chunks),
     )
 
 
-def _pieces(rendered: Rendered, row_len: int) -> Iterator[Rendered]:
-    """Cut a long conversation so that no target is lost: a piece starts with the last id of the one before, masked."""
-    ids, mask = rendered
-    start = 0
-    while True:
-        end = min(start + row_len, len(ids))
-        first = [0] if start else mask[:1]
-        yield ids[start:end], [*first, *mask[start + 1 : end]]
-        if end == len(ids):
-            return
-        start = end - 1
+def _filled(
+    pieces: _Pieces, rows: Sequence[Sequence[int]], *, row_len: int, padding: int
+) -> tuple[np.ndarray, np.ndarray]:
+    ids = np.full((len(rows), row_len), padding, dtype=np.uint16)
+    mask = np.zeros((len(rows), row_len), dtype=np.uint8)
+    ends = np.cumsum(pieces.lengths).tolist()
+    lengths = pieces.lengths.tolist()
+    for row, members in enumerate(rows):
+        at = 0
+        for piece in members:
+            start, end = ends[piece] - lengths[piece], ends[piece]
+            ids[row, at : at + end - start] = pieces.ids[start:end]
+            mask[row, at : at + end - start] = pieces.mask[start:end]
+            at += end - start
+    return ids, mask
 
 
-def _fit(lengths: list[int], row_len: int) -> list[list[int]]:
-    """Best fit by descending length: rows as lists of piece numbers."""
+def _fit(lengths: Sequence[int], row_len: int) -> list[list[int]]:
+    """Best fit by descending length: rows as lists of piece numbers.
+
+    A piece goes into the fullest row that has room for it, of equals into the first. Rows wait in one heap per room
+    left; a bit per room says which heaps are not empty, so a million pieces take seconds.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     rows: list[list[int]] = []
-    open_rows: list[tuple[int, int]] = []  # (room left, row), sorted
+    waiting: list[list[int]] = [[] for _ in range(row_len + 1)]
+    has_rows = 0  # bit r: some row has room for exactly r more tokens
     for piece in order:
-        at = bisect.bisect_left(open_rows, (lengths[piece], -1))
-        room, row = open_rows.pop(at) if at < len(open_rows) else (row_len, len(rows))
-        if row == len(rows):
+        length = lengths[piece]
+        enough = has_rows >> length
+        if enough:
+            room = length + (enough & -enough).bit_length() - 1
+            row = heapq.heappop(waiting[room])
+            if not waiting[room]:
+                has_rows &= ~(1 << room)
+        else:
+            room, row = row_len, len(rows)
             rows.append([])
         rows[row].append(piece)
-        if room > lengths[piece]:
-            bisect.insort(open_rows, (room - lengths[piece], row))
+        if room > length:
+            heapq.heappush(waiting[room - length], row)
+            has_rows |= 1 << (room - length)
     return rows

@@ -6,11 +6,17 @@ Imports are inside the functions: a run that finds everything in the store then 
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanochat_core.pipeline import identity
 from nanochat_core.pipeline.evaluations import measure
-from nanochat_core.pipeline.step import StepRun
+from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nanochat_core.data.mixture import Conversation
+
 
 Metrics = dict[str, Any]
 
@@ -76,21 +82,42 @@ def conversations(run: StepRun) -> Metrics:
 
     encoder = Tokenizer.load(run.inputs["tokenizer"])
     mixture = load_mixture(run.plan)
+    train, num_left_out = _without_benchmark_items(run, mixture.train)
     row_len = identity.sft_sequence_len(run.plan) + 1
     counts = {}
-    for split, chosen in (("train", mixture.train), ("validation", mixture.validation)):
+    for split, chosen in (("train", train), ("validation", mixture.validation)):
         ids, mask, counts[split] = pack_conversations(
             encoder,
             chosen,
             row_len=row_len,
-            progress=lambda done: run.progress(done, len(mixture.train), "conversations"),
+            progress=lambda done: run.progress(done, len(train), "conversations"),
         )
         np.save(run.out / f"{split}.ids.npy", ids)
         np.save(run.out / f"{split}.mask.npy", mask)
     (run.out / "counts.json").write_text(json.dumps(counts, indent=1))
     write_questions(run.out / "questions.jsonl", mixture.questions)
     return {"conversations": counts["train"]["conversations"], "rows": counts["train"]["rows"],
-            "targets": counts["train"]["targets"], "questions": len(mixture.questions)}  # fmt: skip
+            "targets": counts["train"]["targets"], "questions": len(mixture.questions),
+            "left_out_as_benchmark_items": num_left_out}  # fmt: skip
+
+
+def _without_benchmark_items(run: StepRun, train: "Sequence[Conversation]") -> "tuple[Sequence[Conversation], int]":
+    """The conversations that hold no item of the run's benchmarks, and how many did; the report is kept in the log."""
+    if "benchmarks" not in run.inputs:
+        return train, 0
+    import numpy as np
+
+    from nanochat_core.data.mixture import Subset
+    from nanochat_core.evals.benchmarks.contamination import find_contamination
+    from nanochat_core.evals.benchmarks.protocol import read_item_file
+
+    run.progress(0, 1, "looking for benchmark items among the conversations")
+    found = find_contamination(read_item_file(run.inputs["benchmarks"] / "items.jsonl"), train)
+    (run.out / LOG_FOLDER).mkdir()
+    (run.out / LOG_FOLDER / "contamination.json").write_text(json.dumps(found.report, indent=1))
+    if found.conversations:
+        run.note(f"{len(found.conversations):,} conversations hold benchmark items and are left out")
+    return Subset(train, np.setdiff1d(np.arange(len(train)), found.conversations)), len(found.conversations)
 
 
 def evaluate_base(run: StepRun) -> Metrics:

@@ -80,20 +80,36 @@ def sft_sequence_len(plan: RunPlan) -> int:
     return plan.config.sft.sequence_len_tokens or plan.pretrain.model.sequence_len
 
 
+MIXED = ("mmlu_repeats", "gsm8k_repeats", "num_letter_counts", "num_spellings")
+
+
 def conversations(plan: RunPlan) -> Identity:
     """What the mix is made of, not how it is learnt."""
     sft = plan.config.sft
-    identity: Identity = {"source": sft.source, "sequence_len": sft_sequence_len(plan)}
+    identity: Identity = {"source": sft.source, "sequence_len": sft_sequence_len(plan), "seed": plan.config.seed}
+    if sft.source == "builtin":
+        counts = ("num_documentation", "num_arithmetic", "num_spelling", "num_identity")
+        identity |= {name: getattr(sft, name) for name in counts}
+        identity |= {"python": platform.python_version(), "num_questions": plan.config.evaluate.num_questions}
+        return identity
     if sft.source == "path":
         from nanochat_core.data.conversations import list_files
 
         identity["files"] = [_stamp(file) for file in list_files(sft.path)]
     else:
-        counts = ("num_documentation", "num_arithmetic", "num_spelling", "num_identity")
-        identity |= {name: getattr(sft, name) for name in counts}
-        identity |= {"python": platform.python_version(), "seed": plan.config.seed}
-        identity |= {"num_questions": plan.config.evaluate.num_questions}
-    return identity
+        identity |= {"smoltalk": sft.smoltalk, "num_smoltalk": sft.num_smoltalk}
+        identity["files"] = _stamps(sft.smoltalk) if local_folder(sft.smoltalk) else []
+    return {**identity, **_mixed_in(plan)}
+
+
+def _mixed_in(plan: RunPlan) -> Identity:
+    """What is added to conversations: from the benchmarks' training questions, generated, or a file of the user's."""
+    sft, source = plan.config.sft, plan.config.benchmarks
+    identity: Identity = {name: getattr(sft, name) for name in MIXED} | {"identity": _stamps(sft.identity_path)}
+    if not any(getattr(sft, name) for name in MIXED):
+        return identity
+    files = _stamps(source.path) if source.source == "path" else []
+    return {**identity, "added_from": source.source, "added_files": files, "python": platform.python_version()}
 
 
 def sft(plan: RunPlan) -> Identity:

@@ -143,7 +143,7 @@ STEPS: dict[str, Step] = {
             identity=identity.benchmarks,
             entries=("nanochat_core.evals.benchmarks.registry",),
             packages=("datasets",),
-            headline=lambda m: f"{m['num_items']:,} items of {m['num_benchmarks']} benchmarks",
+            headline=lambda m: f"{m['num_items']:,} items of {len(m['benchmarks'])} benchmarks",
             is_wanted=lambda plan: plan.has_benchmarks,
         ),
         Step(
@@ -163,7 +163,7 @@ STEPS: dict[str, Step] = {
             body=bodies.conversations,
             identity=identity.conversations,
             entries=("nanochat_core.pipeline.mixture", "nanochat_core.data.conversations"),
-            packages=("tiktoken", "numpy"),
+            packages=("tiktoken", "numpy", "pyarrow", "datasets"),
             headline=lambda m: f"{m['conversations']:,} conversations in {m['rows']:,} rows",
             inputs=("tokenizer", "benchmarks"),
         ),

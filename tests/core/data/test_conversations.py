@@ -114,7 +114,7 @@ def test_a_folder_is_read_file_by_file_in_order(tmp_path):
 )
 def test_a_line_that_is_no_conversation_is_named(tmp_path, line):
     path = tmp_path / "mine.jsonl"
-    path.write_bytes(b'{"messages": []}\n\n' + line + b"\n")
+    path.write_bytes(b'{"messages": [{"role": "user", "content": "hi"}]}\n\n' + line + b"\n")
     with pytest.raises(MissingError, match="line 3"):
         list(read_conversations(str(path)))
 

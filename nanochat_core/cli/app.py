@@ -225,9 +225,10 @@ def node(
 
 def _add_verbs() -> None:
     """The verbs that have files of their own."""
-    from nanochat_core.cli import evaluate
+    from nanochat_core.cli import evaluate, records, reproduce
 
-    evaluate.register(app)
+    for verbs in (evaluate, records, reproduce):
+        verbs.register(app)
 
 
 def derived_plan(

@@ -23,6 +23,10 @@ class BitsPerByte:
     nats_per_token: float
     num_bytes: int
     num_tokens: int
+    byte_nats: float
+    """Summed over the targets that have bytes: bits_per_byte is this / (ln 2 x num_bytes)."""
+    nats: float
+    """Summed over all targets: nats_per_token is this / num_tokens."""
 
 
 @torch.no_grad()
@@ -57,4 +61,6 @@ def bits_per_byte(
         nats_per_token=nats_all / max(1.0, total),
         num_bytes=int(total_bytes),
         num_tokens=int(total),
+        byte_nats=byte_nats,
+        nats=nats_all,
     )

@@ -71,7 +71,7 @@ def git_state(root: Path) -> dict[str, Any]:
     if top is None or Path(top.strip()).resolve() != root.resolve():
         return {"is_git_checkout": False, "git_commit": None, "git_patch_sha256": None, "num_untracked_files": 0}
     commit = _git(root, "rev-parse", "HEAD")  # None before the first commit
-    patch = _git(root, "diff", "HEAD", "--binary") if commit else None
+    patch = git_patch(root) if commit else None
     untracked = _git(root, "ls-files", "--others", "--exclude-standard") or ""
     return {
         "is_git_checkout": True,
@@ -79,6 +79,11 @@ def git_state(root: Path) -> dict[str, Any]:
         "git_patch_sha256": hashlib.sha256(patch.encode("utf-8", "surrogateescape")).hexdigest() if patch else None,
         "num_untracked_files": len(untracked.splitlines()),
     }
+
+
+def git_patch(root: Path) -> str | None:
+    """What differs from the last commit in the files that git knows; bytes that are no text as surrogates."""
+    return _git(root, "diff", "HEAD", "--binary")
 
 
 def _git(root: Path, *arguments: str) -> str | None:

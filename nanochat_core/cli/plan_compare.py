@@ -1,0 +1,99 @@
+"""Plans side by side: several depths of one preset, or the cells of a sweep, with their price and what is cached."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.units import count, dollars, duration
+from nanochat_core.plan import estimate
+from nanochat_core.sweep.cells import LeftOut, Sweep, plan_miniseries
+from nanochat_core.sweep.price import CellPrice, price_sweep
+
+PIPE_WIDTH = 120  # a file or a log has no width, and a cut number is worse than a long line
+
+
+def parse_depths(text: str) -> list[int]:
+    """ "12,16,20" -> [12, 16, 20]."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not a list of depths", hint="write them as 12,16,20,24") from error
+
+
+def parse_flops(text: str) -> list[float]:
+    """ "1e18,3e18" -> [1e18, 3e18]."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not a list of FLOP budgets", hint="write them as 1e18,3e18,1e19") from error
+
+
+def print_comparison(preset: str, overrides: Sequence[str], depths: str, *, as_json: bool) -> None:
+    """`nanochat plan --compare`: the plans of several depths, written as 12,16,20,24."""
+    sweep = plan_miniseries(preset, overrides, depths=parse_depths(depths))
+    prices = price_sweep(sweep)
+    if as_json:
+        print(json.dumps(comparison_json(sweep, prices), indent=1))
+    else:
+        show_comparison(Console(), sweep, prices)
+
+
+def comparison_json(sweep: Sweep, prices: Sequence[CellPrice]) -> dict[str, Any]:
+    """What --json prints: a row per cell, and totals."""
+    return {
+        "preset": sweep.preset,
+        "cells": [{**asdict(price), "is_trained": price.is_trained} for price in prices],
+        "left_out": [asdict(cell) for cell in sweep.left_out],
+        "total": {
+            "flops": sum(price.flops for price in prices),
+            "hours": sum(price.hours for price in prices),
+            "usd": sum(price.usd for price in prices),
+            "usd_to_pay": sum(price.usd_to_pay for price in prices),
+            "num_to_train": sum(not price.is_trained for price in prices),
+        },
+    }
+
+
+def show_comparison(console: Console, sweep: Sweep, prices: Sequence[CellPrice]) -> None:
+    """A row per cell, their sum, and what was left out."""
+    if not console.is_terminal:
+        console.width = max(console.width, PIPE_WIDTH)
+    guess, has_price = estimate(sweep.cells[0].plan), any(price.usd for price in prices)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_footer=len(prices) > 1, footer_style="bold")
+    total = sum(price.hours for price in prices) * 3600
+    columns = [
+        ("cell", ""), ("params", ""), ("scaling", ""), ("tokens", ""), ("tok/param", ""), ("batch", ""),
+        ("steps", ""), ("FLOPs", f"{sum(price.flops for price in prices):.2e}".replace("e+", "e")),
+        ("time", duration(total)), *([("price", dollars(sum(price.usd for price in prices)))] if has_price else []),
+    ]  # fmt: skip
+    for name, footer in columns:
+        table.add_column(name, footer, justify="left" if name == "cell" else "right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for price in prices:
+        table.add_row(*_row(price, has_price))
+    console.print(table)
+    where = f"{guess.num_gpus} x {guess.gpu} at {guess.assumed_mfu:.0%} of peak"
+    console.print(f"[dim]time{' and price' if has_price else ''}: pretraining, estimated for {where}")
+    _show_rest(console, sweep.left_out, sweep.notes)
+
+
+def _row(price: CellPrice, has_price: bool) -> list[str]:
+    state = "[blue]cached" if not price.steps_to_run else "[blue]trained" if price.is_trained else "[green]run"
+    return [
+        price.name, count(price.num_params), count(price.scaling_params), count(price.tokens),
+        f"{price.tokens_per_param:.3g}", f"{price.total_batch_tokens:,}", f"{price.steps:,}",
+        f"{price.flops:.2e}".replace("e+", "e"), duration(price.hours * 3600),
+        *([dollars(price.usd)] if has_price else []), state + ("" if price.fits else " [red]does not fit"),
+    ]  # fmt: skip
+
+
+def _show_rest(console: Console, left_out: Sequence[LeftOut], notes: Sequence[str]) -> None:
+    for cell in left_out:
+        console.print(f"[yellow]{cell.name}[/yellow] is left out: {cell.reason}", highlight=False)
+    for note in notes:
+        console.print(f"[yellow]{note}", highlight=False)

@@ -1,0 +1,199 @@
+"""Records, verdicts, leaderboards and comparisons as tables on stdout."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nanochat_core.base.units import count, dollars, duration, size
+from nanochat_core.record.compare import Comparison
+from nanochat_core.record.leaderboard import WRITE_UPS, Row
+from nanochat_core.record.problems import shown
+from nanochat_core.record.runs import RunSummary
+from nanochat_core.record.verify import Verdict
+
+NONE = "–"
+PROBLEMS_SHOWN = 20
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for header in headers:
+        table.add_column(header, no_wrap=header in ("run", "time", "date"))  # names that people copy stay in one piece
+    return table
+
+
+def _minute(moment: str) -> str:
+    return moment[:16].replace("T", " ")
+
+
+def _hours(seconds: float) -> str:
+    """As leaderboards print it."""
+    return f"{seconds / 3600:.2f} h" if seconds >= 3600 else duration(seconds)
+
+
+def _number(value: float | None, form: str) -> str:
+    return NONE if value is None else format(value, form)
+
+
+def _with_error(value: float | None, error: float | None, form: str = ".4f") -> str:
+    return _number(value, form) + (f" ± {error:{form}}" if value is not None and error is not None else "")
+
+
+def show_claims(claims: dict[str, Any]) -> None:
+    """What a record says, in a few lines."""
+    runs = claims["runs"]
+    first = runs[0]
+    where = f"{first['num_gpus']} x {first['device']}" if first["num_gpus"] else first["device"]
+    commit = (first["git_commit"] or "no commit")[:12] + (", with uncommitted changes" if first["is_dirty"] else "")
+    core = _with_error(claims["core"], claims["core_standard_error"]) if claims["core"] is not None else "not measured"
+    table = Table.grid(padding=(0, 2))
+    table.add_row(
+        "[bold]record", f"{escape(claims['preset'])}, depth {claims['depth']}, {count(claims['num_params'])} parameters"
+    )
+    table.add_row("[bold]runs", ", ".join(f"{run['run_id']} (seed {run['seed']})" for run in runs))
+    table.add_row("[bold]clock", f"{duration(claims['clock_s'])} ({claims['clock_s']:.1f} s) on {escape(where)}")
+    table.add_row(
+        "[bold]trained on",
+        f"{count(claims['tokens'])} tokens, {count(claims['flops'])}FLOP, {count(claims['tokens_per_s'])} tokens/s",
+    )
+    table.add_row("[bold]price", NONE if claims["usd"] is None else dollars(claims["usd"]))
+    table.add_row("[bold]validation", f"{claims['val_bits_per_byte']:.5f} bits per byte")
+    table.add_row("[bold]CORE", core)
+    for name, test in claims["significance"].items():
+        if test is not None:
+            p_value = "p cannot be said" if test["p_value"] is None else f"p = {test['p_value']:.2g}"
+            table.add_row(
+                f"[bold]{name.replace('_', ' ')}", f"{p_value} against {test['threshold']:g} ({test['method']})"
+            )
+    table.add_row("[bold]source", commit)
+    Console().print(table)
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """Sound, with what it claims; or refused, with every reason."""
+    console = Console()
+    if verdict.is_sound and verdict.claims is not None:
+        console.print(f"[green]sound[/green]: {escape(verdict.path)}, every claim follows from its evidence\n")
+        show_claims(verdict.claims)
+    else:
+        num_problems = len(verdict.problems)
+        many = f"{num_problems} problems" if num_problems != 1 else "1 problem"
+        console.print(f"[red]refused[/red]: {escape(verdict.path)}, {many}", soft_wrap=True)
+        for problem in verdict.problems[:PROBLEMS_SHOWN]:
+            console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
+        if num_problems > PROBLEMS_SHOWN:
+            console.print(f"  and {num_problems - PROBLEMS_SHOWN} more: --json lists all")
+    for note in verdict.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_leaderboard(rows: list[Row]) -> None:
+    """Those with a time to GPT-2, a line, those without."""
+    table = _table("#", "time", "bpb", "CORE", "what", "date", "commit", "by")
+    rank = 0
+    for row in rows:
+        if row.lacks:
+            continue
+        rank += 1
+        _add_row(table, str(rank), row)
+    others = [row for row in rows if row.lacks]
+    if others:
+        table.add_section()
+        table.add_row("", "[dim]not at GPT-2 yet", "", "", "", "", "", "")
+    for row in others:
+        _add_row(table, "", row)
+    console = Console()
+    console.print(table)
+    console.print(f"\npublished rows: {WRITE_UPS}", style="dim", soft_wrap=True)
+
+
+def _add_row(table: Table, rank: str, row: Row) -> None:
+    what = escape(row.description) + (f" [dim]({escape(row.lacks)})" if row.lacks else "")
+    by = escape(row.contributors if row.is_published else row.source)
+    time = NONE if row.clock_s is None else _hours(row.clock_s)
+    bits, core = _number(row.val_bits_per_byte, ".5f"), _number(row.core, ".4f")
+    style = "dim" if row.is_published else None
+    table.add_row(rank, time, bits, core, what, row.date, row.commit or NONE, by, style=style)
+
+
+def show_runs(runs: list[RunSummary]) -> None:
+    """One line per run."""
+    console = Console()
+    if not runs:
+        console.print("no runs yet: `nanochat run tiny` makes one")
+        return
+    table = _table("run", "started", "depth", "seed", "took", "steps", "until", "bpb", "CORE")
+    for run in runs:
+        table.add_row(
+            run.run_id,
+            _minute(run.started_at),
+            str(run.depth or NONE),
+            str(NONE if run.seed is None else run.seed),
+            duration(run.seconds),
+            f"{run.num_made} made, {run.num_cached} cached",
+            run.last_step,
+            _number(run.bits_per_byte, ".4f"),
+            _with_error(run.core, run.core_standard_error),
+        )
+    console.print(table)
+
+
+def show_one_run(facts: dict[str, Any]) -> None:
+    """Steps, clock and machine of a run."""
+    console = Console()
+    console.print(
+        f"[bold]{facts['run_id']}[/bold], {_minute(facts['started_at'])}, took {duration(facts['seconds'])}\n"
+    )
+    table = _table("step", "", "took", "size", "artifact")
+    for line in facts["steps"]:
+        kept = size(line["num_bytes"]) if line["is_in_store"] else "[red]gone"
+        state = "[blue]cached" if line["is_cached"] else "[green]made"
+        table.add_row(line["step"], state, duration(line["seconds"]), kept, line["fingerprint"][:12])
+    console.print(table)
+    metrics = {line["step"]: line["metrics"] for line in facts["steps"]}
+    grid = Table.grid(padding=(0, 2))
+    for step, values in metrics.items():
+        numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+        if step in ("pretrain", "sft", "evaluate_base", "evaluate_core", "evaluate_chat") and numbers:
+            grid.add_row(f"[bold]{step}", ", ".join(f"{name} {value:.6g}" for name, value in numbers.items()))
+    if clock := facts["clock"]:
+        grid.add_row(
+            "[bold]clock", f"{clock['clock_s']:.2f} s in {clock['num_steps']} steps, {clock['num_starts']} start(s)"
+        )
+    if made := facts["made_on"]:
+        commit = (made["git_commit"] or "no commit")[:12]
+        grid.add_row("[bold]made on", escape(f"{made['device']}, {made['cpu']}, {made['platform']}, commit {commit}"))
+    console.print()
+    console.print(grid)
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """Differences of two runs."""
+    console = Console()
+    console.print(f"A  {comparison.a.run_id}\nB  {comparison.b.run_id}\n")
+    table = _table("setting", "A", "B")
+    for name, ours, theirs in comparison.settings:
+        table.add_row(escape(name), escape(shown(ours)), escape(shown(theirs)))
+    console.print(table if comparison.settings else "no setting differs")
+    same = [step for step, state in comparison.steps.items() if state == "same"]
+    console.print(f"\nsame artifacts: {', '.join(same) or 'none'}\n", soft_wrap=True)
+    table = _table("result", "A", "B", "B - A")
+    for row in comparison.scores:
+        form = ".4g" if row.name == "training FLOPs" else ".4f"
+        difference = _with_error(row.difference, row.difference_error, form)
+        table.add_row(
+            escape(row.name), _with_error(row.a, row.a_error, form), _with_error(row.b, row.b_error, form), difference
+        )
+    console.print(table)
+    found = comparison.multiplier
+    if found.value is None:
+        console.print(f"\ncompute multiplier: cannot be said; {found.statement}", soft_wrap=True)
+        return
+    bound = ("at least " if found.value >= 1 else "at most ") if found.is_bound else ""
+    interval = (
+        f" (95%: {found.low:.3f} to {found.high:.3f})" if found.low is not None and found.high is not None else ""
+    )
+    console.print(f"\ncompute multiplier of A over B: {bound}{found.value:.3f}{interval}", soft_wrap=True)
+    console.print(f"  {found.statement}", highlight=False, soft_wrap=True)

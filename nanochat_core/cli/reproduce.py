@@ -1,0 +1,59 @@
+"""`nanochat reproduce`: make a recorded run again from its commit, lock and settings, and compare every digest."""
+
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nanochat_core import workspace
+from nanochat_core.pipeline.reproduce import Compared, reproduce
+
+
+def reproduce_run(
+    run: Annotated[str, typer.Argument(help="Id of a run; `nanochat runs list` has them.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="New folder for checkout, environment and store; default: a temporary one.")
+    ] = None,
+    python: Annotated[
+        Path | None, typer.Option(help="Use this environment (its versions are checked) instead of building one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Make a run again: same commit, patch, packages and settings, in an empty store. Every digest must be equal.
+
+    nanochat reproduce tiny-20261122-130703-e126
+
+    nanochat reproduce tiny-20261122-130703-e126 --folder again/ --json
+    """
+    store = workspace.current().store
+    where = folder or Path(tempfile.mkdtemp(prefix="nanochat-reproduce-"))
+    compared = reproduce(store, run, where, python=python, note=lambda text: print(text, file=sys.stderr, flush=True))
+    if as_json:
+        print(json.dumps({"folder": str(where), "steps": [asdict(one) for one in compared]}, indent=1))
+    else:
+        _show(compared, where)
+    if not all(one.is_equal for one in compared):
+        raise typer.Exit(1)
+
+
+def _show(compared: list[Compared], where: Path) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for header in ("step", "recorded", "made again", ""):
+        table.add_column(header)
+    for one in compared:
+        word = "[green]equal" if one.is_equal else "[red]DIFFERENT"
+        table.add_row(one.step, one.recorded[:12], (one.reproduced or "not made")[:12], word)
+    console = Console()
+    console.print(table)
+    console.print(f"[dim]{where}", soft_wrap=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    app.command("reproduce")(reproduce_run)

@@ -1,0 +1,116 @@
+"""What a run was made of, and which of it is another one here: `python -m nanochat_core.pipeline.ingredients FILE`.
+
+`evidence` gathers it from the store: settings, commit and patch, package versions, and of every step the identity that
+its fingerprint was computed from. `differences` is called in a rebuilt checkout: it computes every identity again, from
+the settings and the recorded digests of the inputs, before anything runs.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nanochat_core.base.errors import MissingError
+from nanochat_core.store.store import Store
+from nanochat_core.store.why import explain
+
+Evidence = dict[str, Any]
+IDENTITY = ("step", "config", "inputs", "code", "packages")
+MACHINE = ("cpu", "platform")  # another one may round differently; said, not refused
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """One step of the evidence, as store/why.py compares it."""
+
+    step: str
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    code: Mapping[str, str]
+    packages: Mapping[str, str]
+
+
+def evidence(store: Store, run_id: str) -> Evidence:
+    """Everything that a run was made of, as JSON values."""
+    record = store.run(run_id)
+    steps = []
+    for line in record["steps"]:
+        artifact = store.find(line["step"], line["fingerprint"])
+        if artifact is None:
+            raise MissingError(
+                f"{line['step']} {line['fingerprint'][:12]} of {run_id} is not in {store.url} any more",
+                hint="only runs whose artifacts are kept can be reproduced",
+            )
+        identity = {name: getattr(artifact, name) for name in IDENTITY}
+        steps.append({**identity, "digest": line["digest"], "provenance": dict(artifact.provenance)})
+    return {"run_id": run_id, "config": record["config"], "git_patch": (record.get("source") or {}).get("git_patch"), "steps": steps}
+
+
+def toml_of(config: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """A run's settings as a preset file, and as `--set` options what TOML cannot say (none)."""
+    lines, sets = [], []
+    plain = {name: value for name, value in config.items() if not isinstance(value, dict) and name != "preset"}
+    sections = {"": plain, **{name: value for name, value in config.items() if isinstance(value, dict)}}
+    for section, values in sections.items():
+        lines += [f"[{section}]"] if section else []
+        for name, value in values.items():
+            if value is None:
+                sets.append(f"{section}.{name}=none" if section else f"{name}=none")
+            else:
+                lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join(lines) + "\n", sets
+
+
+def differences(gathered: Evidence, folder: Path) -> list[str]:
+    """What is another one in this checkout and environment, by name; `folder` is for a preset file."""
+    from nanochat_core.pipeline.steps import STEPS
+    from nanochat_core.plan import plan_run
+    from nanochat_core.presets import load_config
+
+    text, sets = toml_of(gathered["config"])
+    preset = folder / f"{gathered['config']['preset']}.toml"
+    preset.write_text(text, encoding="utf-8")
+    plan = plan_run(load_config(str(preset), sets))
+    found = list(_environment(gathered))
+    for line in gathered["steps"]:
+        recorded = _Recorded(**{name: line[name] for name in IDENTITY})
+        if recorded.step not in STEPS:
+            found.append(f"{recorded.step}: this version has no such step")
+            continue
+        current = _identity(STEPS[recorded.step], plan, recorded.inputs)
+        found += [f"{recorded.step}: {reason}" for reason in explain(current, recorded)]
+    return list(dict.fromkeys(found))
+
+
+def _identity(step: Any, plan: Any, inputs: Mapping[str, str]) -> dict[str, Any]:
+    from nanochat_core.pipeline.step import step_key
+
+    return step_key(step, plan, inputs).identity
+
+
+def _environment(gathered: Evidence) -> Iterator[str]:
+    """Python and packages that are not those of the step that was made last."""
+    if not gathered["steps"]:
+        return
+    recorded = max((line["provenance"] for line in gathered["steps"]), key=lambda facts: facts["finished_at"])
+    if recorded["python"] != platform.python_version():
+        yield f"python: {recorded['python']} -> {platform.python_version()}"
+    for name, version in recorded["packages"].items():
+        if name != "nanochat-prefect" and (here := _version(name)) != version:
+            yield f"package {name}: {version} -> {here}"
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1])
+    print(json.dumps(differences(json.loads(where.read_text(encoding="utf-8")), where.parent)))

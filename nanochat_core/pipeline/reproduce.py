@@ -1,0 +1,148 @@
+"""Make a run again from what the store knows of it, somewhere else, and compare the digests.
+
+A fresh clone at the recorded commit with the recorded patch, the locked environment built in it, an empty store. Before
+anything runs, every ingredient is compared with the recorded one, and the first that is another refuses the whole.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
+from nanochat_core.base.fingerprint import PACKAGE_ROOT
+from nanochat_core.pipeline.ingredients import Evidence, evidence, toml_of
+from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.store.store import Store
+
+EVIDENCE = "evidence.json"
+SHOWN = 5  # differences in an error message
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One step of the run, then and now."""
+
+    step: str
+    recorded: str
+    reproduced: str | None
+    """None: the step did not run."""
+
+    @property
+    def is_equal(self) -> bool:
+        return self.recorded == self.reproduced
+
+
+def reproduce(
+    store: Store, run_id: str, folder: Path, *, python: Path | None, note: Callable[[str], None]
+) -> list[Compared]:
+    """Make `run_id` again below the new `folder`; `python`: use this environment instead of building the locked one."""
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty", hint="name a new folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    gathered = evidence(store, run_id)
+    (folder / EVIDENCE).write_text(json.dumps(gathered), encoding="utf-8")
+    checkout = _check_out(gathered, folder / "checkout", note=note)
+    python = python or _build_environment(checkout, note=note)
+    note("comparing settings, inputs, code and packages with the recorded ones")
+    _refuse_differences(_python(python, checkout, "-m", "nanochat_core.pipeline.ingredients", str(folder / EVIDENCE)))
+    note("running")
+    _run(gathered, python, checkout, folder)
+    return _compare(gathered, Store.open(str(folder / "home/store"), cache_folder=folder / "home/cache"))
+
+
+def _check_out(gathered: Evidence, checkout: Path, *, note: Callable[[str], None]) -> Path:
+    """A clone of this repository at the run's commit, with the run's patch."""
+    facts = _made_last(gathered)
+    commit, patch = facts["git_commit"], gathered["git_patch"]
+    if not commit:
+        raise MissingError(
+            f"{gathered['run_id']} was not made from a git checkout, so its code is not known",
+            hint="runs from a clone of the repository can be reproduced",
+        )
+    note(f"checking out {commit[:12]}" + (" with its uncommitted changes" if patch else ""))
+    digest = hashlib.sha256(patch.encode("utf-8", "surrogateescape")).hexdigest() if patch else None
+    if digest != facts["git_patch_sha256"]:
+        raise NanochatError(
+            f"git_patch: the run was made with the patch {facts['git_patch_sha256']}, the record holds {digest}",
+            hint="the uncommitted changes are not the recorded ones; the run cannot be made again",
+        )
+    _git("clone", "--quiet", "--no-checkout", str(PACKAGE_ROOT), str(checkout))
+    try:
+        _git("-C", str(checkout), "checkout", "--quiet", commit)
+    except NanochatError as error:
+        raise MissingError(f"commit {commit} is not in {PACKAGE_ROOT}", hint="git fetch the branch it is on") from error
+    if patch:
+        _git("-C", str(checkout), "apply", "--whitespace=nowarn", "-", given=patch)
+    return checkout
+
+
+def _made_last(gathered: Evidence) -> dict[str, Any]:
+    facts: dict[str, Any] = max((line["provenance"] for line in gathered["steps"]), key=lambda f: f["finished_at"])
+    return facts
+
+
+def _git(*arguments: str, given: str | None = None) -> None:
+    done = subprocess.run(
+        ["git", *arguments], input=given.encode("utf-8", "surrogateescape") if given else None, capture_output=True
+    )
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise NanochatError(f"git {arguments[0]} failed: {said[-1] if said else done.returncode}")
+
+
+def _build_environment(checkout: Path, *, note: Callable[[str], None]) -> Path:
+    note("building the locked environment")
+    done = subprocess.run(["make", "setup", f"PYTHON={sys.executable}"], cwd=checkout, capture_output=True, text=True)
+    if done.returncode:
+        raise NanochatError(f"make setup failed: {done.stderr.strip()[-300:]}", hint=f"see what it says in {checkout}")
+    return checkout / ".venv/bin/python"
+
+
+def _refuse_differences(said: str) -> None:
+    found = json.loads(said)
+    if found:
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        raise NanochatError(
+            f"not the ingredients of the run: {'; '.join(found[:SHOWN])}{more}",
+            hint="each line is recorded -> here; put back what changed, or make a new run",
+        )
+
+
+def _run(gathered: Evidence, python: Path, checkout: Path, folder: Path) -> None:
+    text, sets = toml_of(gathered["config"])
+    preset = folder / f"{gathered['config']['preset']}.toml"
+    preset.write_text(text, encoding="utf-8")
+    options = [part for value in sets for part in ("--set", value)]
+    last = gathered["steps"][-1]["step"]
+    _python(
+        python, checkout, "-m", "flows.cli", "run", str(preset), *options, "--no-prefect", "--yes", "--until", last,
+        home=folder / "home",
+    )  # fmt: skip
+
+
+def _python(python: Path, checkout: Path, *arguments: str, home: Path | None = None) -> str:
+    """What a command of the checkout prints; its own errors are passed on."""
+    environment = {name: value for name, value in os.environ.items() if name != "NANOCHAT_STORE"}
+    environment |= {"PYTHONPATH": str(checkout)} | ({"NANOCHAT_HOME": str(home)} if home else {})
+    done = subprocess.run([str(python), *arguments], cwd=checkout, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise NanochatError(f"the rebuilt run failed: {' / '.join(said[-2:])}", hint=f"look into {checkout.parent}")
+    return done.stdout
+
+
+def _compare(gathered: Evidence, made: Store) -> list[Compared]:
+    """Digests by step. A step that reads logs holds times, and is left out: it cannot be the same twice."""
+    [run_id] = made.runs()
+    now = {line["step"]: line["digest"] for line in made.run(run_id)["steps"]}
+    return [
+        Compared(line["step"], line["digest"], now.get(line["step"]))
+        for line in gathered["steps"]
+        if not STEPS[line["step"]].reads_logs
+    ]

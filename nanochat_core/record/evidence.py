@@ -1,0 +1,207 @@
+"""The evidence of one run in a bundle: its ledger, manifests, step log, plan and scores, read and typed.
+
+Reading is strict and never stops at the first fault: what cannot be read becomes a problem with the file's name, and
+the checks go on with the rest, so that a refusal lists everything that is wrong.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from nanochat_core.base.errors import ConfigError, CorruptError, MissingError, NanochatError
+from nanochat_core.config import RunConfig
+from nanochat_core.plan import RunPlan, plan_run, summary
+from nanochat_core.record.problems import Problem, read_json
+from nanochat_core.record.step_log import read_log
+from nanochat_core.store.manifest import SEAL, Artifact, open_sealed_json, seal_json
+
+ROOT = "evidence"
+RUN = "run.json"
+PLAN = "plan.json"
+PATCH = "source.patch"
+MANIFESTS = "manifests"
+STEP_LOG = "pretrain/log/metrics.jsonl"
+BITS_PER_BYTE = "evaluate_base/bpb.json"
+CORE = "evaluate_core/core.json"
+OUTCOMES = "evaluate_core/outcomes.jsonl"
+FILES_OF_STEPS = {  # what a bundle takes along of each artifact; a file that the artifact lacks is left out
+    "pretrain": ("log/metrics.jsonl", "config.json"),
+    "evaluate_base": ("bpb.json",),
+    "evaluate_core": ("core.json", "outcomes.jsonl"),
+}
+WEIGHTS = ("model.safetensors", "optimizer.safetensors")
+
+
+@dataclass
+class Evidence:
+    """One run's files, by their names below its folder, and what they say."""
+
+    run_id: str
+    files: Mapping[str, bytes]
+    ledger: dict[str, Any] = field(default_factory=dict)
+    """The run's record in its store."""
+    plan: RunPlan | None = None
+    manifests: dict[str, Artifact] = field(default_factory=dict)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    bits_per_byte: dict[str, Any] | None = None
+    core: dict[str, Any] | None = None
+    outcomes: list[dict[str, Any]] | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    def path(self, name: str) -> str:
+        """The name in the bundle of a file of this run."""
+        return f"{ROOT}/{self.run_id}/{name}"
+
+    def say(self, name: str, where: str, text: str) -> None:
+        self.problems.append(Problem(self.path(name), where, text))
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The ledger's lines, one per step."""
+        return list(self.ledger.get("steps", []))
+
+
+def read_evidence(run_id: str, files: Mapping[str, bytes]) -> Evidence:
+    """Read everything; what cannot be read is among the problems."""
+    evidence = Evidence(run_id, files)
+    _read_ledger(evidence)
+    _read_manifests(evidence)
+    if STEP_LOG in files:
+        evidence.records, found = read_log(files[STEP_LOG], file=evidence.path(STEP_LOG))
+        evidence.problems += found
+    else:
+        evidence.say(STEP_LOG, "", "is missing: there is no record without a pretraining's step log")
+    evidence.bits_per_byte = _read_object(evidence, BITS_PER_BYTE)
+    evidence.core = _read_object(evidence, CORE)
+    if OUTCOMES in files:
+        evidence.outcomes = _read_outcomes(evidence)
+    if (CORE in files) != (OUTCOMES in files):
+        evidence.say(OUTCOMES if CORE in files else CORE, "", "is missing: CORE needs the scores and every item")
+    return evidence
+
+
+def _read_ledger(evidence: Evidence) -> None:
+    fields = _sealed(evidence, RUN)
+    record = fields.get("record")
+    if not isinstance(record, dict):
+        return
+    for name in ("run_id", "started_at", "seconds", "config", "steps"):
+        if name not in record:
+            evidence.say(RUN, f"record.{name}", "is missing")
+            return
+    for where, value in (("run_id", fields.get("run_id")), ("record.run_id", record["run_id"])):
+        if value != evidence.run_id:
+            evidence.say(RUN, where, f"is {value!r}, its folder says {evidence.run_id!r}")
+    evidence.ledger = record
+    try:
+        evidence.plan = plan_run(config_from_record(record["config"]))
+    except (NanochatError, TypeError, ValueError, AttributeError) as error:
+        evidence.say(RUN, "record.config", f"cannot be planned: {error}")
+
+
+def _sealed(evidence: Evidence, name: str) -> dict[str, Any]:
+    """A sealed file's fields; also where the seal is broken, so that the fields can be checked one by one."""
+    if name not in evidence.files:
+        evidence.say(name, "", "is missing")
+        return {}
+    content = evidence.files[name]
+    try:
+        fields = read_json(content, where=name)
+        if isinstance(fields, dict):
+            open_sealed_json(content, where=name)
+    except CorruptError as error:
+        evidence.say(name, "seal", error.message.removeprefix(f"{name} "))
+        fields = _unsealed(content)
+    return fields if isinstance(fields, dict) else {}
+
+
+def _unsealed(content: bytes) -> dict[str, Any]:
+    try:
+        fields = read_json(content, where="")
+    except CorruptError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _read_manifests(evidence: Evidence) -> None:
+    folder = f"{MANIFESTS}/"
+    for name in sorted(evidence.files):
+        if not name.startswith(folder):
+            continue
+        fields = _sealed(evidence, name)
+        known = {field.name for field in dataclasses.fields(Artifact)} | {"format", "digest", "seal"}
+        for unknown in sorted(fields.keys() - known):
+            evidence.say(name, unknown, "is unknown")
+        try:
+            artifact = Artifact.from_json(_resealed(fields), where=name)
+        except (MissingError, ConfigError, TypeError) as error:
+            evidence.say(name, "digest", str(error).removeprefix(f"{name} "))
+            continue
+        if artifact.step != PurePosixPath(name).stem:
+            evidence.say(name, "step", f"is {artifact.step!r}, the file's name says otherwise")
+        evidence.manifests[PurePosixPath(name).stem] = artifact
+
+
+def _resealed(fields: dict[str, Any]) -> bytes:
+    """The same fields under a seal of their own: a broken seal is told once, and the fields are looked at anyway."""
+    return seal_json({name: value for name, value in fields.items() if name != SEAL})
+
+
+def _read_object(evidence: Evidence, name: str) -> dict[str, Any] | None:
+    if name not in evidence.files:
+        return None
+    try:
+        fields = read_json(evidence.files[name], where=name)
+    except CorruptError as error:
+        evidence.say(name, "", error.message.removeprefix(f"{name} "))
+        return None
+    if not isinstance(fields, dict):
+        evidence.say(name, "", "is not an object")
+        return None
+    return fields
+
+
+def _read_outcomes(evidence: Evidence) -> list[dict[str, Any]]:
+    rows = []
+    text = evidence.files[OUTCOMES].decode("utf-8", "replace")
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        try:
+            row = read_json(line.encode(), where=f"line {number}")
+        except CorruptError as error:
+            evidence.say(OUTCOMES, f"line {number}", error.message.partition(" ")[2].partition(" ")[2])
+            continue
+        rows.append({**row, "line": number} if isinstance(row, dict) else {"line": number})
+    return rows
+
+
+def config_from_record(values: Mapping[str, Any]) -> RunConfig:
+    """A run's configuration from the values in its ledger; fields that came later have their defaults."""
+    hints = typing.get_type_hints(RunConfig)
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise ConfigError(f"unknown setting {name}", hint="read it with the version that wrote it")
+        kind = hints[name]
+        built[name] = _section(kind, name, value) if dataclasses.is_dataclass(kind) else value
+    return RunConfig(**built)
+
+
+def _section(kind: Any, name: str, values: Any) -> Any:
+    known = {field.name for field in dataclasses.fields(kind)}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{name} is no section")
+    if unknown := sorted(values.keys() - known):
+        raise ConfigError(f"unknown setting {name}.{unknown[0]}", hint="read it with the version that wrote it")
+    return kind(**values)
+
+
+def plan_record(plan: RunPlan) -> dict[str, Any]:
+    """What plan.json of a bundle holds: every number that follows from the configuration, without the estimate.
+
+    The estimate is a guess about hours and prices and says nothing about what happened.
+    """
+    derived = summary(plan)
+    return {name: value for name, value in derived.items() if name != "estimate"}

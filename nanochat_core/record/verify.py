@@ -1,0 +1,219 @@
+"""`nanochat verify`: everything that a bundle claims, computed again from the evidence inside it.
+
+Needs no GPU, no store and no network. The order is: the files are those listed, with their digests; each run's
+evidence fits together; the claims are what the evidence gives. All problems are listed, not only the first.
+docs/records.md says what this proves and what it cannot.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nanochat_core
+from nanochat_core.base.errors import CorruptError, NanochatError
+from nanochat_core.record import core_scores, line_digests
+from nanochat_core.record.archive import Archive, open_archive
+from nanochat_core.record.chain import check_chain, check_weights, is_weights
+from nanochat_core.record.claims import Claims, check_alike, check_claims, derive_claims
+from nanochat_core.record.evidence import ROOT, STEP_LOG, Evidence, read_evidence
+from nanochat_core.record.problems import Problem, differences, is_number, read_json, shown
+from nanochat_core.record.scores import check_scores
+from nanochat_core.record.step_log import LogRules, check_log
+from nanochat_core.schedules import Schedule
+from nanochat_core.store.manifest import FileEntry, open_sealed_json
+
+RECORD = "record.json"
+FORMAT = 1
+FIELDS = ("format", "description", "target_bits_per_byte", "claims", "files", "seal")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check of a bundle came to."""
+
+    path: str
+    problems: tuple[Problem, ...]
+    claims: Claims | None
+    """As computed from the evidence; None where the evidence is too broken to compute them."""
+    notes: tuple[str, ...]
+    """What the bundle does not show."""
+    description: str = ""
+
+    @property
+    def is_sound(self) -> bool:
+        return not self.problems
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """A bundle as read: its record, the files by run, and what is wrong so far."""
+
+    record: dict[str, Any]
+    files: dict[str, dict[str, bytes]]
+    weights: dict[str, dict[str, FileEntry]]
+    problems: list[Problem]
+
+
+def verify(path: Path) -> Verdict:
+    """Check the bundle at `path`, a folder or a zip."""
+    archive = open_archive(path)
+    names = archive.names()
+    if RECORD not in names:
+        return Verdict(str(path), (Problem(RECORD, "", "is missing: this is no bundle"),), None, ())
+    contents = _read(archive, names)
+    runs = [read_evidence(run_id, files) for run_id, files in sorted(contents.files.items())]
+    if not runs:
+        problem = Problem(RECORD, "", f"there is no run under {ROOT}/")
+        return Verdict(str(path), (*contents.problems, problem), None, ())
+    for evidence in runs:
+        check_evidence(evidence, contents.weights.get(evidence.run_id, {}))
+    problems = contents.problems + [problem for evidence in runs for problem in evidence.problems]
+    problems += check_alike(runs, file=RECORD)
+    claims, found = _check_claims(contents.record, runs)
+    problems += found
+    description = contents.record.get("description")
+    return Verdict(str(path), tuple(dict.fromkeys(problems)), claims, tuple(_notes(runs, contents)), str(description))
+
+
+def check_evidence(evidence: Evidence, weights: dict[str, FileEntry] | None = None) -> list[Problem]:
+    """All checks within one run."""
+    check_chain(evidence)
+    check_weights(evidence, weights or {})
+    rules = _log_rules(evidence)
+    if rules is not None:
+        evidence.problems += check_log(evidence.records, rules, file=evidence.path(STEP_LOG))
+    check_scores(evidence)
+    core_scores.check_core(evidence)
+    return evidence.problems
+
+
+def _log_rules(evidence: Evidence) -> LogRules | None:
+    """From the pretraining's own settings, which its fingerprint covers."""
+    if "pretrain" not in evidence.manifests:
+        evidence.say("manifests/pretrain.json", "", "is missing: there is no record without a pretraining")
+        return None
+    config = evidence.manifests["pretrain"].config
+    try:
+        return LogRules(
+            schedule=Schedule(**config["schedule"]),
+            tokens_per_step=config["total_batch_rows"] * config["model"]["sequence_len"],
+            validate_every_steps=config["validate_every_steps"],
+        )
+    except (KeyError, TypeError) as error:
+        evidence.say("manifests/pretrain.json", "config", f"does not say how the training ran: {error}")
+        return None
+
+
+def _read(archive: Archive, names: list[str]) -> _Contents:
+    problems: list[Problem] = []
+    record = _read_record(archive, problems)
+    listed = record.get("files")
+    listed = listed if isinstance(listed, dict) else {}
+    problems += [Problem(name, "", "is missing") for name in sorted(listed.keys() - set(names))]
+    problems += [Problem(name, "", "is not listed in record.json") for name in names if name not in {*listed, RECORD}]
+    lines, problem = _read_lines(archive, names)
+    problems += problem
+    files: dict[str, dict[str, bytes]] = {}
+    weights: dict[str, dict[str, FileEntry]] = {}
+    for name in names:
+        root, _, rest = name.partition("/")
+        run_id, _, inner = rest.partition("/")
+        if root == ROOT and is_weights(inner):
+            weights.setdefault(run_id, {})[inner] = archive.entry(name)
+        elif root == ROOT and inner:
+            files.setdefault(run_id, {})[inner] = archive.read(name)
+        elif name not in (RECORD, line_digests.NAME):
+            problems.append(Problem(name, "", "is no part of a bundle"))
+        if name in listed:
+            problems += _check_listed(archive, name, listed[name], lines.get(name))
+    text_files = {f"{ROOT}/{run_id}/{name}" for run_id, inner in files.items() for name in inner}
+    problems += _check_lines_cover(lines, text_files)
+    return _Contents(record, files, weights, problems)
+
+
+def _read_record(archive: Archive, problems: list[Problem]) -> dict[str, Any]:
+    content = archive.read(RECORD)
+    try:
+        record = read_json(content, where=RECORD)
+    except CorruptError as error:
+        problems.append(Problem(RECORD, "", error.message.removeprefix(f"{RECORD} ")))
+        return {}
+    if not isinstance(record, dict):
+        problems.append(Problem(RECORD, "", "is not an object"))
+        return {}
+    for name in (name for name in FIELDS if name not in record):
+        problems.append(Problem(RECORD, name, "is missing"))
+    problems += [Problem(RECORD, name, "is unknown") for name in record if name not in FIELDS]
+    if record.get("format") != FORMAT:
+        problems.append(Problem(RECORD, "format", f"is {shown(record.get('format'))}, this version reads {FORMAT}"))
+    try:
+        open_sealed_json(content, where=RECORD)
+    except CorruptError as error:
+        text = error.message.removeprefix(f"{RECORD} ")
+        covers = "it covers format, description, target_bits_per_byte, claims and files"
+        problems.append(Problem(RECORD, "seal", f"{text} ({covers})"))
+    return record
+
+
+def _read_lines(archive: Archive, names: list[str]) -> tuple[dict[str, str], list[Problem]]:
+    if line_digests.NAME not in names:
+        return {}, []  # that it is missing is told by record.json's list
+    try:
+        return line_digests.parse(archive.read(line_digests.NAME)), []
+    except CorruptError as error:
+        return {}, [Problem(line_digests.NAME, "", error.message.removeprefix(f"{line_digests.NAME} "))]
+
+
+def _check_listed(archive: Archive, name: str, promised: Any, lines: str | None) -> list[Problem]:
+    """A file against its digest in the list, and its lines against theirs."""
+    found = archive.entry(name)
+    expected = {"sha256": found.sha256, "num_bytes": found.num_bytes}
+    wrong = [
+        Problem(name, "", f"has {field.rpartition('.')[2]} {shown(actual)}, record.json promises {shown(claimed)}")
+        for field, claimed, actual in differences(promised, expected, "files")
+    ]
+    if lines is None or is_weights(name.partition("/")[2].partition("/")[2]):
+        return wrong
+    changed = list(line_digests.changed_lines(name, archive.read(name), lines))
+    if changed and not wrong:
+        return [Problem(line_digests.NAME, f"lines.{name}", "does not fit the file")]
+    return changed + wrong
+
+
+def _check_lines_cover(lines: dict[str, str], text_files: set[str]) -> list[Problem]:
+    unknown = [Problem(line_digests.NAME, f"lines.{name}", "is unknown") for name in sorted(lines.keys() - text_files)]
+    return unknown + [
+        Problem(line_digests.NAME, f"lines.{name}", "is missing") for name in sorted(text_files - lines.keys())
+    ]
+
+
+def _check_claims(record: dict[str, Any], runs: list[Evidence]) -> tuple[Claims | None, list[Problem]]:
+    target = record.get("target_bits_per_byte")
+    if target is not None and not is_number(target):
+        return None, [Problem(RECORD, "target_bits_per_byte", f"is {shown(target)}, which is no number")]
+    if any(evidence.plan is None for evidence in runs):
+        return None, [Problem(RECORD, "claims", "cannot be computed without a plan")]
+    try:
+        derived = derive_claims(runs, target_bits_per_byte=target)
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, NanochatError):
+        return None, [Problem(RECORD, "claims", "cannot be computed from this evidence")]
+    return derived, check_claims(record.get("claims"), derived, file=RECORD)
+
+
+def _notes(runs: list[Evidence], contents: _Contents) -> list[str]:
+    """What is not shown, in plain words."""
+    notes, ours = [], nanochat_core.__version__
+    if any(evidence.core is None for evidence in runs):
+        notes.append("CORE was not measured: nothing is claimed about it")
+    if not contents.weights:
+        notes.append("the weights are not in the bundle; their sha256 are")
+    for evidence in runs:
+        made = evidence.manifests["pretrain"].provenance if "pretrain" in evidence.manifests else {}
+        if made.get("git_patch_sha256") and "source.patch" not in evidence.files:
+            notes.append(f"{evidence.run_id}: the uncommitted changes are not in the bundle; their sha256 is")
+        if made.get("num_untracked_files"):
+            notes.append(f"{evidence.run_id}: {made['num_untracked_files']} untracked files are not in the bundle")
+        version = made.get("packages", {}).get("nanochat-prefect", ours)
+        if version != ours:  # rules of the plan and prices change between versions
+            notes.append(f"{evidence.run_id} was made by version {version}, this is {ours}: check with that one too")
+    return notes

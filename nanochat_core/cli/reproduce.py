@@ -13,10 +13,11 @@ from rich.table import Table
 
 from nanochat_core import workspace
 from nanochat_core.pipeline.reproduce import Compared, reproduce
+from nanochat_core.record.runs import resolve_run
 
 
 def reproduce_run(
-    run: Annotated[str, typer.Argument(help="Id of a run; `nanochat runs list` has them.")],
+    run: Annotated[str, typer.Argument(help="Id of a run, a unique prefix of it, or latest.")],
     folder: Annotated[
         Path | None, typer.Option(help="New folder for checkout, environment and store; default: a temporary one.")
     ] = None,
@@ -33,7 +34,9 @@ def reproduce_run(
     """
     store = workspace.current().store
     where = folder or Path(tempfile.mkdtemp(prefix="nanochat-reproduce-"))
-    compared = reproduce(store, run, where, python=python, note=lambda text: print(text, file=sys.stderr, flush=True))
+    compared = reproduce(
+        store, resolve_run(store, run), where, python=python, note=lambda text: print(text, file=sys.stderr, flush=True)
+    )
     if as_json:
         print(json.dumps({"folder": str(where), "steps": [asdict(one) for one in compared]}, indent=1))
     else:

@@ -11,7 +11,7 @@ from nanochat_core.pipeline import steps
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 
-ASKED = "A farmer has seventeen sheep and buys {} more at the market, how many sheep does the farmer have after that?"
+ASKED = "A farmer has seventeen sheep and buys {} more at the market: how many sheep are there now?"
 
 
 @pytest.fixture
@@ -55,5 +55,5 @@ def test_what_holds_an_item_is_left_out_and_counted(prepared_home: Path, folder:
     unchecked = plan_run(load_config("tiny", [*micro_sets, *more, data[1]]))
     assert steps.benchmarks(unchecked) is None
     everything = steps.conversations(plan_run(load_config("tiny", [*micro_sets, *more[:2]])), tokenizer, None)
-    assert everything.metrics["conversations"] == 20  # of 22, every twentieth is for validation
+    assert everything.metrics["conversations"] == 21  # of 22, the twentieth is for validation
     assert np.load(store.fetch(artifact) / "train.mask.npy").sum() == clean.metrics["targets"]

@@ -24,9 +24,15 @@ Metrics = dict[str, Any]
 def corpus(run: StepRun) -> Metrics:
     from nanochat_core.data.corpora import build_corpus
 
-    downloads = run.work / "downloads"
-    metrics = build_corpus(run.plan.config.corpus, run.out, downloads=downloads, log=run.note)
-    return metrics
+    config = run.plan.config
+    return build_corpus(
+        config.corpus,
+        run.out,
+        downloads=run.work / "downloads",
+        log=run.note,
+        progress=run.progress,
+        num_downloads=config.runtime.num_downloads,
+    )
 
 
 def tokenizer(run: StepRun) -> Metrics:

@@ -25,6 +25,7 @@ Identity = dict[str, Any]
 def corpus(plan: RunPlan) -> Identity:
     """The embedded corpus is what is installed, so the versions of what it reads are part of it."""
     config = asdict(plan.config.corpus)
+    del config["mirrors"]  # where the same bytes come from
     if plan.config.corpus.source == "embedded":
         chosen = {name: config[name] for name in ("source", "max_bytes", "validation_docs")}
         return {**chosen, "python": platform.python_version(), "documented": package_versions(PACKAGES)}

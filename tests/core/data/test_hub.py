@@ -11,8 +11,8 @@ import pytest
 from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.config import CorpusConfig
 from nanochat_core.data import shards
-from nanochat_core.data.corpora import build_corpus
-from nanochat_core.data.hub import dataset_url, fetch_shards
+from nanochat_core.data.corpora import build_corpus, fetch_shards
+from nanochat_core.data.hub import dataset_url
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def _build(folder, tmp_path, **settings):
     out = tmp_path / "out"
     build_corpus(config, out, downloads=tmp_path / "downloads", log=lambda text: None)
     return *(list(shards.read_documents(out / split)) for split in ("train", "validation")), json.loads(
-        (out / "origin.json").read_text()
+        (out / "shards.json").read_text()
     )
 
 
@@ -68,7 +68,7 @@ def test_the_corpus_records_digests_and_holds_the_last_shard_out(dataset, tmp_pa
     train, validation, origin = _build(dataset, tmp_path)
     assert [text[0] for text in train] == list("0000011111222223333344444")
     assert {text[0] for text in validation} == {"5"}
-    assert {file["name"]: file["sha256"] for file in origin["files"]} == {
+    assert {file["name"]: file["sha256"] for file in origin["shards"]} == {
         path.name: _sha256(path) for path in dataset.glob("*.parquet")
     }
 
@@ -127,7 +127,7 @@ def test_shards_of_one_name_in_two_sub_folders_stay_two(tmp_path):
     train, validation, origin = _build(tmp_path / "dataset", tmp_path)
     assert {text[0] for text in train} == {"0", "1"}
     assert {text[0] for text in validation} == {"2"}
-    assert len({file["sha256"] for file in origin["files"]}) == 3
+    assert len({file["sha256"] for file in origin["shards"]}) == 3
 
 
 def test_a_pattern_chooses_the_shards(dataset, tmp_path):
@@ -162,7 +162,7 @@ def test_a_dataset_of_jsonl_is_read_through_the_datasets_library(tmp_path):
     train, validation, origin = _build(folder, tmp_path)
     assert sorted([*train, *validation]) == sorted(texts)
     assert len(validation) == 4
-    assert origin["files"][0]["url"] == f"datasets:{folder}"
+    assert [shard["name"] for shard in origin["shards"]] == ["00000.parquet"]
 
 
 def test_a_dataset_of_jsonl_without_the_column_is_refused(tmp_path):

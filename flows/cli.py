@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from flows import sweeps_cli
 from flows.server import EmbeddedServer, prefect_server
 from nanochat_core import observe
 from nanochat_core.base.units import duration
@@ -88,10 +89,13 @@ def _run_flow(
         settings[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = (
             None  # nobody else reads it here, and it costs a second at the end
         )
-    with temporary_settings(settings), display(_titles(plan, until)) as watching:
-        observe.use(watching)
-        state = speedrun(preset, list(sets or []), until, list(plan.fresh), list(plan.accept_drift), return_state=True)
-    APILogWorker.drain_all(timeout=5)  # while there is a server to take the last lines
+    try:
+        with temporary_settings(settings), display(_titles(plan, until)) as watching:
+            observe.use(watching)
+            fresh, drift = list(plan.fresh), list(plan.accept_drift)
+            state = speedrun(preset, list(sets or []), until, fresh, drift, return_state=True)
+    finally:
+        APILogWorker.drain_all(timeout=5)  # while there is a server to take the last lines, also after a Ctrl-C
     if server is not None and state.is_completed() and state.state_details.flow_run_id is not None:
         server.wait_until_recorded(str(state.state_details.flow_run_id), len(_titles(plan, until)))
     finished: FinishedRun = state.result()
@@ -143,6 +147,9 @@ def _command() -> str:
 
 def _link(path: Path) -> str:
     return path.as_uri()
+
+
+sweeps_cli.register(app)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ def scaling_laws(
     Args:
         preset: Name of a preset whose width follows depth: series (a laptop), d12, gpt2.
         budgets_flops: Training FLOPs of each row of the grid; by default 1e18 to 1e19, or 1e12 to 4e12 on a CPU.
-        depths: Layers of each column; by default 12, 14, ... 26, or 2, 3, 4 for a CPU preset.
+        depths: Layers of each column; by default 12, 14, ... 26, or 1, 2, 3, 4 for a CPU preset.
         overrides: Changes to the preset, each as section.field=value.
         parallel: Trainings at once.
         max_cost_usd: Refuse to start a sweep whose plan is over this, and start no further cell once it is spent.

@@ -1,13 +1,18 @@
 """Tokenization on a cluster that exists: one Prefect task per shard of text, on Dask or Ray workers.
 
-The workers need this package and the store (`NANOCHAT_STORE`); what they hand back is a ref. A worker that dies loses
-the shard it was at: the scheduler gives it to another one, and finished shards are found in the store.
+The workers need this package, the store (`NANOCHAT_STORE`) and Prefect's server (`PREFECT_API_URL`; without it each
+would start one of its own); what they hand back is a ref. A worker that dies loses the shard it was at: the scheduler
+gives it to another one, and finished shards are found in the store.
 """
 
+import os
+import socket
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefect import flow
 from prefect.futures import wait
+from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import TaskRunner
 
 from nanochat_core import workspace
@@ -23,6 +28,7 @@ from tasks import policy
 def encoded_shards(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> None:
     """Encode the shards of the corpus on the cluster that the plan names; the `tokens` step puts them together."""
     if token_parts.are_wanted(plan, corpus, tokenizer, STEPS["tokens"]):
+        _check_reachable(plan.config.runtime)
         runner = task_runner(plan.config.runtime)
         encode_shards.with_options(task_runner=runner)(plan, corpus, tokenizer)
 
@@ -42,6 +48,26 @@ def _encode_shard(plan: RunPlan, corpus: Ref, tokenizer: Ref, file: str) -> Ref:
 
 
 encode_shard = policy.as_task(_encode_shard, name="encode_shard", run_name="encode {file}", retries=2)
+
+
+def _check_reachable(runtime: RuntimeConfig) -> None:
+    """Workers elsewhere report to Prefect's server, so it may not be one that only this machine can reach."""
+    workers = urlsplit(runtime.scale_out_address or "").hostname
+    api = urlsplit(PREFECT_API_URL.value() or os.environ.get("PREFECT_API_URL", "")).hostname or "nowhere"
+    if workers and not _is_here(workers) and (api == "nowhere" or _is_here(api)):
+        raise ConfigError(
+            f"the workers of {runtime.scale_out_address} cannot reach Prefect's server at {api}",
+            hint="start a server that they reach, and set PREFECT_API_URL to it here and where the workers start",
+        )
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host is this machine: only its own addresses can be listened on."""
+    try:
+        socket.create_server((host, 0)).close()
+    except OSError:
+        return False
+    return True
 
 
 def task_runner(runtime: RuntimeConfig) -> TaskRunner[Any]:

@@ -81,6 +81,7 @@ def plan(
     preset: Preset = "gpt2",
     depth: Annotated[int | None, typer.Option(help="The one dial; everything else follows.")] = None,
     sets: Sets = None,
+    compare: Annotated[str | None, typer.Option(help="Several depths side by side, such as 12,16,20,24.")] = None,
     as_json: Json = False,
 ) -> None:
     """What a run would do: every derived number, hours, dollars, and which steps are cached.
@@ -89,6 +90,10 @@ def plan(
 
     nanochat plan --depth 24 --set runtime.gpu=H200
     """
+    if compare:
+        from nanochat_core.cli.plan_compare import print_comparison
+
+        return print_comparison(preset, sets or [], compare, as_json=as_json)
     from nanochat_core.cli.plan_view import preview_steps, show_plan
 
     overrides = [*(sets or []), *([f"pretrain.depth={depth}"] if depth is not None else [])]

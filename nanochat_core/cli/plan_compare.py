@@ -79,7 +79,15 @@ def show_comparison(console: Console, sweep: Sweep, prices: Sequence[CellPrice])
     console.print(table)
     where = f"{guess.num_gpus} x {guess.gpu} at {guess.assumed_mfu:.0%} of peak"
     console.print(f"[dim]time{' and price' if has_price else ''}: pretraining, estimated for {where}")
+    if any(price.is_trained for price in prices):
+        console.print(_to_pay(prices, has_price), highlight=False)
     _show_rest(console, sweep.left_out, sweep.notes)
+
+
+def _to_pay(prices: Sequence[CellPrice], has_price: bool) -> str:
+    left = [price for price in prices if not price.is_trained]
+    cost = f", {dollars(sum(price.usd_to_pay for price in left))}" if has_price else ""
+    return f"{len(left)} of {len(prices)} to train: {duration(sum(price.hours for price in left) * 3600)}{cost}"
 
 
 def _row(price: CellPrice, has_price: bool) -> list[str]:

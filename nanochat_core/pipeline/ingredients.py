@@ -47,7 +47,8 @@ def evidence(store: Store, run_id: str) -> Evidence:
             )
         identity = {name: getattr(artifact, name) for name in IDENTITY}
         steps.append({**identity, "digest": line["digest"], "provenance": dict(artifact.provenance)})
-    return {"run_id": run_id, "config": record["config"], "git_patch": (record.get("source") or {}).get("git_patch"), "steps": steps}
+    patch = (record.get("source") or {}).get("git_patch")
+    return {"run_id": run_id, "config": record["config"], "git_patch": patch, "steps": steps}
 
 
 def toml_of(config: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -1,5 +1,7 @@
 """Tokenization on a cluster of two real Dask worker processes, one of them killed in the middle."""
 
+import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
@@ -14,6 +16,8 @@ from conftest import MICRO, ROOT
 
 from flows.server import prefect_server
 from nanochat_core import workspace
+from nanochat_core.base.errors import ConfigError
+from nanochat_core.config import RuntimeConfig
 from nanochat_core.data import shards
 from nanochat_core.pipeline import steps
 from nanochat_core.pipeline.token_parts import files_of
@@ -23,7 +27,8 @@ from nanochat_core.store.store import Store
 
 pytestmark = pytest.mark.slow
 distributed = pytest.importorskip("distributed", reason="the extra `dask` is not installed")
-pytest.importorskip("prefect_dask", reason="the extra `dask` is not installed")
+if importlib.util.find_spec("prefect_dask") is None:
+    pytest.skip("the extra `dask` is not installed", allow_module_level=True)
 NUM_SHARDS = 20
 
 
@@ -50,9 +55,15 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
         process.kill()
 
 
-def start_worker(address: str, home: Path, log: Path) -> "subprocess.Popen[bytes]":
+def start_worker(address: str, home: Path, log: Path, api: str) -> "subprocess.Popen[bytes]":
     """One worker with a home of its own, as on another machine; the store is shared."""
-    environment = {**os.environ, "NANOCHAT_HOME": str(home), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "NANOCHAT_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "PREFECT_API_URL": api,
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
     return subprocess.Popen(
         [*command, "--no-dashboard"], env=environment, stdout=log.open("ab"), stderr=subprocess.STDOUT, cwd=ROOT
@@ -76,32 +87,50 @@ def test_shards_tokenized_on_two_workers_one_of_them_killed_give_the_same_artifa
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "driver"))
     monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "store"))
     plan = plan_of(small_corpus, "runtime.scale_out=dask", f"runtime.scale_out_address={scheduler}")
-    workers = [start_worker(scheduler, tmp_path / f"worker{n}", tmp_path / f"worker{n}.log") for n in range(2)]
+    workers: list[subprocess.Popen[bytes]] = []
     store = workspace.current().store
     made_before: list[int] = []
-    killer = threading.Thread(target=kill_in_the_middle, args=(workers[0], store, made_before))
     try:
         with prefect_server() as server:
-            if server is not None:
-                server.wait_until_ready()
+            assert server is not None
+            server.wait_until_ready()
+            for name in ("worker0", "worker1"):
+                workers.append(start_worker(scheduler, tmp_path / name, tmp_path / f"{name}.log", server.url))
             from prefect import flow
+            from prefect.logging.handlers import APILogWorker
+            from prefect.settings import PREFECT_API_URL, temporary_settings
 
             import tasks
             from flows.speedrun import run_until
 
+            killer = threading.Thread(target=kill_in_the_middle, args=(workers[0], store, made_before))
             killer.start()
-            refs = flow(lambda: run_until(tasks, plan, "tokens"), name="until-tokens")()
+            with temporary_settings({PREFECT_API_URL: server.url}):
+                refs = flow(lambda: run_until(tasks, plan, "tokens"), name="until-tokens")()
+            killer.join()
+            APILogWorker.drain_all(timeout=5)
     finally:
         for worker in workers:
             worker.kill()
-    killer.join()
     assert workers[0].returncode == -signal.SIGKILL
     parts = store.artifacts("token_part")
     assert len(parts) == len(list(files_of(store, refs[0]))) >= NUM_SHARDS
     assert 5 <= made_before[0] < len(parts), "the worker was not killed in the middle"
     assert refs[-1].digest == expected.digest
     assert refs[-1].step == "tokens"
+    assert servers_of(tmp_path) == [], "a worker started a Prefect server of its own"
     assert not list((tmp_path / "driver/work").glob("token_part*")), "the driver encoded a shard itself"
+
+
+def servers_of(folder: Path) -> list[str]:
+    """Prefect servers whose environment names this test's folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            command = (path.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if str(folder).encode() in path.read_bytes() and "prefect.server" in command:
+                found.append(command)
+    return found
 
 
 def kill_in_the_middle(worker: "subprocess.Popen[bytes]", store: Store, made_before: list[int]) -> None:
@@ -111,3 +140,18 @@ def kill_in_the_middle(worker: "subprocess.Popen[bytes]", store: Store, made_bef
     worker.send_signal(signal.SIGKILL)
     worker.wait()
     made_before.append(len(store.artifacts("token_part")))
+
+
+def test_workers_elsewhere_need_a_server_that_they_can_reach() -> None:
+    from tasks.scale_out import _check_reachable
+
+    elsewhere = RuntimeConfig(scale_out="dask", scale_out_address="tcp://10.0.0.5:8786")
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:4200/api"}):
+        with pytest.raises(ConfigError, match="cannot reach"):
+            _check_reachable(elsewhere)
+        _check_reachable(RuntimeConfig(scale_out="dask", scale_out_address="tcp://127.0.0.1:8786"))
+        _check_reachable(RuntimeConfig(scale_out="dask"))
+    with temporary_settings({PREFECT_API_URL: "http://10.0.0.6:4200/api"}):
+        _check_reachable(elsewhere)

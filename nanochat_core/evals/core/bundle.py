@@ -1,0 +1,276 @@
+"""The published data of CORE: core.yaml, eval_meta_data.csv and eval_data/*.jsonl, from a folder, a zip or a URL.
+
+core.yaml names the benchmarks and how they are asked, the table gives each one's random baseline and category, and
+every line of a data file is one item (the layout of MosaicML's evaluation gauntlet, which DCLM and nanochat use).
+A benchmark whose data file is absent is listed as missing and the others are measured, for some copies of the bundle
+lack files that may not be passed on. The digest is of the content, so that a zip and the same files unpacked are one.
+"""
+
+import csv
+import hashlib
+import json
+import shutil
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, cast, get_args
+
+import yaml
+
+from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
+from nanochat_core.config import CoreConfig
+
+TASKS, TABLE, DATA = "core.yaml", "eval_meta_data.csv", "eval_data"
+COLUMNS = ("Eval Task", "Task Category", "Random baseline")
+DEFAULT_DELIMITER = " "
+Kind = Literal["multiple_choice", "schema", "language_modeling"]
+FIELDS: dict[Kind, dict[str, type]] = {
+    "multiple_choice": {"query": str, "choices": list, "gold": int},
+    "schema": {"context_options": list, "continuation": str, "gold": int},
+    "language_modeling": {"context": str, "continuation": str},
+}
+OPTIONS: dict[Kind, str] = {"multiple_choice": "choices", "schema": "context_options"}
+TIMEOUT_S = 60.0
+CHUNK_BYTES = 1 << 20
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """How one benchmark is asked."""
+
+    label: str
+    kind: Kind
+    data: str
+    """The data file, relative to eval_data/."""
+    num_fewshot: int
+    delimiter: str
+    """Between a context and its continuation."""
+    baseline_percent: float
+    """Accuracy of guessing."""
+    category: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's folder and what its tables say."""
+
+    root: Path
+    benchmarks: tuple[Benchmark, ...]
+    """Those whose data file is there, in the bundle's order."""
+    missing: tuple[str, ...]
+    """Labels of those whose data file is absent."""
+    archive_sha256: str | None = None
+    """Of the zip it came in."""
+
+    @property
+    def files(self) -> list[str]:
+        """The two tables and the data files, in a fixed order."""
+        return [TASKS, TABLE, *sorted({f"{DATA}/{benchmark.data}" for benchmark in self.benchmarks})]
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over names and contents of the two tables and the data files, in that order."""
+        total = hashlib.sha256()
+        for name in self.files:
+            total.update(f"{name}\0{file_sha256(self.root / name)}\n".encode())
+        return total.hexdigest()
+
+    def items(self, benchmark: Benchmark) -> list[Item]:
+        """All items of a benchmark in the file's order, each checked for what its kind needs."""
+        path = self.root / DATA / benchmark.data
+        return list(_items(path, benchmark.kind))
+
+
+def obtain_bundle(config: CoreConfig, out: Path, *, downloads: Path) -> dict[str, Any]:
+    """Put the bundle that the settings name into `out`; what has to be fetched or unpacked goes through `downloads`."""
+    bundle = bundle_of_config(config, downloads)
+    for name in bundle.files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.root / name, out / name)
+    return {
+        "num_benchmarks": len(bundle.benchmarks),
+        "missing": list(bundle.missing),
+        "bundle_digest": bundle.digest,
+        "archive_sha256": bundle.archive_sha256,
+        "num_bytes": sum((out / name).stat().st_size for name in bundle.files),
+    }
+
+
+def bundle_of_config(config: CoreConfig, folder: Path) -> Bundle:
+    """The bundle that the settings name; downloads and unpacked zips go into `folder`."""
+    if config.source == "url":
+        return open_bundle(config.url, folder, sha256=config.sha256)
+    if config.source == "path" and config.path:
+        return open_bundle(config.path, folder)
+    raise ConfigError(
+        f"core.source = {config.source!r} with core.path = {config.path!r} names no bundle",
+        hint="set core.source=url, or core.source=path and core.path to a folder or a zip file",
+    )
+
+
+def open_bundle(source: str | Path, folder: Path, *, sha256: str | None = None) -> Bundle:
+    """A bundle from a folder, a zip file or a URL of a zip; what has to be fetched or unpacked goes into `folder`."""
+    if "://" in str(source):
+        source = _download(str(source), folder, sha256=sha256)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return read_bundle(path)
+    if not path.is_file():
+        raise MissingError(f"there is no {path}", hint="core.path is a folder or a zip in the published layout")
+    digest = file_sha256(path)
+    if sha256 is not None and digest != sha256.lower():
+        raise CorruptError(
+            f"{path} has the digest {digest}, not {sha256}", hint="fetch it again, or correct core.sha256"
+        )
+    return read_bundle(_unpack(path, folder / f"bundle-{digest[:16]}"), archive_sha256=digest)
+
+
+def read_bundle(root: Path, *, archive_sha256: str | None = None) -> Bundle:
+    """The bundle in a folder, or in the one folder inside it (zips often have eval_bundle/ on top)."""
+    root = _root(root)
+    table = _table(root / TABLE)
+    benchmarks, missing = [], []
+    for number, task in enumerate(_tasks(root / TASKS), start=1):
+        benchmark = _benchmark(task, table, where=f"{root / TASKS}, task {number}")
+        if (root / DATA / benchmark.data).is_file():
+            benchmarks.append(benchmark)
+        else:
+            missing.append(benchmark.label)
+    if not benchmarks:
+        raise MissingError(f"{root / DATA} holds none of the {len(missing)} benchmarks' data files")
+    return Bundle(root, tuple(benchmarks), tuple(missing), archive_sha256)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _root(folder: Path) -> Path:
+    candidates = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    root = next((path for path in candidates if (path / TASKS).is_file()), None)
+    if root is None:
+        raise MissingError(f"there is no {TASKS} in {folder}", hint=f"a bundle has {TASKS}, {TABLE} and {DATA}/")
+    if not (root / TABLE).is_file():
+        raise MissingError(f"there is no {root / TABLE}", hint="it holds the random baselines")
+    return root
+
+
+def _tasks(path: Path) -> list[dict[str, Any]]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CorruptError(f"{path} is no YAML: {error}", hint="fetch the bundle again") from error
+    tasks = content.get("icl_tasks") if isinstance(content, dict) else None
+    if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
+        raise CorruptError(f"{path} has no list icl_tasks", hint="fetch the bundle again")
+    return tasks
+
+
+def _table(path: Path) -> dict[str, dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or []
+        absent = [column for column in COLUMNS if column not in columns]
+        if absent:
+            raise CorruptError(
+                f"{path} has no column {', '.join(map(repr, absent))}", hint=f"its columns are {', '.join(columns)}"
+            )
+        return {row["Eval Task"]: row for row in reader}
+
+
+def _benchmark(task: dict[str, Any], table: dict[str, dict[str, str]], *, where: str) -> Benchmark:
+    try:
+        label, kind, data = str(task["label"]), task["icl_task_type"], str(task["dataset_uri"])
+        num_fewshot = int(task["num_fewshot"][0])
+        row = table[label]
+        baseline = float(row["Random baseline"])
+    except KeyError as error:
+        raise CorruptError(f"{where} lacks {error}, in itself or in {TABLE}", hint="fetch the bundle again") from error
+    except (TypeError, ValueError, IndexError) as error:
+        raise CorruptError(f"{where} has a value of another form: {error}", hint="fetch the bundle again") from error
+    if kind not in get_args(Kind):
+        raise CorruptError(f"{where} is of the kind {kind!r}", hint=f"known are {', '.join(get_args(Kind))}")
+    if PurePosixPath(data).is_absolute() or ".." in PurePosixPath(data).parts or not 0 <= baseline < 100:
+        raise CorruptError(f"{where} has the data file {data!r} and the baseline {baseline}")
+    return Benchmark(
+        label=label,
+        kind=cast(Kind, kind),
+        data=data,
+        num_fewshot=num_fewshot,
+        delimiter=str(task.get("continuation_delimiter", DEFAULT_DELIMITER)),
+        baseline_percent=baseline,
+        category=row["Task Category"],
+    )
+
+
+def _items(path: Path, kind: Kind) -> Iterator[Item]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                item = json.loads(line)
+            except ValueError as error:
+                raise CorruptError(
+                    f"{path}, line {number} is no JSON: {error}", hint="fetch the bundle again"
+                ) from error
+            complaint = _complaint(item, kind)
+            if complaint:
+                raise CorruptError(f"{path}, line {number}: {complaint}", hint="fetch the bundle again")
+            yield item
+
+
+def _complaint(item: Any, kind: Kind) -> str | None:
+    """What an item lacks for its kind."""
+    if not isinstance(item, dict):
+        return f"{type(item).__name__} instead of an object"
+    for field, wanted in FIELDS[kind].items():
+        if not isinstance(item.get(field), wanted) or isinstance(item[field], bool):
+            return f"{field!r} is {item.get(field)!r:.60}, not a {wanted.__name__}"
+    if kind == "language_modeling":
+        return None if item["continuation"].strip() else "the continuation is empty"
+    options = item[OPTIONS[kind]]
+    if not options or not all(isinstance(option, str) for option in options):
+        return f"{OPTIONS[kind]!r} is no list of strings"
+    return None if 0 <= item["gold"] < len(options) else f"gold {item['gold']} of {len(options)} options"
+
+
+def _download(url: str, folder: Path, *, sha256: str | None) -> Path:
+    """Fetch a zip once; a file with the wanted digest that is there already is used."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "bundle.zip"
+    if sha256 is not None and path.is_file() and file_sha256(path) == sha256.lower():
+        return path
+    part = path.with_suffix(".part")
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, part.open("wb") as file:
+            shutil.copyfileobj(answer, file, CHUNK_BYTES)
+    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+        raise MissingError(
+            f"{url} cannot be read: {error}", hint="fetch it by other means and set core.source=path, core.path=FILE"
+        ) from error
+    part.replace(path)
+    return path
+
+
+def _unpack(path: Path, folder: Path) -> Path:
+    """The tables and data files of a zip in a folder of their own, whole or not at all."""
+    if folder.is_dir():
+        return folder
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith((TASKS, TABLE)) or (f"{DATA}/" in name and name.endswith(".jsonl")):
+                    archive.extract(name, part)  # takes ".." and absolute paths out of names
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError) as error:
+        raise CorruptError(f"{path} is no whole zip file: {error}", hint="fetch it again") from error
+    part.replace(folder)
+    return folder

@@ -111,7 +111,7 @@ STEPS: dict[str, Step] = {
             identity=identity.core_bundle,
             entries=("nanochat_core.evals.core.bundle",),
             packages=(),
-            headline=lambda m: f"{m['num_benchmarks']} benchmarks, {m['num_items']:,} items",
+            headline=lambda m: f"{m['num_benchmarks']} benchmarks, {count(m['num_bytes'])}B",
             is_wanted=lambda plan: plan.has_core,
         ),
         Step(

@@ -10,19 +10,21 @@ import csv
 import hashlib
 import json
 import shutil
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast, get_args
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import yaml
 
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.config import CoreConfig
+from nanochat_core.data.download import fetch_file
+from nanochat_core.data.hub import Patience
 
 TASKS, TABLE, DATA = "core.yaml", "eval_meta_data.csv", "eval_data"
 COLUMNS = ("Eval Task", "Task Category", "Random baseline")
@@ -34,8 +36,6 @@ FIELDS: dict[Kind, dict[str, type]] = {
     "language_modeling": {"context": str, "continuation": str},
 }
 OPTIONS: dict[Kind, str] = {"multiple_choice": "choices", "schema": "context_options"}
-TIMEOUT_S = 60.0
-CHUNK_BYTES = 1 << 20
 Item = dict[str, Any]
 
 
@@ -113,10 +113,14 @@ def bundle_of_config(config: CoreConfig, folder: Path) -> Bundle:
     )
 
 
-def open_bundle(source: str | Path, folder: Path, *, sha256: str | None = None) -> Bundle:
+def open_bundle(
+    source: str | Path, folder: Path, *, sha256: str | None = None, patience: Patience | None = None
+) -> Bundle:
     """A bundle from a folder, a zip file or a URL of a zip; what has to be fetched or unpacked goes into `folder`."""
-    if "://" in str(source):
-        source = _download(str(source), folder, sha256=sha256)
+    if str(source).startswith("file://"):
+        source = url2pathname(urlsplit(str(source)).path)
+    elif "://" in str(source):
+        source = _download(str(source), folder, sha256=sha256, patience=patience)
     path = Path(source).expanduser()
     if path.is_dir():
         return read_bundle(path)
@@ -240,21 +244,19 @@ def _complaint(item: Any, kind: Kind) -> str | None:
     return None if 0 <= item["gold"] < len(options) else f"gold {item['gold']} of {len(options)} options"
 
 
-def _download(url: str, folder: Path, *, sha256: str | None) -> Path:
-    """Fetch a zip once; a file with the wanted digest that is there already is used."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _download(url: str, folder: Path, *, sha256: str | None, patience: Patience | None) -> Path:
+    """Fetch a zip, going on where a download was broken off; one with the wanted digest that is there is used."""
     path = folder / "bundle.zip"
-    if sha256 is not None and path.is_file() and file_sha256(path) == sha256.lower():
-        return path
-    part = path.with_suffix(".part")
+    if path.is_file() and (sha256 is None or file_sha256(path) != sha256.lower()):
+        path.unlink()  # without a digest nobody can say that it is still the one that is published
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer, part.open("wb") as file:
-            shutil.copyfileobj(answer, file, CHUNK_BYTES)
-    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+        fetch_file([url], path, sha256=sha256.lower() if sha256 else None, patience=patience)
+    except MissingError as error:
+        if isinstance(error, CorruptError):
+            raise
         raise MissingError(
-            f"{url} cannot be read: {error}", hint="fetch it by other means and set core.source=path, core.path=FILE"
+            error.message, hint="fetch it by other means and set core.source=path, core.path=FILE"
         ) from error
-    part.replace(path)
     return path
 
 

@@ -3,11 +3,15 @@
 import json
 
 import pytest
+from http_server import HttpServer
 
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.config import CoreConfig
+from nanochat_core.data.hub import Patience
 from nanochat_core.evals.core.bundle import file_sha256, obtain_bundle, open_bundle, read_bundle
 from nanochat_core.evals.core.published import BY_LABEL, PUBLISHED
+
+IMPATIENT = Patience(num_tries=2, backoff_base_s=0.01, connect_timeout_s=2)
 
 
 def _replace(path, old, new):
@@ -35,16 +39,27 @@ def test_the_digest_changes_with_any_content(bundle_folder):
     assert read_bundle(bundle_folder).digest != before
 
 
-def test_a_download_with_another_digest_is_refused(bundle_folder, make_zip, tmp_path):
+@pytest.fixture
+def served(bundle_folder, make_zip):
+    """The bundle's zip behind a real HTTP server that can misbehave."""
     path = make_zip(bundle_folder, "")
-    assert open_bundle(path.as_uri(), tmp_path / "a", sha256=file_sha256(path).upper()).missing == ()
+    with HttpServer() as server:
+        server.files["/eval_bundle.zip"] = path.read_bytes()
+        yield server, path
+
+
+def test_a_download_with_another_digest_is_refused(served, tmp_path):
+    server, path = served
+    url = f"{server.url}/eval_bundle.zip"
+    assert open_bundle(url, tmp_path / "a", sha256=file_sha256(path).upper()).missing == ()
+    assert open_bundle(url, tmp_path / "c").archive_sha256 == file_sha256(path)
     with pytest.raises(CorruptError, match=f"{'0' * 64}"):
-        open_bundle(path.as_uri(), tmp_path / "b", sha256="0" * 64)
+        open_bundle(url, tmp_path / "b", sha256="0" * 64, patience=IMPATIENT)
 
 
 def test_a_url_that_nobody_answers_says_what_else_can_be_done(tmp_path):
     with pytest.raises(MissingError) as caught:
-        open_bundle("http://127.0.0.1:9/eval_bundle.zip", tmp_path)
+        open_bundle("http://127.0.0.1:9/eval_bundle.zip", tmp_path, patience=IMPATIENT)
     assert "core.path" in (caught.value.hint or "")
 
 

@@ -5,8 +5,9 @@ A value that fails only after an hour of training costs that hour.
 
 import dataclasses
 import math
+from pathlib import Path
 
-from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.config import RunConfig
 
 INF = math.inf
@@ -70,6 +71,33 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "runtime.num_gpus": (1, 1_000_000),
     "runtime.usd_per_gpu_hour": (0, INF),
 }
+
+
+BENCHMARKS = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee")  # evals/benchmarks has them
+BENCHMARK_DATA = ("mmlu_repeats", "gsm8k_repeats", "num_letter_counts", "num_spellings")
+
+
+def check_sources(config: RunConfig) -> None:
+    """Raise ConfigError for data that a step after the training would not find: by then the training is paid for."""
+    unknown = [name for name in config.benchmarks.names.split(",") if name.strip() not in BENCHMARKS]
+    if unknown:
+        raise ConfigError(f"there is no benchmark {unknown[0].strip()!r}", hint=f"there are {', '.join(BENCHMARKS)}")
+    for section in ("core", "benchmarks", "sft"):
+        chosen = getattr(config, section)
+        if chosen.source == "path" and chosen.path is None:
+            raise ConfigError(f"{section}.source = path without {section}.path", hint=f"--set {section}.path=FOLDER")
+        if chosen.source == "path" and not Path(chosen.path).expanduser().exists():
+            raise MissingError(f"{section}.path = {chosen.path} is not there", hint=f"--set {section}.path=FOLDER")
+    wanted = [name for name in BENCHMARK_DATA if getattr(config.sft, name)]
+    if config.sft.source == "builtin" and wanted:
+        raise ConfigError(
+            f"sft.{wanted[0]} adds nothing to the built-in conversations", hint="set sft.source to path or mix"
+        )
+    if config.benchmarks.source == "none" and any(getattr(config.sft, name) for name in BENCHMARK_DATA[:2]):
+        raise ConfigError(
+            f"sft.{wanted[0]} needs the data of a benchmark, and benchmarks.source is none",
+            hint="set benchmarks.source to hub, or to path and benchmarks.path to a folder",
+        )
 
 
 def check_bounds(config: RunConfig) -> None:

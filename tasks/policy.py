@@ -21,15 +21,17 @@ from nanochat_core.pipeline.step import Ref
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.failures import UnreachableError
+from nanochat_core.store.lease import LeaseLostError
 
 StepFunction = Callable[..., Any]
 
 
 def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Retry what another try may mend: I/O, the network, a killed training. A wrong setting or a bug stays wrong."""
+    """Retry what another try may mend: I/O, the network, a killed training; a step that another driver took over, too:
+    the retry waits for that one and finds its artifact. A wrong setting or a bug stays wrong."""
     try:
         state.result()
-    except (OSError, TrainingError, UnreachableError):
+    except (OSError, TrainingError, UnreachableError, LeaseLostError):
         return True
     except Exception:
         return False

@@ -37,9 +37,17 @@ class PreemptedError(TrainingError):
 
 
 def run_child(
-    command: list[str], work: Path, *, on_record: Callable[[Record], None], environment: dict[str, str]
+    command: list[str],
+    work: Path,
+    *,
+    on_record: Callable[[Record], None],
+    environment: dict[str, str],
+    check: Callable[[], None] = lambda: None,
 ) -> Record:
-    """Run a command that writes metrics.jsonl and result.json into `work`; returns or raises what result.json says."""
+    """Run a command that writes metrics.jsonl and result.json into `work`; returns or raises what result.json says.
+
+    `check` is called several times a second; when it raises, the child is stopped and the error passed on.
+    """
     (work / RESULT_NAME).unlink(missing_ok=True)
     follower = RecordFollower(work / RECORDS_NAME)
     with (work / LOG_NAME).open("ab") as log:
@@ -54,6 +62,7 @@ def run_child(
     try:
         while child.poll() is None:
             _forward(follower, on_record)
+            check()
             time.sleep(POLL_S)
         _forward(follower, on_record)
     except BaseException:

@@ -230,10 +230,11 @@ def node(
 
 def _add_verbs() -> None:
     """The verbs that have files of their own."""
-    from nanochat_core.cli import evaluate, records, reproduce
+    from nanochat_core.cli import evaluate, housekeeping, records, reproduce
 
-    for verbs in (evaluate, records, reproduce):
+    for verbs in (evaluate, housekeeping, records, reproduce):
         verbs.register(app)
+    housekeeping.register_gc(records.runs_app)
 
 
 def derived_plan(

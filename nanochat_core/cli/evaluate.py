@@ -15,6 +15,7 @@ from rich.table import Table
 from nanochat_core import observe, workspace
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.cli.display import display
+from nanochat_core.cli.evaluate_other import is_other, measure_other
 from nanochat_core.pipeline.models import StoredModel, find_model
 from nanochat_core.pipeline.step import Ref, execute
 from nanochat_core.pipeline.steps import STEPS
@@ -27,7 +28,9 @@ CHAT_FOLDERS = ("mmlu", "arc", "gsm8k", "humaneval")
 
 
 def evaluate(
-    ref: Annotated[str, typer.Argument(help="A model: NAME or NAME@VERSION, such as tiny-base.")],
+    ref: Annotated[
+        str, typer.Argument(help="A model: NAME or NAME@VERSION, such as tiny-base; hf:NAME or hf:FOLDER for others'.")
+    ],
     benchmarks: Annotated[
         str | None, typer.Option(help="core, mmlu, arc_easy, ..., separated by commas; default: all.")
     ] = None,
@@ -48,10 +51,15 @@ def evaluate(
     nanochat eval tiny-base --benchmarks core --data ../data --limit 100
 
     nanochat eval tiny-chat --benchmarks gsm8k,humaneval --samples 4 --json
+
+    nanochat eval hf:openai-community/gpt2-xl --benchmarks core
     """
     names = [name.strip() for name in (benchmarks or "").split(",") if name.strip()]
     overrides = _overrides(names, data, limit=limit, samples=samples, unsafe=unsafe)
     plan = plan_run(load_config("tiny", [*overrides, *(sets or [])]))
+    if is_other(ref):
+        _tell_other(ref, plan, as_json=as_json)
+        return
     model = find_model(workspace.current().store, ref)
     steps = _steps(plan, model, is_named=bool(names))
     if fresh:
@@ -63,6 +71,15 @@ def evaluate(
         print(json.dumps(_record(model, refs), indent=1))
     else:
         show(Console(), model, refs)
+
+
+def _tell_other(ref: str, plan: RunPlan, *, as_json: bool) -> None:
+    metrics = measure_other(ref, plan)
+    if as_json:
+        print(json.dumps({"model": ref, "results": {"evaluate_core": metrics}}, indent=1))
+    else:
+        _show_scores(Console(), metrics)
+        print(f"{ref}  {STEPS['evaluate_core'].headline(metrics)}  {metrics['folder']}")
 
 
 def _overrides(names: list[str], data: Path | None, *, limit: int | None, samples: int, unsafe: bool) -> list[str]:
@@ -131,14 +148,18 @@ def _record(model: StoredModel, refs: dict[str, Ref]) -> dict[str, Any]:
 def show(console: Console, model: StoredModel, refs: dict[str, Ref]) -> None:
     """The results as tables, the summary line of each under it."""
     for ref in _measured(refs):
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for header in ("benchmark", "right", ""):
-            table.add_column(header, justify="left" if header == "benchmark" else "right")
-        for name, score in ref.metrics["benchmarks"].items():
-            table.add_row(name, f"{score['accuracy']:.1%}", _note(score))
-        console.print(table)
+        _show_scores(console, ref.metrics)
         console.print(f"[bold]{model.name}[/bold]  {STEPS[ref.step].headline(ref.metrics)}  [dim]{ref.short}[/dim]")
         console.print()
+
+
+def _show_scores(console: Console, metrics: dict[str, Any]) -> None:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for header in ("benchmark", "right", ""):
+        table.add_column(header, justify="left" if header == "benchmark" else "right")
+    for name, score in metrics["benchmarks"].items():
+        table.add_row(name, f"{score['accuracy']:.1%}", _note(score))
+    console.print(table)
 
 
 def _note(score: dict[str, Any]) -> str:

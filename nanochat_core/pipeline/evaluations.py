@@ -81,18 +81,19 @@ def measure(run: StepRun, module: str, job: dict[str, Any]) -> Metrics:
         "device": runtime.device,
         "num_threads": runtime.num_threads,
         "batch_tokens": runtime.eval_batch_tokens,
-        "work": str(run.work),
+        "work": str(run.attempt),
         "out": str(run.out),
     }
-    plan = run.work / "plan.json"
+    plan = run.attempt / "plan.json"
     plan.write_text(json.dumps(told))
     command = [sys.executable, "-m", module, str(plan)]
     if runtime.num_processes > 1:
         command = torchrun(module, str(plan), num_processes=runtime.num_processes)
     result = run_child(
         command,
-        run.work,
+        run.attempt,
         on_record=lambda record: run.progress(record["done"], record["total"], record["text"]),
         environment={},
+        check=run.lease.raise_if_lost,
     )
     return {key: value for key, value in result.items() if key != "status"}

@@ -40,7 +40,7 @@ def finish_run(plan: RunPlan, refs: list[Ref], *, started_at: float) -> Finished
     by_step = {ref.step: ref for ref in refs}
     for step, kind in MODEL_STEPS.items():
         if step in by_step and (artifact := space.store.find(step, by_step[step].fingerprint)):
-            space.store.set_ref(f"{plan.config.preset}-{kind}", artifact.fingerprint[:12], artifact)
+            space.store.set_ref(f"{plan.config.preset}-{kind}", artifact.fingerprint[:12], artifact, expires=True)
     report = write_report(space, plan, refs, run_id=run_id, seconds=seconds) if "report" in by_step else None
     record = {
         "run_id": run_id,

@@ -1,17 +1,18 @@
 """One step: a pure function of (identity config, input artifacts) that makes one artifact.
 
-`execute` finds the artifact in the store or makes it: it computes the fingerprint, takes this machine's lock on it,
-runs the body in a scratch folder, and publishes the result, manifest last. An input whose bytes are damaged is never
-used: it is discarded and the step that made it runs again, on the spot.
+`execute` finds the artifact in the store or makes it: it computes the fingerprint, takes the store's lease on it, runs
+the body in a scratch folder, and publishes the result, manifest last. A driver that was silent for too long has lost
+its step to another one: it publishes nothing, and its ranks stop. An input whose bytes are damaged is never used: it is
+discarded and the step that made it runs again, on the spot.
 """
 
-import contextlib
-import fcntl
 import logging
+import os
+import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ from nanochat_core.base import fingerprint
 from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance, why
+from nanochat_core.store.lease import Lease
 from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.partial import Partial
 from nanochat_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
+ATTEMPT = "attempt"
 LOG_FOLDER = "log"  # files below it (metrics, output) are kept with an artifact and are no part of its digest
+LEASE_TTL_S = 60.0  # a driver that is silent for so long has lost its step to whoever waits
 QUICK_CHECK_BYTES = 256 << 20  # cached artifacts up to this size are read and verified before they are reused
 
 
@@ -62,6 +66,8 @@ class StepRun:
     """The fingerprint."""
     work: Path
     """Scratch that later attempts at the same fingerprint find again."""
+    attempt: Path
+    """Scratch of this attempt alone: a driver that lost its lease and does not know yet writes into its own."""
     out: Path
     """The files put here become the artifact."""
     partial: Partial
@@ -71,6 +77,8 @@ class StepRun:
     """The step's identity config, as its fingerprint has it."""
     digests: Mapping[str, str]
     """Of the input artifacts."""
+    lease: Lease
+    """The right to make it; who loses it stops."""
 
     def progress(self, done: float, total: float, text: str = "") -> None:
         observe.current().step_progress(self.step, done, total, text)
@@ -148,12 +156,13 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
     try:
         digests = {name: ref.content if step.reads_logs else ref.digest for name, ref in inputs.items()}
         key = step_key(step, plan, digests)
-        with _lock(space, step.name, key.fingerprint):
-            found = None if step.name in plan.fresh else reusable(space, step.name, key)
-            found = found or _accept_drift(space, step, plan, key)
-            if step.name in plan.fresh:
-                space.store.partial(step.name, key.fingerprint).clear()  # anew means without the old checkpoints
-            artifact = found or _make(space, step, plan, key, inputs, steps)
+        found = _found(space, step, plan, key)
+        if found is None:
+            with _lease(space, step.name, key) as lease:
+                found = _found(space, step, plan, key)  # whoever held the lease before may have made it
+                artifact = found or _make(space, step, plan, key, inputs, steps, lease)
+        else:
+            artifact = found
     except BaseException as error:
         told = "stopped" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
         observer.step_failed(step.name, told)
@@ -163,6 +172,24 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
         step.name, is_cached=ref.is_cached, seconds=time.time() - started, headline=step.headline(ref.metrics)
     )
     return ref
+
+
+def _found(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> Artifact | None:
+    """The artifact where the run may reuse one."""
+    if step.name in plan.fresh:
+        return None
+    return reusable(space, step.name, key) or _accept_drift(space, step, plan, key)
+
+
+def _lease(space: Workspace, step: str, key: StepKey) -> Lease:
+    """The right to make this step, held by one process of all machines that share the store."""
+
+    def on_wait(owner: str) -> None:
+        observe.current().note(f"{step} is being made by {owner}; waiting for it")
+
+    owner = f"process {os.getpid()} on {platform.node() or 'this machine'}"
+    inputs = key.identity["inputs"]
+    return space.store.lease(step, key.fingerprint, owner=owner, ttl_s=LEASE_TTL_S, inputs=inputs, on_wait=on_wait)
 
 
 def ref_of(artifact: Artifact, inputs: Mapping[str, Ref], *, is_cached: bool = True) -> Ref:
@@ -181,7 +208,7 @@ def ref_of(artifact: Artifact, inputs: Mapping[str, Ref], *, is_cached: bool = T
 
 def reusable(space: Workspace, step: str, key: StepKey) -> Artifact | None:
     """The artifact, when it is whole. Small ones are read and verified, since that costs less than a surprise."""
-    artifact = space.store.find(step, key.fingerprint)
+    artifact = space.store.reuse(step, key.fingerprint)
     if artifact is None or artifact.num_bytes > QUICK_CHECK_BYTES or "://" in space.store.url:
         return artifact  # what is large or far is verified when it is read
     damaged = space.store.verify(artifact)
@@ -217,18 +244,31 @@ def _accept_drift(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> 
 
 
 def _make(
-    space: Workspace, step: Step, plan: RunPlan, key: StepKey, inputs: Mapping[str, Ref], steps: Mapping[str, Step]
+    space: Workspace,
+    step: Step,
+    plan: RunPlan,
+    key: StepKey,
+    inputs: Mapping[str, Ref],
+    steps: Mapping[str, Step],
+    lease: Lease,
 ) -> Artifact:
     started = time.time()
     work = space.work(step.name, key.fingerprint)
-    out = work / "out"
-    shutil.rmtree(out, ignore_errors=True)
+    for old in sorted(work.glob(f"{ATTEMPT}-*"))[:-1]:  # the last one's log may be wanted
+        shutil.rmtree(old, ignore_errors=True)
+    attempt = work / f"{ATTEMPT}-{lease.number:06d}"
+    shutil.rmtree(attempt, ignore_errors=True)
+    out = attempt / "out"
     out.mkdir(parents=True)
-    partial = space.store.partial(step.name, key.fingerprint)
+    partial = space.store.partial(step.name, key.fingerprint, lease=lease)
+    if step.name in plan.fresh:
+        partial.clear()  # anew means without the old checkpoints
     settings = key.identity["config"]
     needed = step.reads(settings) if step.reads else {}
     folders = {name: _fetch_input(space, plan, ref, steps, needed.get(name)) for name, ref in inputs.items()}
-    run = StepRun(plan, step.name, key.fingerprint, work, out, partial, folders, settings, key.identity["inputs"])
+    run = StepRun(
+        plan, step.name, key.fingerprint, work, attempt, out, partial, folders, settings, key.identity["inputs"], lease
+    )
     metrics = step.body(run)
     artifact = space.store.publish(
         out,
@@ -236,6 +276,7 @@ def _make(
         fingerprint=key.fingerprint,
         metrics=metrics,
         provenance=provenance.collect(arguments=sys.argv[1:], started_at=started),
+        lease=lease,
     )
     partial.clear()
     shutil.rmtree(work, ignore_errors=True)
@@ -263,20 +304,6 @@ def _fetch_input(space: Workspace, plan: RunPlan, ref: Ref, steps: Mapping[str, 
     raise CorruptError(
         f"{ref.short} is damaged again right after it was made", hint="check the disk or the object store"
     )
-
-
-@contextlib.contextmanager
-def _lock(space: Workspace, step: str, key: str) -> Iterator[None]:
-    """One process of this machine at a time works on a fingerprint; the kernel frees the lock of one that dies."""
-    folder = space.home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{step}-{key[:16]}").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            observe.current().note(f"{step} is being made by another run on this machine; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,9 @@ def _train(run: StepRun, make_job: Any) -> Metrics:
 
     nodes = Nodes.from_environment(run.plan.config.runtime.num_nodes, run_id=run.key[:16])
     keeper = CheckpointKeeper(run.partial, scratch=run.work / "checkpoints", note=run.note)
-    job = make_job(run.plan, run.inputs, checkpoints=keeper.prepare(), work=run.work, out=run.out)
-    charts = TensorBoardLog(run.work / TENSORBOARD)
+    job = make_job(run.plan, run.inputs, checkpoints=keeper.prepare(), work=run.attempt, out=run.out)
+    job = dataclasses.replace(job, paths=dataclasses.replace(job.paths, successor=run.lease.successor))
+    charts = TensorBoardLog(run.attempt / TENSORBOARD)
 
     def on_record(record: dict[str, Any]) -> None:
         keeper.on_record(record)
@@ -95,7 +96,7 @@ def _train(run: StepRun, make_job: Any) -> Metrics:
         run.record(record)
 
     try:
-        result = run_training(job, on_record, nodes)
+        result = run_training(job, on_record, nodes, check=run.lease.raise_if_lost)
     finally:
         charts.close()
         keeper.finish()
@@ -106,7 +107,7 @@ def _train(run: StepRun, make_job: Any) -> Metrics:
 def _keep_logs(run: StepRun) -> None:
     folder = run.out / LOG_FOLDER
     folder.mkdir(exist_ok=True)
-    shutil.copytree(run.work / TENSORBOARD, folder / TENSORBOARD)
+    shutil.copytree(run.attempt / TENSORBOARD, folder / TENSORBOARD)
     for name in (RECORDS_NAME, LOG_NAME, "plan.json"):
-        if (run.work / name).is_file():
-            shutil.copyfile(run.work / name, folder / name)
+        if (run.attempt / name).is_file():
+            shutil.copyfile(run.attempt / name, folder / name)

@@ -58,7 +58,7 @@ def local_error(error: BaseException, url: str, doing: str) -> NanochatError:
 def _remote_error(error: BaseException, url: str, doing: str) -> NanochatError:
     if getattr(error, "filename", None) and isinstance(error, OSError):
         return local_error(error, url, doing)  # s3fs does not set filename: this is the local end of a transfer
-    code = _error_code(error)
+    code = error_code(error)
     at = f"{url} at {endpoint()}" if url.startswith("s3://") else url
     if type(error).__name__ in NO_CREDENTIALS:
         return MissingError(f"there is no key for {url}", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
@@ -85,7 +85,7 @@ def endpoint() -> str:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
 
 
-def _error_code(error: BaseException | None) -> str | None:
+def error_code(error: BaseException | None) -> str | None:
     """The server's own code; s3fs hides it in the cause of an OSError."""
     while error is not None:
         response = getattr(error, "response", None)

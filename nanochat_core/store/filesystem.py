@@ -12,8 +12,9 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,15 @@ S3_ATTEMPTS = 8
 S3FS_RETRIES = 2
 PROBE_ATTEMPTS = 1  # opening a store that is not there has to fail in seconds
 PROBE_TIMEOUT_S = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """What a listing says of an object."""
+
+    num_bytes: int
+    modified: float
+    """By the storage's clock, in seconds since 1970."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,13 +105,15 @@ def _open_s3(location: Location) -> "Files":
     import aiohttp
     from botocore.exceptions import BotoCoreError, ClientError
 
+    from nanochat_core.store.s3 import S3Files
+
     failures = (OSError, BotoCoreError, ClientError, aiohttp.ClientError)
     bucket, _, prefix = location.path.partition("/")
     with explained(failures, url=location.url, doing="opening the store"):
         probe = _s3_filesystem(attempts=PROBE_ATTEMPTS, retries=1, connect_timeout_s=2, read_timeout_s=PROBE_TIMEOUT_S)
         probe.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
         filesystem = _s3_filesystem(attempts=S3_ATTEMPTS, retries=S3FS_RETRIES, connect_timeout_s=5, read_timeout_s=30)
-    return Files(location, filesystem, failures=failures)
+    return S3Files(location, filesystem, failures=failures)
 
 
 @functools.cache
@@ -143,6 +155,8 @@ class Files:
     """Objects on a server. Keys are relative and use "/"; `None` and `False` mean that there is no such object."""
 
     folder: Path | None = None
+    has_atomic_create = False
+    """Whether of any number of `create` of one key exactly one succeeds."""
 
     def __init__(
         self, location: Location, fs: AbstractFileSystem, *, failures: tuple[type[BaseException], ...] = (OSError,)
@@ -188,9 +202,32 @@ class Files:
             found = self.fs.find(self.path(prefix))
         return sorted(str(name)[len(self.location.path) + 1 :] for name in found)
 
+    def stamps(self, prefix: str) -> dict[str, Stamp]:
+        """Every object below `prefix` with its size and age."""
+        with self.explained(f"listing {prefix}"):
+            found = self.fs.find(self.path(prefix), detail=True)
+        return {str(name)[len(self.location.path) + 1 :]: _stamp(facts) for name, facts in sorted(found.items())}
+
+    def now(self) -> float:
+        """The time by the clock that stamps the objects."""
+        return time.time()
+
     def write(self, key: str, content: bytes) -> None:
         with self.explained(f"writing {key}"):
             self.fs.pipe_file(self.path(key), content)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write an object that is not there yet; False when it is. Here the look and the write are two requests."""
+        if self.num_bytes(key) is not None:
+            return False
+        self.write(key, content)
+        return True
+
+    def touch(self, key: str) -> None:
+        """Make an object as young as a new one; nothing happens when it is not there."""
+        content = self.read(key)
+        if content is not None:
+            self.write(key, content)
 
     def put(self, local: Path, key: str) -> None:
         options = (
@@ -211,6 +248,8 @@ class Files:
 class FolderFiles(Files):
     """Objects in a folder of this machine."""
 
+    has_atomic_create = True
+
     def __init__(self, location: Location, fs: AbstractFileSystem) -> None:
         super().__init__(location, fs)
         self.folder: Path = Path(location.path)
@@ -219,6 +258,43 @@ class FolderFiles(Files):
         with self.explained(f"writing {key}"), self.scratch() as temporary:
             temporary.write_bytes(content)
             settle(temporary, self.folder / key)
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Write an object that is not there yet; False when it is. A link is made by one of many only, also on NFS."""
+        with self.explained(f"writing {key}"), self.scratch() as temporary:
+            temporary.write_bytes(content)
+            try:
+                settle(temporary, self.folder / key, place=_link)
+            except FileExistsError:
+                return False
+        return True
+
+    def touch(self, key: str) -> None:
+        with self.explained(f"touching {key}"), contextlib.suppress(FileNotFoundError):
+            os.utime(self.folder / key)
+
+    def keys(self, prefix: str) -> list[str]:
+        """Every object below `prefix`, sorted. fsspec's own listing fails when a file goes away while it looks."""
+        with self.explained(f"listing {prefix}"):
+            found = [Path(parent, name) for parent, _, names in os.walk(self.folder / prefix) for name in names]
+        return sorted(path.relative_to(self.folder).as_posix() for path in found)
+
+    def stamps(self, prefix: str) -> dict[str, Stamp]:
+        found: dict[str, Stamp] = {}
+        for key in self.keys(prefix):
+            with self.explained(f"listing {prefix}"), contextlib.suppress(FileNotFoundError):
+                facts = (self.folder / key).stat()
+                found[key] = Stamp(num_bytes=facts.st_size, modified=facts.st_mtime)
+        return found
+
+    def now(self) -> float:
+        """The clock of the file system, which may be another machine's; ours where nothing can be written."""
+        try:
+            with self.scratch() as probe:
+                probe.touch()
+                return probe.stat().st_mtime
+        except OSError:
+            return time.time()
 
     def put(self, local: Path, key: str) -> None:
         with self.explained(f"writing {key}"), self.scratch() as temporary:
@@ -236,6 +312,27 @@ class FolderFiles(Files):
     def scratch(self) -> contextlib.AbstractContextManager[Path]:
         """A path in the store's own file system, so that the rename into place is atomic."""
         return scratch_file(self.folder / "tmp")
+
+
+def _link(temporary: Path, target: Path) -> None:
+    """Like a rename that fails when the target is there."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: exclusive all the same, but for a moment the file is not whole
+        content = temporary.read_bytes()
+        with target.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _stamp(facts: Mapping[str, Any]) -> Stamp:
+    """fsspec's file systems name the time each in their own way."""
+    modified = next((facts[name] for name in ("LastModified", "mtime", "created") if facts.get(name) is not None), 0.0)
+    seconds = modified.timestamp() if isinstance(modified, datetime) else float(modified)
+    return Stamp(num_bytes=int(facts["size"]), modified=seconds)
 
 
 @contextlib.contextmanager
@@ -257,14 +354,23 @@ def sweep_scratch(folder: Path) -> None:
                 path.unlink()
 
 
-def settle(temporary: Path, target: Path, *, mode: int | None = None) -> None:
-    """Make a finished temporary file appear as `target`, whole and on the disk, or not at all."""
+def settle(
+    temporary: Path,
+    target: Path,
+    *,
+    mode: int | None = None,
+    place: Callable[[Path, Path], None] = lambda temporary, target: os.replace(temporary, target),
+) -> None:
+    """Make a finished temporary file appear as `target`, whole and on the disk, or not at all.
+
+    `place` is the last step: by default a rename, which replaces what is there.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
         if mode is not None:
             os.fchmod(file.fileno(), mode)
-    os.replace(temporary, target)
+    place(temporary, target)
     folder = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the rename itself lives in the folder

@@ -15,10 +15,11 @@ from functools import cached_property
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
-from nanochat_core.base.fingerprint import canonical_json
+from nanochat_core.base.fingerprint import canonical_json, identity_digest
 
 FORMAT = 1
 SEAL = "seal"
+LOGS = "log/"  # files below it are kept with an artifact and are no part of its result
 SHA256 = re.compile(r"[0-9a-f]{64}")
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 
@@ -56,6 +57,12 @@ class Artifact:
         """Content digest: independent of who made it and when."""
         pairs = sorted((name, entry.sha256) for name, entry in self.files.items())
         return hashlib.sha256(canonical_json(pairs).encode()).hexdigest()
+
+    @cached_property
+    def result_digest(self) -> str:
+        """Like `digest`, without the logs: what most steps know their inputs by."""
+        results = {name: entry.sha256 for name, entry in self.files.items() if not name.startswith(LOGS)}
+        return identity_digest(results)
 
     @property
     def num_bytes(self) -> int:

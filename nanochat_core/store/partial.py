@@ -3,17 +3,23 @@
 The files go first and a marker with their sizes and digests last; taking something away removes the marker first. So a
 process that dies in between leaves at worst bytes that nobody looks at. In a store that is a folder, a step may write
 straight into `folder / name` and call `put_folder` on that: nothing is copied then.
+
+Under a lease everything written carries its fencing number (`name@7/...`, `name@7.complete.json`), and the lease is
+checked before each marker. So a holder that slept and lost it cannot touch a later one's files, whenever it wakes:
+it writes and removes under its own and earlier numbers only, and of equal names the highest number is read.
 """
 
 import logging
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from nanochat_core.base.errors import ConfigError, CorruptError
 from nanochat_core.store.blobs import hash_file, matches, unchanged
 from nanochat_core.store.filesystem import Files
+from nanochat_core.store.lease import Lease
 from nanochat_core.store.manifest import (
     FileEntry,
     check_key,
@@ -26,6 +32,11 @@ from nanochat_core.store.parallel import in_parallel
 
 log = logging.getLogger(__name__)
 MARKER = ".complete.json"
+FENCE = "@"  # between a name and its number; no name can hold it
+
+
+def partial_root(step: str, fingerprint: str) -> str:
+    return f"partial/{check_key(step, what='step')}/{check_key(fingerprint, what='fingerprint')}"
 
 
 def list_files(folder: Path) -> list[str]:
@@ -46,9 +57,10 @@ def list_files(folder: Path) -> list[str]:
 class Partial:
     """The kept pieces of one unfinished step."""
 
-    def __init__(self, files: Files, *, step: str, fingerprint: str) -> None:
+    def __init__(self, files: Files, *, step: str, fingerprint: str, lease: Lease | None = None) -> None:
         self._files = files
-        self._root = f"partial/{check_key(step, what='step')}/{check_key(fingerprint, what='fingerprint')}"
+        self._root = partial_root(step, fingerprint)
+        self._lease = lease
 
     @property
     def folder(self) -> Path | None:
@@ -57,49 +69,58 @@ class Partial:
 
     def put_folder(self, local: Path, name: str) -> None:
         """Keep the files of `local` under `name`, replacing what was kept under it."""
-        is_in_place = self._is_own(local, name)
-        self._files.remove(self._marker(name))
+        self._check_lease()
+        is_in_place = self._is_own(local, check_key(name, what="name"))
+        stored = name if is_in_place or not self._lease else f"{name}{FENCE}{self._lease.number}"
+        self._files.remove(self._marker(stored))
         if not is_in_place:
-            self._files.remove_below(self._key(name))
+            self._files.remove_below(self._key(stored))
 
         def store(relative: str) -> tuple[str, FileEntry]:
             path = local / relative
             with self._files.explained(f"keeping {name}"), unchanged(path):
                 entry = hash_file(path)
                 if not is_in_place:
-                    self._files.put(path, f"{self._key(name)}/{relative}")
+                    self._files.put(path, f"{self._key(stored)}/{relative}")
             return relative, entry
 
         entries = dict(in_parallel(store, list_files(local)))
-        self._files.write(self._marker(name), seal_json({"name": name, "files": entries}))
+        self._check_lease()
+        self._files.write(self._marker(stored), seal_json({"name": stored, "files": entries}))
+        for older in self._stored(name):
+            if older != stored and self._is_ours(older):
+                self._remove_stored(older)
 
     def get_folder(self, name: str, into: Path) -> bool:
         """Write what is kept under `name` to the new folder `into`; False when it is not there or not intact."""
-        entries = self._read_marker(name)
+        return any(self._get_stored(stored, into) for stored in self._stored(name))
+
+    def _get_stored(self, stored: str, into: Path) -> bool:
+        entries = self._read_marker(stored)
         if entries is None:
             return False
-        if self._is_own(into, name):
+        if self._is_own(into, stored):
             damaged = [relative for relative, entry in entries.items() if not matches(into / relative, entry)]
-            return not self._report(name, damaged)
+            return not self._report(stored, damaged)
         if into.exists() and any(into.iterdir()):
             raise ConfigError(f"{into} is not empty", hint="pass a new folder")
         staging = into.with_name(f".{into.name}-{secrets.token_hex(4)}")
         try:
             staging.mkdir(parents=True)
-            damaged = self._copy(entries, name, staging)
+            damaged = self._copy(entries, stored, staging)
             if not damaged:
                 os.replace(staging, into)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        return not self._report(name, damaged)
+        return not self._report(stored, damaged)
 
-    def _copy(self, entries: dict[str, FileEntry], name: str, target: Path) -> list[str]:
+    def _copy(self, entries: dict[str, FileEntry], stored: str, target: Path) -> list[str]:
         """Copy the files; the names of those that are missing or have other bytes than promised."""
 
         def is_good(relative: str) -> bool:
             path = target / relative
             path.parent.mkdir(parents=True, exist_ok=True)
-            found = self._files.get(f"{self._key(name)}/{relative}", path)
+            found = self._files.get(f"{self._key(stored)}/{relative}", path)
             return found and matches(path, entries[relative])
 
         relatives = sorted(entries)
@@ -107,41 +128,77 @@ class Partial:
 
     def names(self) -> list[str]:
         """What is kept and complete, sorted as text."""
-        prefix = len(self._root) + 1
-        below = [key[prefix:] for key in self._files.keys(self._root)]
-        return sorted(name.removesuffix(MARKER) for name in below if "/" not in name and name.endswith(MARKER))
+        return sorted({stored.partition(FENCE)[0] for stored in self._all_stored()})
 
     def remove(self, name: str) -> None:
-        self._files.remove(self._marker(name))
-        self._files.remove_below(self._key(name))
+        self._check_lease()
+        for stored in {*self._stored(name), check_key(name, what="name")}:
+            if self._is_ours(stored):
+                self._remove_stored(stored)
 
     def clear(self) -> None:
-        for name in self.names():
-            self._files.remove(self._marker(name))
-        self._files.remove_below(self._root)
+        """Remove everything; with a lease, everything but what a later holder wrote."""
+        self._check_lease()
+        parts = {key[len(self._root) + 1 :].partition("/")[0] for key in self._files.keys(self._root)}
+        found = {part.removesuffix(MARKER) for part in parts}
+        ours = {stored for stored in found if self._is_ours(stored)}
+        for stored in ours:
+            self._files.remove(self._marker(stored))
+        for key in [self._root] if ours == found else [self._key(stored) for stored in ours]:
+            self._files.remove_below(key)
 
-    def _key(self, name: str) -> str:
-        return f"{self._root}/{check_key(name, what='name')}"
+    def _all_stored(self) -> Iterator[str]:
+        """Every complete piece, under the name it is stored by."""
+        prefix = len(self._root) + 1
+        for key in self._files.keys(self._root):
+            if key.endswith(MARKER) and "/" not in key[prefix:]:
+                yield key[prefix:].removesuffix(MARKER)
 
-    def _marker(self, name: str) -> str:
-        return self._key(name) + MARKER
+    def _stored(self, name: str) -> list[str]:
+        """The places where a name is kept: the newest holder's first, without a number last."""
+        check_key(name, what="name")
+        found = [stored for stored in self._all_stored() if stored.partition(FENCE)[0] == name]
+        return sorted(found, key=_number, reverse=True)
 
-    def _is_own(self, local: Path, name: str) -> bool:
-        return self.folder is not None and local.resolve() == (self.folder / check_key(name, what="name")).resolve()
+    def _is_ours(self, stored: str) -> bool:
+        return self._lease is None or _number(stored) <= self._lease.number
 
-    def _read_marker(self, name: str) -> dict[str, FileEntry] | None:
-        content = self._files.read(self._marker(name))
+    def _check_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.check()
+
+    def _remove_stored(self, stored: str) -> None:
+        self._files.remove(self._marker(stored))
+        self._files.remove_below(self._key(stored))
+
+    def _key(self, stored: str) -> str:
+        return f"{self._root}/{stored}"
+
+    def _marker(self, stored: str) -> str:
+        return self._key(stored) + MARKER
+
+    def _is_own(self, local: Path, stored: str) -> bool:
+        return self.folder is not None and local.resolve() == (self.folder / stored).resolve()
+
+    def _read_marker(self, stored: str) -> dict[str, FileEntry] | None:
+        content = self._files.read(self._marker(stored))
         if content is None:
             return None
         try:
-            fields = open_sealed_json(content, where=self._marker(name))
-            entries = entries_from_json(fields.get("files"), where=self._marker(name))
+            fields = open_sealed_json(content, where=self._marker(stored))
+            entries = entries_from_json(fields.get("files"), where=self._marker(stored))
         except CorruptError as error:
             log.warning("%s: leaving it out", error)
             return None
-        return entries if fields.get("name") == name else None
+        return entries if fields.get("name") == stored else None
 
-    def _report(self, name: str, damaged: list[str]) -> list[str]:
+    def _report(self, stored: str, damaged: list[str]) -> list[str]:
         if damaged:
-            log.warning("%s/%s is left out: %s missing or damaged", self._root, name, ", ".join(damaged[:5]))
+            log.warning("%s/%s is left out: %s missing or damaged", self._root, stored, ", ".join(damaged[:5]))
         return damaged
+
+
+def _number(stored: str) -> int:
+    """The fencing number that a piece was stored under; 0 for none."""
+    number = stored.partition(FENCE)[2]
+    return int(number) if number.isdigit() else 0

@@ -8,9 +8,7 @@ step runs again; a file with another digest than promised is never handed out.
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +17,22 @@ from nanochat_core.store.blobs import Blobs, blob_key, seen
 from nanochat_core.store.cache import Cache
 from nanochat_core.store.failures import explained
 from nanochat_core.store.filesystem import Files, open_files, scratch_file, sweep_scratch
+from nanochat_core.store.intent import spare
+from nanochat_core.store.lease import TTL_S, Claim, Lease, LeaseBook, LeaseLostError, acquire
 from nanochat_core.store.manifest import Artifact, FileEntry, check_key, open_sealed_json, seal_json
+from nanochat_core.store.names import Names, Pin, Ref
 from nanochat_core.store.parallel import in_parallel
-from nanochat_core.store.partial import Partial, list_files
+from nanochat_core.store.partial import Partial, list_files, partial_root
 from nanochat_core.store.views import Views
 
 log = logging.getLogger(__name__)
 DEFAULT_CACHE_BYTES = 50 << 30
+FENCING_NUMBER = "fencing_number"
 TRANSFERS = 4  # files at once; each of them uses several connections of its own
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ref:
-    """A name for people, and the artifact that it means."""
-
-    name: str
-    version: str
-    step: str
-    fingerprint: str
-    digest: str
-    set_at: str
 
 
 def manifest_key(step: str, fingerprint: str) -> str:
     return f"steps/{check_key(step, what='step')}/{check_key(fingerprint, what='fingerprint')}.json"
-
-
-def _ref_key(name: str, version: str) -> str:
-    return f"refs/{check_key(name, what='ref')}/{check_key(version, what='version')}.json"
 
 
 def _run_key(run_id: str) -> str:
@@ -60,6 +46,7 @@ class Store:
         self.url = files.location.url
         self._files = files
         self._blobs = Blobs(files)
+        self._names = Names(files)
         self._cache_folder = cache_folder.expanduser().absolute()
         self._views = Views(self._cache_folder / "views")
         self._cache = Cache(self._blobs, folder=self._cache_folder, max_bytes=cache_max_bytes, views=self._views)
@@ -68,6 +55,15 @@ class Store:
     def open(cls, url: str, *, cache_folder: Path, cache_max_bytes: int = DEFAULT_CACHE_BYTES) -> "Store":
         """The store at a folder or URL; an error within seconds when a remote one cannot be used."""
         return cls(open_files(url), cache_folder=cache_folder, cache_max_bytes=cache_max_bytes)
+
+    @property
+    def files(self) -> Files:
+        """The objects themselves, for the garbage collector."""
+        return self._files
+
+    @property
+    def names(self) -> Names:
+        return self._names
 
     # --- artifacts ---
 
@@ -83,8 +79,16 @@ class Store:
         packages: Mapping[str, str],
         metrics: Mapping[str, Any],
         provenance: Mapping[str, Any],
+        lease: Lease | None = None,
     ) -> Artifact:
-        """Store the files of `folder` and then the manifest that makes them an artifact."""
+        """Store the files of `folder` and then the manifest that makes them an artifact.
+
+        With a lease, LeaseLostError when somebody else holds it; the manifest then carries its fencing number.
+        """
+        if lease is not None:
+            provenance = {**provenance, FENCING_NUMBER: lease.number}
+            assert manifest_key(step, fingerprint) == f"steps{lease.root.removeprefix('leases')}.json", lease.root
+            lease.check()
 
         def artifact(files: Mapping[str, FileEntry]) -> Artifact:
             return Artifact(
@@ -92,15 +96,38 @@ class Store:
                 code=code, packages=packages, metrics=metrics, provenance=provenance,
             )  # fmt: skip
 
-        key = manifest_key(step, fingerprint)
         artifact({}).to_json()  # a value that JSON cannot hold should fail before the upload, not after
         names = list_files(folder)
         if self._files.folder is not None:
             sweep_scratch(self._files.folder / "tmp")
         entries = in_parallel(lambda name: self._blobs.add(folder / name), names, workers=TRANSFERS)
         published = artifact(dict(zip(names, entries, strict=True)))
-        self._files.write(key, published.to_json())
+        self._write_manifest(published, lease)
+        blobs = [blob_key(entry.sha256) for entry in entries]
+        spare(self._files, None if inputs else [manifest_key(step, fingerprint), *blobs])
+        lost = [name for name in names if not self._blobs.has(published.files[name])]  # by a gc that came between
+        in_parallel(lambda name: self._blobs.add(folder / name), lost, workers=TRANSFERS)
+        if self._files.folder is None:
+            self._cache.keep({entry: folder / name for name, entry in published.files.items()})
         return published
+
+    def _write_manifest(self, artifact: Artifact, lease: Lease | None) -> None:
+        """The write that all others wait for. A holder that slept since its check meets a later one's manifest."""
+        key, content = manifest_key(artifact.step, artifact.fingerprint), artifact.to_json()
+        if lease is None:
+            self._files.write(key, content)
+            return
+        lease.check()
+        if self._files.create(key, content):
+            return
+        existing = self._read_manifest(key)
+        if existing is not None and existing.provenance.get(FENCING_NUMBER, 0) > lease.number:
+            raise LeaseLostError(
+                f"{artifact.step} {artifact.fingerprint[:12]} was published by a later holder of its lease",
+                hint="run the same command again to use what it made",
+            )
+        lease.check()
+        self._files.write(key, content)
 
     def find(self, step: str, fingerprint: str) -> Artifact | None:
         """The artifact, when its manifest is sound and every blob is there with the right size."""
@@ -117,6 +144,16 @@ class Store:
             )  # fmt: skip
             return None
         return artifact
+
+    def reuse(self, step: str, fingerprint: str) -> Artifact | None:
+        """Like `find`, for a run that will work with the artifact: gc takes it for as young as a new one."""
+        artifact = self.find(step, fingerprint)
+        if artifact is None:
+            return None
+        key = manifest_key(step, fingerprint)
+        self._files.touch(key)
+        spare(self._files, [key, *(blob_key(entry.sha256) for entry in artifact.files.values())])
+        return self.find(step, fingerprint)
 
     def _read_manifest(self, key: str) -> Artifact | None:
         content = self._files.read(key)
@@ -198,22 +235,22 @@ class Store:
 
     # --- names ---
 
-    def set_ref(self, name: str, version: str, artifact: Artifact) -> Ref:
-        """Let `name` at `version` mean `artifact`; an earlier meaning of the same version is replaced."""
-        ref = Ref(
-            name=name, version=version, step=artifact.step, fingerprint=artifact.fingerprint,
-            digest=artifact.digest, set_at=datetime.now(UTC).isoformat(),
-        )  # fmt: skip
-        self._files.write(_ref_key(name, version), seal_json(asdict(ref)))
+    def set_ref(self, name: str, version: str, artifact: Artifact, *, expires: bool = False) -> Ref:
+        """Let `name` at `version` mean `artifact`; an earlier meaning of the same version is replaced.
+
+        `expires`: set by a run as it ends, see names.py.
+        """
+        ref = self._names.set_ref(name, version, artifact, expires=expires)
+        self._hold([(artifact.step, artifact.fingerprint)])
+        if self._files.num_bytes(manifest_key(artifact.step, artifact.fingerprint)) is None:
+            raise MissingError(
+                f"{artifact.step} {artifact.fingerprint[:12]} is not in {self.url} any more", hint="run the step again"
+            )
         return ref
 
     def ref(self, name: str, version: str | None = None) -> Artifact:
         """The artifact that a name means; of the newest version when none is given."""
-        if version is not None:
-            found = self._read_ref(_ref_key(name, version))
-        else:
-            keys = self._files.keys(f"refs/{check_key(name, what='ref')}")
-            found = max(filter(None, map(self._read_ref, keys)), key=lambda ref: ref.set_at, default=None)
+        found = self._names.find(name, version)
         if found is None:
             known = sorted({f"{ref.name} {ref.version}" for ref in self.refs()})
             raise MissingError(
@@ -237,34 +274,80 @@ class Store:
             )
         return artifact
 
-    def _read_ref(self, key: str) -> Ref | None:
-        content = self._files.read(key)
-        if content is None:
-            return None
-        fields = open_sealed_json(content, where=key)
-        try:
-            ref = Ref(**fields)
-        except TypeError as error:
-            raise CorruptError(f"{key} is not a ref: {error}", hint="set the ref again") from error
-        if _ref_key(ref.name, ref.version) != key:
-            raise CorruptError(f"{key} is the ref {ref.name} {ref.version}", hint="set the ref again")
-        return ref
-
     def refs(self) -> list[Ref]:
         """Every readable ref, by name and then by age."""
-        found = []
-        for key in self._files.keys("refs"):
-            try:
-                found.append(self._read_ref(key))
-            except CorruptError as error:
-                log.warning("%s: leaving it out", error)
-        return sorted((ref for ref in found if ref is not None), key=lambda ref: (ref.name, ref.set_at))
+        return self._names.refs()
+
+    def remove_ref(self, name: str, version: str | None = None) -> list[Ref]:
+        """Forget a name, or one version of it; the refs that are gone. The artifacts stay until gc."""
+        gone = [ref for ref in self.refs() if ref.name == name and version in (None, ref.version)]
+        return [ref for ref in gone if self._names.remove_ref(ref.name, ref.version)]
+
+    def pin(self, target: str) -> Pin:
+        """Keep what a run (its id) or a ref (NAME or NAME@VERSION) means now for ever, and what it was made from."""
+        if "@" not in target and target in self.runs():
+            artifacts = run_artifacts(self.run(target))
+        else:
+            name, _, version = target.partition("@")
+            ref = self._names.find(name, version or None)
+            if ref is None:
+                raise MissingError(f"there is no run and no ref {target} in {self.url}", hint="nanochat refs list")
+            self._resolve(ref)
+            target, artifacts = f"{ref.name}@{ref.version}", [(ref.step, ref.fingerprint)]
+        pin = self._names.add_pin(target, artifacts)
+        self._hold(artifacts)
+        return pin
+
+    def unpin(self, target: str) -> list[Pin]:
+        """Take pins away: of a run, of a ref, or of all versions of a name. The pins that are gone."""
+        found = [pin for pin in self.pins() if target in (pin.target, pin.target.partition("@")[0])]
+        if not found:
+            raise MissingError(f"{target} is not pinned", hint="nanochat refs list")
+        return [pin for pin in found if self._names.remove_pin(pin.target)]
+
+    def pins(self) -> list[Pin]:
+        return self._names.pins()
+
+    def _hold(self, artifacts: Iterable[tuple[str, str]]) -> None:
+        """After a name was written: gc may have begun to delete what it means (intent.py)."""
+        keys = [manifest_key(step, fingerprint) for step, fingerprint in artifacts]
+        spare(self._files, keys)
+
+    # --- leases ---
+
+    def lease(
+        self,
+        step: str,
+        fingerprint: str,
+        *,
+        owner: str,
+        ttl_s: float = TTL_S,
+        wait_s: float | None = None,
+        inputs: Mapping[str, str] | None = None,
+        on_wait: Callable[[str], None] | None = None,
+        on_lost: Callable[[LeaseLostError], None] | None = None,
+    ) -> Lease:
+        """Become the one writer of a step, and stay it until the end of the `with` block (lease.py).
+
+        Waits for ever, or for `wait_s` seconds and then raises LeaseHeldError. gc keeps the artifacts that `inputs`
+        (name -> digest) mean. `on_lost` is called by a thread when somebody else has taken over.
+        """
+        book = LeaseBook(self._files, step=step, fingerprint=fingerprint)
+        claim = Claim(owner=owner, ttl_s=ttl_s, inputs=inputs or {}, on_lost=on_lost)
+        lease = acquire(book, claim, wait_s=wait_s, on_wait=on_wait)
+        spare(self._files, None if inputs else [partial_root(step, fingerprint), manifest_key(step, fingerprint)])
+        return lease
+
+    def lease_holder(self, step: str, fingerprint: str) -> str | None:
+        """Who works on a step now, for people; None when nobody does, as far as one look can tell."""
+        held = LeaseBook(self._files, step=step, fingerprint=fingerprint).current()
+        return None if held is None or held.is_free or held.record is None else held.record.owner
 
     # --- unfinished steps and runs ---
 
-    def partial(self, step: str, fingerprint: str) -> Partial:
-        """Where an unfinished step keeps what it has."""
-        return Partial(self._files, step=step, fingerprint=fingerprint)
+    def partial(self, step: str, fingerprint: str, *, lease: Lease | None = None) -> Partial:
+        """Where an unfinished step keeps what it has; with a lease only its holder can write there."""
+        return Partial(self._files, step=step, fingerprint=fingerprint, lease=lease)
 
     def put_run(self, run_id: str, record: Mapping[str, Any]) -> None:
         """Write the record of a run, replacing an earlier one."""
@@ -286,6 +369,12 @@ class Store:
     def runs(self) -> list[str]:
         """Ids of the recorded runs, sorted."""
         return [os.path.basename(key).removesuffix(".json") for key in self._files.keys("runs")]
+
+
+def run_artifacts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(step, fingerprint) of what a run's record names."""
+    lines = record.get("steps") or []
+    return [(str(line["step"]), str(line["fingerprint"])) for line in lines if {"step", "fingerprint"} <= line.keys()]
 
 
 def _select(artifact: Artifact, names: Iterable[str] | None) -> dict[str, FileEntry]:

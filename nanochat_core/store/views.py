@@ -41,6 +41,28 @@ class Views:
                 _build(view, links)
         return view
 
+    def unused(self, *, older_than_s: float) -> list[Path]:
+        """Views that nobody holds and nobody asked for in so many seconds, and halves of some that were never built."""
+        found = []
+        for lock in sorted(self.folder.glob("*.lock")):
+            if time.time() - _modified(lock) > older_than_s:
+                with _try_exclusive(lock) as is_free:
+                    found += [lock.with_suffix("")] if is_free else []
+        halves = [path for path in sorted(self.folder.glob("*.*-*")) if time.time() - _modified(path) > older_than_s]
+        return found + halves
+
+    def remove(self, view: Path) -> bool:
+        """Take a view away unless somebody holds it; whether it is gone."""
+        lock = view.with_suffix(".lock")
+        if view.suffix:  # half of one
+            _remove(view)
+            return not view.exists()
+        with _try_exclusive(lock) as is_free:
+            if is_free:
+                _remove(view)
+                lock.unlink(missing_ok=True)
+        return not lock.exists()
+
     def targets_in_use(self) -> set[str]:
         """File names that a view of a living process links to; views that nobody used for long go away."""
         names: set[str] = set()
@@ -53,6 +75,14 @@ class Views:
                     _remove(view)
                     lock.unlink(missing_ok=True)
         return names
+
+
+def _modified(path: Path) -> float:
+    """When it was last asked for; now when it has just gone."""
+    try:
+        return path.lstat().st_mtime
+    except FileNotFoundError:
+        return time.time()
 
 
 def _hold(lock: Path) -> None:

@@ -13,6 +13,7 @@ DCP keeps its layout in a pickle; `_SafeMetadataReader` reads it with an unpickl
 import hashlib
 import io
 import json
+import os
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -40,12 +41,26 @@ METADATA_CLASSES = (
 State = dict[str, Any]
 
 
+class TakenOverError(RuntimeError):
+    """This training belongs to another driver now."""
+
+
 def save(
-    folder: Path, step: int, tensors: Mapping[str, torch.Tensor], *, state: State, metrics: Path, world: World
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, torch.Tensor],
+    *,
+    state: State,
+    metrics: Path,
+    world: World,
+    successor: Path | None = None,
 ) -> Path:
-    """Write the checkpoint after `step` steps; every rank calls it. Returns its folder."""
+    """Write the checkpoint after `step` steps; every rank calls it. Returns its folder.
+
+    Where the file `successor` exists another driver has taken over, and nothing is written into what is now its folder.
+    """
     final = folder / f"step-{step:08d}"
-    part = final.with_suffix(".tmp")
+    part = final.with_suffix(f".tmp{os.getpid()}")  # a driver that was taken over may be writing the same step
     if world.is_main:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -54,6 +69,9 @@ def save(
         shutil.copyfile(metrics, part / metrics.name)
         description = {path.name: describe(path) for path in sorted(part.iterdir())}
         (part / COMPLETE).write_text(json.dumps(description))
+        if successor is not None and successor.exists():
+            shutil.rmtree(part)
+            raise TakenOverError(f"another driver has taken over this training: {successor} exists")
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
         _remove_old(folder)
@@ -92,6 +110,9 @@ def is_whole(checkpoint: Path) -> bool:
 def load_newest(folder: Path, tensors: Mapping[str, torch.Tensor], *, world: World) -> tuple[Path, State] | None:
     """Fill `tensors` on every rank from the first rank's newest whole checkpoint; None where it has none."""
     found, state, problem = None, None, None
+    if world.is_main:
+        for torn in folder.glob("step-*.tmp*"):  # by a kill in mid-write, or by a driver that was taken over
+            shutil.rmtree(torn, ignore_errors=True)
     if world.is_main and (found := newest(folder)) is not None:
         try:
             state = load(found, tensors)

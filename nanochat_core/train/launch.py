@@ -13,13 +13,24 @@ from nanochat_core.base.torchrun import Nodes, torchrun
 from nanochat_core.train.settings import TrainJob
 
 
-def run_training(job: TrainJob, on_record: Callable[[Record], None], nodes: Nodes | None = None) -> Record:
-    """Train to the end and return the result; raises the error that the child's result or exit names."""
+def run_training(
+    job: TrainJob,
+    on_record: Callable[[Record], None],
+    nodes: Nodes | None = None,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> Record:
+    """Train to the end and return the result; raises the error that the child's result or exit names.
+
+    `check` is called several times a second; when it raises, the ranks are stopped.
+    """
     work = Path(job.paths.work)
     job.save(work / "plan.json")
     threads = job.runtime.num_threads or max(1, (os.cpu_count() or 1) // job.runtime.num_processes)
     environment = {"OMP_NUM_THREADS": str(threads)}
-    return run_child(command(job, work / "plan.json", nodes), work, on_record=on_record, environment=environment)
+    return run_child(
+        command(job, work / "plan.json", nodes), work, on_record=on_record, environment=environment, check=check
+    )
 
 
 def command(job: TrainJob, plan: Path, nodes: Nodes | None = None) -> list[str]:

@@ -172,6 +172,7 @@ class TrainingLoop:
             state=self._state(),
             metrics=self.metrics_path,
             world=self.world,
+            successor=Path(self.job.paths.successor) if self.job.paths.successor else None,
         )
         self._saved_at_s = time.monotonic()
         self._write("checkpoint", step=self.progress.step, name=saved.name, save_s=time.perf_counter() - started)

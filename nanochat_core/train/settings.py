@@ -55,6 +55,8 @@ class TrainPaths:
     """metrics.jsonl, result.json, the log."""
     out: str
     """The finished model."""
+    successor: str | None = None
+    """A file that appears when another driver has taken this training over: nothing may be saved from then on."""
 
 
 @dataclass(frozen=True, kw_only=True)

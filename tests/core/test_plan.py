@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.errors import ConfigError, NanochatError
+from nanochat_core.bounds import BENCHMARKS
 from nanochat_core.config import PretrainConfig
 from nanochat_core.model.shape import decode_flops_per_token, kv_bytes_per_token, window_sizes
 from nanochat_core.plan import estimate, model_config, optim_values, plan_pretrain, plan_run, summary
@@ -182,3 +183,27 @@ def test_planning_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (["benchmarks.names=mmlu,chess"], "chess"),
+        (["benchmarks.names="], "no benchmark ''"),
+        (["core.source=path"], "without core.path"),
+        (["core.source=path", "core.path=/nowhere/at/all"], "/nowhere/at/all is not there"),
+        (["benchmarks.source=path", "benchmarks.path=/nowhere/at/all"], "/nowhere/at/all is not there"),
+        (["sft.source=path"], "without sft.path"),
+        (["sft.num_spellings=5"], "adds nothing to the built-in"),
+        (["sft.source=mix", "sft.gsm8k_repeats=1"], "benchmarks.source is none"),
+    ],
+)
+def test_data_that_a_late_step_would_not_find_is_refused_before_the_first(sets, told):
+    with pytest.raises(NanochatError, match=told):
+        plan_run(load_config("tiny", sets))
+
+
+def test_the_plan_knows_every_benchmark_by_name():
+    from nanochat_core.evals.benchmarks.registry import BENCHMARKS as REGISTERED
+
+    assert set(BENCHMARKS) == set(REGISTERED)

@@ -51,7 +51,7 @@ def wait_for_step(home: Path, step: str, wanted: int, process: subprocess.Popen[
     """Until the training of `step` has taken `wanted` steps."""
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
-        for path in home.glob(f"work/{step}-*/metrics.jsonl"):
+        for path in home.glob(f"work/{step}-*/attempt-*/metrics.jsonl"):
             if any(record["event"] == "step" and record["step"] >= wanted for record in read_records(path)):
                 return
         assert process.poll() is None, f"the run ended before {step} took {wanted} steps"

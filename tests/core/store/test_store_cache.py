@@ -58,7 +58,7 @@ def test_a_transfer_that_went_wrong_once_is_repeated(memory_bench, artifacts, mo
         return found
 
     monkeypatch.setattr(kind, "get", torn_first)
-    assert (memory_bench.store.fetch(artifacts["a"]) / "a").read_bytes() == blob("a")
+    assert (memory_bench.open("other").fetch(artifacts["a"]) / "a").read_bytes() == blob("a")
     assert len(calls) == 2
 
 
@@ -122,7 +122,6 @@ def test_views_that_nobody_used_for_long_go_away(memory_bench, artifacts):
 
 def test_leftovers_of_killed_downloads_are_swept(memory_bench, artifacts):
     old, new = (memory_bench.tmp_path / "cache/tmp" / name for name in ("1-old", "2-new"))
-    old.parent.mkdir(parents=True)
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (1, 1))
@@ -135,3 +134,45 @@ def test_a_folder_store_is_read_in_place(folder_bench):
     view = folder_bench.store.fetch(folder_bench.publish({"a": b"x"}))
     assert (view / "a").resolve().is_relative_to(folder_bench.url)
     assert not (folder_bench.tmp_path / "cache/blobs").exists()
+
+
+def test_what_was_just_published_is_not_downloaded(memory_bench, monkeypatch):
+    artifact = memory_bench.publish({"a": blob("a"), "sub/b": blob("b")})
+    monkeypatch.setattr(type(memory_bench.store._files), "get", lambda *_: pytest.fail("downloaded"))
+    view = memory_bench.store.fetch(artifact)
+    assert (view / "sub/b").read_bytes() == blob("b")
+    assert not os.access(view / "a", os.W_OK) or os.getuid() == 0
+    assert (view / "a").stat().st_mode & 0o777 == 0o444
+
+
+def test_publishing_keeps_the_cache_under_its_cap(memory_bench):
+    memory_bench.store = memory_bench.open("small", cache_max_bytes=2500)
+    for letter in "abc":
+        memory_bench.publish({letter: blob(letter)}, fingerprint=letter)
+        path = next(
+            p
+            for p in (memory_bench.tmp_path / "small/blobs").rglob("*")
+            if p.is_file() and p.read_bytes()[:1] == letter.encode()
+        )
+        os.utime(path, (1, ord(letter)))
+    assert cached(memory_bench.tmp_path / "small") == {b"b", b"c"}
+    memory_bench.publish({letter: blob(letter) for letter in "wxyz"}, fingerprint="large")
+    assert len(cached(memory_bench.tmp_path / "small")) == 2, "what does not fit is left out"
+
+
+def test_publishing_does_not_push_out_what_a_living_process_reads(memory_bench, artifacts):
+    memory_bench.store = memory_bench.open("small", cache_max_bytes=1500)
+    view = memory_bench.store.fetch(artifacts["a"])
+    memory_bench.publish({"n": blob("n")}, fingerprint="n")
+    assert (view / "a").read_bytes() == blob("a")
+    assert cached(memory_bench.tmp_path / "small") == {b"a"}
+
+
+def test_a_cache_that_cannot_be_written_does_not_fail_the_publishing(memory_bench, monkeypatch, caplog):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nanochat_core.store.cache.copy_hashed", full)
+    artifact = memory_bench.publish({"a": blob("a")})
+    assert memory_bench.open("other").find("tokens", "f1") == artifact
+    assert "does without" in caplog.text

@@ -136,6 +136,7 @@ def test_a_full_disk_below_the_cache_is_named(memory_bench, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/cache/x")
 
+    memory_bench.store = memory_bench.open("another")
     monkeypatch.setattr(memory_bench.store._files.fs, "get_file", full)
     with pytest.raises(HardwareError, match="disk is full"):
         memory_bench.store.fetch(artifact)

@@ -1,6 +1,7 @@
 """The cells of a sweep: planned by the plan's own rules, at exactly the budget's tokens."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -106,10 +107,10 @@ def test_trainings_at_once_share_the_cores_and_nothing_else_changes() -> None:
     assert plan_miniseries("d12", parallel=2).cells[0].plan.config.runtime.num_threads is None
 
 
-def test_a_cell_ends_with_the_base_models_evaluation() -> None:
+def test_a_cell_ends_with_the_base_models_evaluation(tmp_path: Path) -> None:
     plan = plan_miniseries("series").cells[0].plan
     assert last_step(plan) == "evaluate_base"
-    with_core = plan_run(load_config("series", ["core.source=path", "core.path=/nowhere"]))
+    with_core = plan_run(load_config("series", ["core.source=path", f"core.path={tmp_path}"]))
     assert last_step(with_core) == "evaluate_core"
 
 

@@ -1,0 +1,107 @@
+"""Two drivers of one run: the one that was silent past its lease publishes nothing, and its ranks die."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from nanochat_core import workspace
+from nanochat_core.base.records import read_records
+from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.step import result_digest
+from nanochat_core.plan import plan_run
+from nanochat_core.presets import load_config
+
+pytestmark = pytest.mark.slow
+TTL_S = 3.0
+DRIVER = f"import nanochat_core.pipeline.step as s; s.LEASE_TTL_S = {TTL_S}; from flows.cli import main; main()"
+
+
+def start(home: Path, store: Path, sets: list[str], log: Path) -> "subprocess.Popen[bytes]":
+    """A driver that trains the base model, in a home of its own as on another machine."""
+    options = [part for value in sets for part in ("--set", value)]
+    command = [sys.executable, "-c", DRIVER, "run", "tiny", "--no-prefect", "--until", "pretrain", *options]
+    environment = {**os.environ, "NANOCHAT_HOME": str(home), "NANOCHAT_STORE": str(store), "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
+
+
+def wait_for_steps(home: Path, wanted: int, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for path in home.glob("work/pretrain-*/attempt-*/metrics.jsonl"):
+            if any(record["event"] == "step" and record["step"] >= wanted for record in read_records(path)):
+                return
+        assert process.poll() is None, "the driver ended early"
+        time.sleep(0.01)
+    raise AssertionError(f"no {wanted} steps")
+
+
+def ranks_of(home: Path) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"nanochat_core.train.worker" in words and any(word.startswith(str(home).encode()) for word in words):
+            found.append(int(path.parent.name))
+    return found
+
+
+def test_a_driver_past_its_lease_publishes_nothing_and_its_ranks_die(
+    prepared_home: Path, micro_sets: list[str], tmp_path: Path
+) -> None:
+    sets = [*micro_sets, "pretrain.max_tokens=40960"]  # 80 steps
+    store = prepared_home / "store"
+    first = start(tmp_path / "first", store, sets, tmp_path / "first.log")
+    second: subprocess.Popen[bytes] | None = None
+    try:
+        wait_for_steps(tmp_path / "first", 5, first)
+        first.send_signal(signal.SIGSTOP)
+        second = start(tmp_path / "second", store, sets, tmp_path / "second.log")
+        assert second.wait(150) == 0, (tmp_path / "second.log").read_text()
+        told = (tmp_path / "second.log").read_text()
+        assert f"pretrain is being made by process {first.pid}" in told
+        made = published()
+        first.send_signal(signal.SIGCONT)
+        woken = time.monotonic()
+        assert first.wait(30) == 1
+        while ranks_of(tmp_path / "first") and time.monotonic() - woken < 30:
+            time.sleep(0.05)
+        assert ranks_of(tmp_path / "first") == []
+        assert time.monotonic() - woken < 15
+    finally:
+        for process in (first, second):
+            if process is not None and process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+    assert "error: " in (tmp_path / "first.log").read_text()
+    assert published() == made, "the first driver published something"
+    assert made["fencing_number"] == 2
+
+
+def published() -> dict[str, object]:
+    """What tells one publication of the base model from another."""
+    newest, *_ = workspace.current().store.artifacts("pretrain")
+    assert newest.metrics["num_steps"] == 80
+    facts = newest.provenance
+    return {name: facts[name] for name in ("fencing_number", "finished_at")} | {"digest": result_digest(newest)}
+
+
+def test_what_two_drivers_made_is_what_one_makes(prepared_home: Path, micro_sets: list[str]) -> None:
+    """A waiting driver finds the artifact of the one that it waited for, and makes nothing."""
+    plan = plan_run(load_config("tiny", [*micro_sets, "pretrain.max_tokens=10240"]))
+    corpus = steps.corpus(plan)
+    tokenizer = steps.tokenizer(plan, corpus)
+    tokens = steps.tokens(plan, corpus, tokenizer)
+    options = [*micro_sets, "pretrain.max_tokens=10240"]
+    other = start(prepared_home, prepared_home / "store", options, prepared_home / "other.log")
+    mine = steps.pretrain(plan, tokenizer, tokens)
+    assert other.wait(120) == 0, (prepared_home / "other.log").read_text()
+    said = (prepared_home / "other.log").read_text()
+    assert mine.is_cached != ("pretrain       cached" in said), "both made it, or neither did"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError
-from nanochat_core.bounds import check_bounds, check_sources
+from nanochat_core.bounds import check_bounds
 from nanochat_core.config import GPTConfig, PretrainConfig, RunConfig, RuntimeConfig
 from nanochat_core.model import shape
 from nanochat_core.schedules import Schedule
@@ -87,7 +87,6 @@ class RunPlan:
 def plan_run(config: RunConfig, *, fresh: tuple[str, ...] = (), accept_drift: tuple[str, ...] = ()) -> RunPlan:
     """Derive the plan, or raise ConfigError naming the value that cannot work."""
     check_bounds(config)
-    check_sources(config)
     pretrain = plan_pretrain(config.pretrain, vocab_size=config.tokenizer.vocab_size)
     _check_sft(config, sequence_len=pretrain.model.sequence_len, batch_tokens=pretrain.total_batch_tokens)
     _check_divides("pretrain", pretrain.total_batch_rows, config.runtime)

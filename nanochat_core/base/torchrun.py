@@ -1,7 +1,8 @@
 """The command that starts the ranks of a training or an evaluation: on this machine, or as one node of several.
 
-Several nodes meet at a host and port that the first one opens (torchrun's c10d rendezvous). Which node this is comes
-from the environment, as a launcher (Slurm, a Kubernetes Job) sets it for each node; infra/ has templates.
+Several nodes meet at a host and port that the first one opens. Which node this is comes from the environment, as a
+launcher (Slurm, a Kubernetes Job) sets it for each node; infra/ has templates. The rendezvous is torchrun's static one:
+c10d's numbers the nodes by their addresses, whatever --node-rank says, and the model would be saved on any of them.
 """
 
 import os
@@ -50,8 +51,12 @@ class Nodes:
 def torchrun(module: str, *arguments: str, num_processes: int, nodes: Nodes | None = None) -> list[str]:
     """torchrun for this node's `num_processes` ranks of `python -m module arguments`."""
     nodes = nodes or Nodes()
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes.num}", "--rdzv-backend=c10d"]
-    command += [f"--rdzv-endpoint={nodes.rendezvous}", f"--nproc-per-node={num_processes}", "--max-restarts=0"]
-    if nodes.num > 1:  # otherwise torchrun guesses by host names who listens, and two nodes on one machine both do
-        command += [f"--node-rank={nodes.rank}", f"--rdzv-id={nodes.run_id}", f"--rdzv-conf=is_host={nodes.leads}"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes.num}", "--max-restarts=0"]
+    command += [f"--nproc-per-node={num_processes}", f"--rdzv-endpoint={nodes.rendezvous}"]
+    if nodes.num == 1:
+        command += ["--rdzv-backend=c10d"]
+    else:
+        host, _, port = nodes.rendezvous.rpartition(":")
+        command += ["--rdzv-backend=static", f"--node-rank={nodes.rank}", f"--rdzv-id={nodes.run_id}"]
+        command += [f"--master-addr={host}", f"--master-port={port}"]
     return [*command, "-m", module, *arguments]

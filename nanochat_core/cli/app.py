@@ -5,6 +5,7 @@ stdout is the answer, stderr the progress. A NanochatError is one line and a hin
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -224,6 +225,7 @@ def node(
     """
     from nanochat_core.pipeline.node import join
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C: with a checkpoint
     plan = plan_run(load_config(preset, sets or ()))
     join(plan, note=lambda text: print(text, file=sys.stderr, flush=True), wait_s=wait_hours * 3600)
 

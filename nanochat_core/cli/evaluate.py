@@ -21,6 +21,7 @@ from nanochat_core.pipeline.step import Ref, execute
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
+from nanochat_core.store.store import Store
 
 CORE = "core"
 CORE_FILE = "core.yaml"
@@ -55,12 +56,15 @@ def evaluate(
     nanochat eval hf:openai-community/gpt2-xl --benchmarks core
     """
     names = [name.strip() for name in (benchmarks or "").split(",") if name.strip()]
+    names = names or ([CORE] if is_other(ref) else [])
     overrides = _overrides(names, data, limit=limit, samples=samples, unsafe=unsafe)
     plan = plan_run(load_config("tiny", [*overrides, *(sets or [])]))
     if is_other(ref):
         _tell_other(ref, plan, as_json=as_json)
         return
     model = find_model(workspace.current().store, ref)
+    own = _made_with(model)  # so that what its run has measured is found
+    plan = plan_run(load_config("tiny", [*overrides, *own, *(sets or [])]))
     steps = _steps(plan, model, is_named=bool(names))
     if fresh:
         plan = plan_run(plan.config, fresh=tuple(steps))
@@ -71,6 +75,13 @@ def evaluate(
         print(json.dumps(_record(model, refs), indent=1))
     else:
         show(Console(), model, refs)
+
+
+def _made_with(model: StoredModel) -> list[str]:
+    """Seed and compute type of the run that made the model."""
+    config = model.artifact.config
+    seed = int(config["seed"]) - (1 if model.is_chat else 0)  # fine-tuning takes the next one (identity.py)
+    return [f"seed={seed}", f"pretrain.dtype={config['dtype']}"]
 
 
 def _tell_other(ref: str, plan: RunPlan, *, as_json: bool) -> None:
@@ -136,19 +147,37 @@ def measure_model(plan: RunPlan, model: StoredModel, steps: list[str]) -> dict[s
     return refs
 
 
+def was_checked(store: Store, model: StoredModel) -> bool | None:
+    """Whether a chat model's conversations were searched for benchmark items; None for a base model."""
+    digest = model.artifact.inputs.get("conversations")
+    if digest is None:
+        return None
+    found = (a for a in store.artifacts("conversations") if a.result_digest == digest)
+    return any("benchmarks" in artifact.inputs for artifact in found)
+
+
 def _measured(refs: dict[str, Ref]) -> list[Ref]:
     return [refs[name] for name in ("evaluate_core", "benchmark_base", "benchmark_chat") if name in refs]
 
 
 def _record(model: StoredModel, refs: dict[str, Ref]) -> dict[str, Any]:
     results = {ref.step: {"artifact": ref.short, "is_cached": ref.is_cached, **ref.metrics} for ref in _measured(refs)}
-    return {"model": model.name, "artifact": model.ref.short, "digest": model.ref.digest, "results": results}
+    checked = was_checked(workspace.current().store, model)
+    return {
+        "model": model.name,
+        "training_was_checked_for_items": checked,
+        "artifact": model.ref.short,
+        "digest": model.ref.digest,
+        "results": results,
+    }
 
 
 def show(console: Console, model: StoredModel, refs: dict[str, Ref]) -> None:
     """The results as tables, the summary line of each under it."""
     for ref in _measured(refs):
         _show_scores(console, ref.metrics)
+        if ref.step == "benchmark_chat" and was_checked(workspace.current().store, model) is False:
+            console.print("[yellow]its fine-tuning conversations were not searched for these items")
         console.print(f"[bold]{model.name}[/bold]  {STEPS[ref.step].headline(ref.metrics)}  [dim]{ref.short}[/dim]")
         console.print()
 
@@ -165,7 +194,11 @@ def _show_scores(console: Console, metrics: dict[str, Any]) -> None:
 def _note(score: dict[str, Any]) -> str:
     if "centered" in score:
         return f"centered {score['centered']:+.3f}"
-    return f"± {100 * score['standard_error']:.1f} of {score['num_asked']:,}"
+    low, high = score["interval_95"]
+    said = [f"{100 * low:.1f} to {100 * high:.1f}% of {score['num_asked']:,}"]
+    said += [f"pass@{k} {value:.1%}" for k, value in (score["pass_at_k"] or {}).items() if k != "1"]
+    said += [f"{score['num_too_long']:,} too long for the context"] if score["num_too_long"] else []
+    return ", ".join([*said, "limited"] if score["is_limited"] else said)
 
 
 def register(app: typer.Typer) -> None:

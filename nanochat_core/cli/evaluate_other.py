@@ -28,10 +28,12 @@ def measure_other(ref: str, plan: RunPlan) -> dict[str, Any]:
     from nanochat_core.evals.core.huggingface import measure_huggingface
     from nanochat_core.evals.core.results import headline, write_results
 
-    if not plan.has_core:
+    if not plan.has_core or plan.has_benchmarks:
         raise ConfigError(f"{ref} can be measured on CORE only", hint="--benchmarks core")
     name, config = ref.removeprefix(PREFIX), plan.config
-    out = workspace.current().home / "evals" / name.strip("/").replace("/", "--")
+    limit = config.core.max_per_benchmark
+    folder = name.strip("/").replace("/", "--") + (f"-limit-{limit}" if limit else "")
+    out = workspace.current().home / "evals" / folder
     with tempfile.TemporaryDirectory() as scratch, display({STEP: f"CORE of {name}"}) as watching:
         watching.step_started(STEP, f"CORE of {name}")
         measured = measure_huggingface(

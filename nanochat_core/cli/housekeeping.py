@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,6 +45,10 @@ def gc(
     grace_hours: Annotated[
         float, typer.Option(min=0, help="Never touch what is younger: it may belong to something under way.")
     ] = 24.0,
+    preset: Annotated[
+        str, typer.Option(help="Whose settings say what is kept: runtime.keep_runs, keep_days.")
+    ] = "tiny",
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Change a setting: section.field=value.")] = None,
     as_json: Json = False,
 ) -> None:
     """Delete artifacts that no ref, pin, kept run or running step reaches, and what dead processes left behind.
@@ -57,7 +62,7 @@ def gc(
     from nanochat_core.store.reach import Policy
 
     space = workspace.current()
-    policy = Policy(**retention(keep_runs, keep_days), grace_s=grace_hours * 3600)
+    policy = Policy(**retention(keep_runs, keep_days, preset=preset, sets=sets or ()), grace_s=grace_hours * 3600)
     report = clean(space.store, space.home, policy, dry_run=dry_run)
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
@@ -66,11 +71,14 @@ def gc(
         print(line)
 
 
-def retention(keep_runs: int | None, keep_days: float | None) -> dict[str, Any]:
-    """What was asked for, else the settings' defaults."""
-    from nanochat_core.config import RuntimeConfig
+def retention(
+    keep_runs: int | None, keep_days: float | None, *, preset: str = "tiny", sets: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What was asked for, else what a preset's settings say."""
+    from nanochat_core.plan import plan_run
+    from nanochat_core.presets import load_config
 
-    default = RuntimeConfig()
+    default = plan_run(load_config(preset, sets)).config.runtime
     return {
         "keep_runs": default.keep_runs if keep_runs is None else keep_runs,
         "keep_days": default.keep_days if keep_days is None else keep_days,

@@ -48,6 +48,8 @@ def show_claims(claims: dict[str, Any]) -> None:
     where = f"{first['num_gpus']} x {first['device']}" if first["num_gpus"] else first["device"]
     commit = (first["git_commit"] or "no commit")[:12] + (", with uncommitted changes" if first["is_dirty"] else "")
     core = _with_error(claims["core"], claims["core_standard_error"]) if claims["core"] is not None else "not measured"
+    if claims["core"] is not None and not claims["core_is_whole"]:
+        core += ", of a part of its items or benchmarks: it does not compare"
     table = Table.grid(padding=(0, 2))
     table.add_row(
         "[bold]record", f"{escape(claims['preset'])}, depth {claims['depth']}, {count(claims['num_params'])} parameters"

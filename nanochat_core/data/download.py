@@ -2,35 +2,28 @@
 
 Bytes go into `<name>.part`; a later attempt, of this process or after a kill, asks only for the rest. The rest is glued
 on only where it is of the same file: by If-Range with the ETag (RFC 9110, 13.1.5), or because a digest is known and
-decides at the end. A whole file is renamed to its target; one process at a time writes to a target. Where to ask next
-is decided in hub.py. `requests`, because httpx took 1.4 to 2 times its CPU time per byte (2026-07, loopback, 2 cores).
+decides at the end (part.py). Where to ask next is decided in hub.py. `requests`, because httpx took 1.4 to 2 times its
+CPU time per byte (2026-07, loopback, 2 cores).
 """
 
 import contextlib
-import errno
-import hashlib
-import json
-import os
 import random
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import requests
 import urllib3
 
-from nanochat_core.base.errors import HardwareError, MissingError, NanochatError
-from nanochat_core.base.records import replace
+from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.units import size
 from nanochat_core.data.hub import Failed, Listed, Page, Patience, Places, Stopped, Wrong, cause, check_status, public
+from nanochat_core.data.part import BLOCK_BYTES, Fetched, Part, Wanted, require_space, sha256_of
 
-BLOCK_BYTES = 1 << 20
 PAGE_BYTES = 64 << 20  # the longest page of a listing that is read
 PROGRESS_BYTES = 1 << 20  # an attempt that brought so many new bytes sets the count of failures back
 BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
@@ -38,28 +31,6 @@ REPORT_EVERY_S = 0.5
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # (bytes here, bytes of the whole file, or 0 while nobody knows)
 Report = Callable[[float, float, str], None]  # (bytes here, bytes in all, the same in words)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """One file to fetch."""
-
-    url: Callable[[str], str]
-    """Its address at a place (the base address of a Downloader)."""
-    target: Path
-    sha256: str | None = None
-    num_bytes: int | None = None
-    check: Callable[[Path], None] | None = None
-    """Raises a NanochatError for a file that is not what it should be."""
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """What came; `url` is where it is from, without a query, or empty for a file that was there already."""
-
-    sha256: str
-    num_bytes: int
-    url: str
 
 
 def fetch_file(
@@ -121,95 +92,6 @@ def _report(report: Report, done: Sequence[int], total: Sequence[int], seconds: 
     known = [value for value in total if value]
     here, in_all = sum(done), sum(known) * len(total) / max(1, len(known))  # sizes not known yet: as the others'
     report(here, in_all, f"{size(here)} of {size(in_all) if known else '?'}, {size(here / max(seconds, 1e-3))}/s")
-
-
-class Part:
-    """The bytes of one file that have arrived, their digest so far, and what is known of where they are from."""
-
-    def __init__(self, wanted: Wanted) -> None:
-        self.wanted = wanted
-        self.path = wanted.target.with_name(f"{wanted.target.name}.part")
-        self._notes = wanted.target.with_name(f"{wanted.target.name}.part.json")
-        self.base: str | None = None
-        self.validator: str | None = None
-        self.total: int | None = None
-        # most_bytes: before any restart; is_glued: more than one response went into it
-        self.digest, self.num_bytes, self.most_bytes, self.is_glued = hashlib.sha256(), 0, 0, False
-        with disk_errors(self.path):
-            self.file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644), "r+b", buffering=0)
-        self._take_up()
-
-    def _take_up(self) -> None:
-        """Go on with what an earlier process left; notes that do not fit to it mean from the start."""
-        try:
-            notes = json.loads(self._notes.read_text())
-            if notes["sha256"] != self.wanted.sha256:
-                raise ValueError("begun for another file")
-            self.base, self.validator, self.total = notes["base"], notes["validator"], notes["total"]
-        except (OSError, ValueError, TypeError, KeyError):
-            return self.restart()
-        while block := self.file.read(BLOCK_BYTES):
-            self._count(block)
-        self.is_glued = self.num_bytes > 0
-
-    def restart(self, base: str | None = None, *, validator: str | None = None, total: int | None = None) -> None:
-        """Throw away what is here, and note what comes next: the notes are written before the first byte is."""
-        self.base, self.validator, self.total = base, validator, total
-        self.digest, self.num_bytes, self.is_glued = hashlib.sha256(), 0, False
-        notes = {"base": base, "validator": validator, "total": total, "sha256": self.wanted.sha256}
-        with disk_errors(self.path):
-            self.file.seek(0)
-            self.file.truncate()
-            replace(self._notes, json.dumps(notes).encode())
-
-    def write(self, block: bytes) -> None:
-        with disk_errors(self.path, lacking=(self.total or 0) - self.num_bytes):
-            view = memoryview(block)
-            while view:  # an unbuffered write may take only a part
-                view = view[self.file.write(view) or 0 :]
-        self._count(block)
-
-    def _count(self, block: bytes) -> None:
-        self.digest.update(block)
-        self.num_bytes += len(block)
-        self.most_bytes = max(self.most_bytes, self.num_bytes)
-
-    def settle(self, url: str) -> Fetched:
-        """Make it the target."""
-        with disk_errors(self.path):
-            os.fsync(self.file.fileno())
-            self.path.replace(self.wanted.target)
-            self._notes.unlink(missing_ok=True)
-        return Fetched(self.digest.hexdigest(), self.num_bytes, public(url))
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def require_space(folder: Path, num_bytes: int) -> None:
-    """Raise HardwareError when the disk below `folder` cannot take so many bytes more."""
-    if num_bytes > (free := shutil.disk_usage(folder).free):
-        raise _full(folder, f"{size(free)} are free, {size(num_bytes)} are needed", num_bytes - free)
-
-
-def _full(path: Path, seen: str, lacking: int) -> HardwareError:
-    hint = "free so much, or set NANOCHAT_HOME to a larger disk; what has arrived is kept"
-    return HardwareError(f"the disk of {path} is too small: {seen}; {lacking:,} bytes are missing", hint=hint)
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path, *, lacking: int = 0) -> Iterator[None]:
-    """Turn what a disk says when it fails into an error that names the path."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _full(path, "it is full", lacking) from error
-        raise MissingError(
-            f"{path} cannot be written: {error.strerror}", hint="check the disk and the folder"
-        ) from error
 
 
 class Downloader:
@@ -333,6 +215,7 @@ class Downloader:
 
     def _blocks(self, response: requests.Response) -> Iterator[bytes]:
         """The body as it comes in, not decoded; at most BLOCK_BYTES of it are in memory."""
+        pace = _Pace(self.patience)
         while not self.places.stop.is_set():
             try:
                 block = response.raw.read1(BLOCK_BYTES, decode_content=False)
@@ -340,8 +223,25 @@ class Downloader:
                 raise Failed(f"{public(response.url)}: {cause(error)}") from error
             if not block:
                 return
+            pace.count(len(block), public(response.url))
             yield block
         raise Stopped
+
+
+class _Pace:
+    """Gives up a connection that brings next to nothing: another try, or a mirror, may bring more."""
+
+    def __init__(self, patience: Patience) -> None:
+        self.patience, self._since, self._num_bytes = patience, time.monotonic(), 0
+
+    def count(self, num_bytes: int, url: str) -> None:
+        self._num_bytes += num_bytes
+        passed_s = time.monotonic() - self._since
+        if passed_s < self.patience.stall_timeout_s:
+            return
+        if self._num_bytes < self.patience.least_bytes_per_s * passed_s:
+            raise Failed(f"{url} brought {size(self._num_bytes)} in {passed_s:.0f} s")
+        self._since, self._num_bytes = time.monotonic(), 0
 
 
 def _range_headers(part: Part, base: str) -> dict[str, str]:

@@ -51,6 +51,8 @@ class Patience:
     connect_timeout_s: float = 10.0
     stall_timeout_s: float = 60.0
     """A connection that brings no byte for so long is given up."""
+    least_bytes_per_s: float = 1024.0
+    """One that brings less than this, over that time, as well: it would take months."""
 
 
 class Stopped(Exception):

@@ -116,9 +116,10 @@ def _without_benchmark_items(run: StepRun, train: "Sequence[Conversation]") -> "
     from nanochat_core.data.mixture import Subset
     from nanochat_core.evals.benchmarks.contamination import find_contamination
     from nanochat_core.evals.benchmarks.protocol import read_item_file
+    from nanochat_core.evals.benchmarks.registry import EVERY_NAME
 
     run.progress(0, 1, "looking for benchmark items among the conversations")
-    found = find_contamination(read_item_file(run.inputs["benchmarks"] / "items.jsonl"), train)
+    found = find_contamination(read_item_file(run.inputs["benchmarks"] / EVERY_NAME), train)
     (run.out / LOG_FOLDER).mkdir()
     (run.out / LOG_FOLDER / "contamination.json").write_text(json.dumps(found.report, indent=1))
     if found.conversations:

@@ -6,6 +6,7 @@ changes only how the plan is printed does not.
 """
 
 import math
+import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +31,7 @@ def corpus(plan: RunPlan) -> Identity:
         chosen = {name: config[name] for name in ("source", "max_bytes", "validation_docs")}
         return {**chosen, "python": platform.python_version(), "documented": package_versions(PACKAGES)}
     if plan.config.corpus.source == "hub" and (folder := local_folder(plan.config.corpus.dataset)):
-        config["files"] = [_stamp(file) for file in sorted(folder.rglob("*")) if file.is_file()]
+        config["files"] = _stamps(str(folder))
     if plan.config.corpus.source == "path":
         from nanochat_core.data.corpora import list_files
 
@@ -194,7 +195,9 @@ def benchmark(plan: RunPlan) -> Identity:
 def _stamps(path: str | None) -> list[list[str | int]]:
     """Of a file, or of every file below a folder; none where there is nothing, and the step then says so."""
     chosen = Path(path or "").expanduser()
-    files = [chosen] if chosen.is_file() else sorted(file for file in chosen.rglob("*") if file.is_file())
+    walk = os.walk(chosen, followlinks=True)  # data are often linked into place
+    below = sorted(Path(folder, name) for folder, _, names in walk for name in names)
+    files = [chosen] if chosen.is_file() else [file for file in below if file.is_file()]
     return [_stamp(file) for file in files] if path else []
 
 

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nanochat_core.base.errors import MissingError
+from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.store.store import Store
 from nanochat_core.store.why import explain
 
@@ -37,6 +37,8 @@ class _Recorded:
 def evidence(store: Store, run_id: str) -> Evidence:
     """Everything that a run was made of, as JSON values."""
     record = store.run(run_id)
+    if "kind" in record:
+        raise ConfigError(f"{run_id} is a {record['kind']}, not one run", hint="reproduce one of its models' runs")
     steps = []
     for line in record["steps"]:
         artifact = store.find(line["step"], line["fingerprint"])
@@ -47,8 +49,7 @@ def evidence(store: Store, run_id: str) -> Evidence:
             )
         identity = {name: getattr(artifact, name) for name in IDENTITY}
         steps.append({**identity, "digest": line["digest"], "provenance": dict(artifact.provenance)})
-    patch = (record.get("source") or {}).get("git_patch")
-    return {"run_id": run_id, "config": record["config"], "git_patch": patch, "steps": steps}
+    return {"run_id": run_id, "config": record["config"], "source": record.get("source") or {}, "steps": steps}
 
 
 def toml_of(config: Mapping[str, Any]) -> tuple[str, list[str]]:

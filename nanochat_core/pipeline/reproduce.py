@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
@@ -51,15 +50,25 @@ def reproduce(
     python = python or _build_environment(checkout, note=note)
     note("comparing settings, inputs, code and packages with the recorded ones")
     _refuse_differences(_python(python, checkout, "-m", "nanochat_core.pipeline.ingredients", str(folder / EVIDENCE)))
-    note("running")
-    _run(gathered, python, checkout, folder)
-    return _compare(gathered, Store.open(str(folder / "home/store"), cache_folder=folder / "home/cache"))
+    again = Store.open(str(folder / "home/store"), cache_folder=folder / "home/cache")
+    first, last = gathered["steps"][0]["step"], gathered["steps"][-1]["step"]
+    note(f"running {first}")
+    _run(gathered, python, checkout, folder, until=first)
+    [data] = _compare(gathered, again)[:1]
+    if not data.is_equal:  # data from elsewhere may have changed; nothing is trained on other data
+        raise NanochatError(
+            f"{first}: its data are other ones: {data.recorded[:12]} -> {str(data.reproduced)[:12]}",
+            hint="put the data back, or make a new run",
+        )
+    note("running the rest")
+    _run(gathered, python, checkout, folder, until=last)
+    return _compare(gathered, again)
 
 
 def _check_out(gathered: Evidence, checkout: Path, *, note: Callable[[str], None]) -> Path:
     """A clone of this repository at the run's commit, with the run's patch."""
-    facts = _made_last(gathered)
-    commit, patch = facts["git_commit"], gathered["git_patch"]
+    source = gathered["source"]
+    commit, patch = source.get("git_commit"), source.get("git_patch")
     if not commit:
         raise MissingError(
             f"{gathered['run_id']} was not made from a git checkout, so its code is not known",
@@ -67,9 +76,9 @@ def _check_out(gathered: Evidence, checkout: Path, *, note: Callable[[str], None
         )
     note(f"checking out {commit[:12]}" + (" with its uncommitted changes" if patch else ""))
     digest = hashlib.sha256(patch.encode("utf-8", "surrogateescape")).hexdigest() if patch else None
-    if digest != facts["git_patch_sha256"]:
+    if digest != source.get("git_patch_sha256"):
         raise NanochatError(
-            f"git_patch: the run was made with the patch {facts['git_patch_sha256']}, the record holds {digest}",
+            f"git_patch: the run was made with the patch {source.get('git_patch_sha256')}, the record holds {digest}",
             hint="the uncommitted changes are not the recorded ones; the run cannot be made again",
         )
     _git("clone", "--quiet", "--no-checkout", str(PACKAGE_ROOT), str(checkout))
@@ -80,11 +89,6 @@ def _check_out(gathered: Evidence, checkout: Path, *, note: Callable[[str], None
     if patch:
         _git("-C", str(checkout), "apply", "--whitespace=nowarn", "-", given=patch)
     return checkout
-
-
-def _made_last(gathered: Evidence) -> dict[str, Any]:
-    facts: dict[str, Any] = max((line["provenance"] for line in gathered["steps"]), key=lambda f: f["finished_at"])
-    return facts
 
 
 def _git(*arguments: str, given: str | None = None) -> None:
@@ -114,14 +118,13 @@ def _refuse_differences(said: str) -> None:
         )
 
 
-def _run(gathered: Evidence, python: Path, checkout: Path, folder: Path) -> None:
+def _run(gathered: Evidence, python: Path, checkout: Path, folder: Path, *, until: str) -> None:
     text, sets = toml_of(gathered["config"])
     preset = folder / f"{gathered['config']['preset']}.toml"
     preset.write_text(text, encoding="utf-8")
     options = [part for value in sets for part in ("--set", value)]
-    last = gathered["steps"][-1]["step"]
     _python(
-        python, checkout, "-m", "flows.cli", "run", str(preset), *options, "--no-prefect", "--yes", "--until", last,
+        python, checkout, "-m", "flows.cli", "run", str(preset), *options, "--no-prefect", "--yes", "--until", until,
         home=folder / "home",
     )  # fmt: skip
 
@@ -139,8 +142,8 @@ def _python(python: Path, checkout: Path, *arguments: str, home: Path | None = N
 
 def _compare(gathered: Evidence, made: Store) -> list[Compared]:
     """Digests by step. A step that reads logs holds times, and is left out: it cannot be the same twice."""
-    [run_id] = made.runs()
-    now = {line["step"]: line["digest"] for line in made.run(run_id)["steps"]}
+    newest = max((made.run(run_id) for run_id in made.runs()), key=lambda record: record["started_at"])
+    now = {line["step"]: line["digest"] for line in newest["steps"]}
     return [
         Compared(line["step"], line["digest"], now.get(line["step"]))
         for line in gathered["steps"]

@@ -6,13 +6,15 @@ its step to another one: it publishes nothing, and its ranks stop. An input whos
 discarded and the step that made it runs again, on the spot.
 """
 
+import contextlib
+import fcntl
 import logging
 import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from nanochat_core.store import provenance, why
 from nanochat_core.store.lease import Lease
 from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.partial import Partial
+from nanochat_core.store.store import FENCING_NUMBER
 from nanochat_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -89,6 +92,9 @@ class StepRun:
     def note(self, text: str) -> None:
         log.info("%s: %s", self.step, text)
         observe.current().note(text)
+
+
+_begun_anew: set[tuple[str, str]] = set()  # steps that this process has begun again, and not finished
 
 
 def _always(plan: RunPlan) -> bool:
@@ -158,7 +164,7 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
         key = step_key(step, plan, digests)
         found = _found(space, step, plan, key)
         if found is None:
-            with _lease(space, step.name, key) as lease:
+            with _lease(space, step.name, key) as lease, _in_use(space, step.name, key.fingerprint):
                 found = _found(space, step, plan, key)  # whoever held the lease before may have made it
                 artifact = found or _make(space, step, plan, key, inputs, steps, lease)
         else:
@@ -175,8 +181,8 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
 
 
 def _found(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> Artifact | None:
-    """The artifact where the run may reuse one."""
-    if step.name in plan.fresh:
+    """The artifact where the run may reuse one. Anew means once: a retry goes on with what the first try has."""
+    if step.name in plan.fresh and (step.name, key.fingerprint) not in _begun_anew:
         return None
     return reusable(space, step.name, key) or _accept_drift(space, step, plan, key)
 
@@ -184,12 +190,27 @@ def _found(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> Artifac
 def _lease(space: Workspace, step: str, key: StepKey) -> Lease:
     """The right to make this step, held by one process of all machines that share the store."""
 
+    told: list[str] = []
+
     def on_wait(owner: str) -> None:
-        observe.current().note(f"{step} is being made by {owner}; waiting for it")
+        if owner not in told:
+            told.append(owner)
+            observe.current().note(f"{step} is being made by {owner}; waiting for it")
+        observe.current().step_progress(step, 0, 1, f"waiting for {owner}")  # where a stop is heard
 
     owner = f"process {os.getpid()} on {platform.node() or 'this machine'}"
     inputs = key.identity["inputs"]
     return space.store.lease(step, key.fingerprint, owner=owner, ttl_s=LEASE_TTL_S, inputs=inputs, on_wait=on_wait)
+
+
+@contextlib.contextmanager
+def _in_use(space: Workspace, step: str, fingerprint: str) -> Iterator[None]:
+    """Tell gc that this step's scratch is in use here; the kernel takes it back from a process that dies."""
+    lock = space.home / "locks" / space.work(step, fingerprint).name
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def ref_of(artifact: Artifact, inputs: Mapping[str, Ref], *, is_cached: bool = True) -> Ref:
@@ -230,7 +251,8 @@ def _accept_drift(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> 
     for earlier in space.store.artifacts(step.name):
         lines = why.explain(key.identity, earlier)
         if all(line.startswith("code ") for line in lines):
-            note = {**earlier.provenance, "accepted_drift": lines}
+            facts = {name: value for name, value in earlier.provenance.items() if name != FENCING_NUMBER}
+            note = {**facts, "accepted_drift": lines}
             return space.store.publish(
                 space.store.fetch(earlier),
                 **key.identity,
@@ -261,8 +283,9 @@ def _make(
     out = attempt / "out"
     out.mkdir(parents=True)
     partial = space.store.partial(step.name, key.fingerprint, lease=lease)
-    if step.name in plan.fresh:
+    if step.name in plan.fresh and (step.name, key.fingerprint) not in _begun_anew:
         partial.clear()  # anew means without the old checkpoints
+        _begun_anew.add((step.name, key.fingerprint))
     settings = key.identity["config"]
     needed = step.reads(settings) if step.reads else {}
     folders = {name: _fetch_input(space, plan, ref, steps, needed.get(name)) for name, ref in inputs.items()}
@@ -280,6 +303,7 @@ def _make(
     )
     partial.clear()
     shutil.rmtree(work, ignore_errors=True)
+    _begun_anew.discard((step.name, key.fingerprint))
     return artifact
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from nanochat_core.base.units import count
+from nanochat_core.bounds import BENCHMARKS
 from nanochat_core.pipeline import bodies, evaluations, identity, trainings
 from nanochat_core.pipeline.step import Ref, Step, execute
 from nanochat_core.plan import RunPlan
@@ -38,9 +39,11 @@ def _core(metrics: dict[str, Any]) -> str:
 
 
 def _chat_core(metrics: dict[str, Any]) -> str:
-    score = metrics["chat_core"]
-    parts = [] if score is None else [f"ChatCORE {score:.4f}"]
-    return ", ".join([*parts, *(f"{name} {mark['accuracy']:.0%}" for name, mark in metrics["benchmarks"].items())])
+    score, marks = metrics["chat_core"], metrics["benchmarks"]
+    whole = set(marks) == set(BENCHMARKS)
+    parts = [] if score is None else [f"{'ChatCORE' if whole else f'mean centred of {len(marks)}'} {score:.4f}"]
+    limited = [" (limited)"] if any(mark.get("is_limited") for mark in marks.values()) else []
+    return ", ".join([*parts, *(f"{name} {mark['accuracy']:.0%}" for name, mark in marks.items())]) + "".join(limited)
 
 
 def _limited(what: str, limit: int | None) -> str:

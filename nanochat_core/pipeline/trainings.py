@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.child import LOG_NAME
+from nanochat_core.base.errors import TrainingError
 from nanochat_core.base.records import RECORDS_NAME
 from nanochat_core.pipeline import identity
 from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
@@ -19,6 +20,7 @@ from nanochat_core.plan import RunPlan
 if TYPE_CHECKING:
     from nanochat_core.train.settings import TrainJob, TrainPaths, TrainRuntime
 
+MODEL_FILES = ("config.json", "model.safetensors")
 TENSORBOARD = "tensorboard"
 Folders = Mapping[str, Path]
 Metrics = dict[str, Any]
@@ -100,6 +102,9 @@ def _train(run: StepRun, make_job: Any) -> Metrics:
     finally:
         charts.close()
         keeper.finish()
+    for name in MODEL_FILES:
+        if not (run.out / name).is_file():
+            raise TrainingError(f"the training ended well and left no {name} in {run.out}", hint="see its output.log")
     _keep_logs(run)
     return {key: value for key, value in result.items() if key != "status"}
 

@@ -7,6 +7,7 @@ frozen dataclasses of config.py are trusted.
 import dataclasses
 import difflib
 import json
+import os
 import re
 import tomllib
 import types
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.bounds import check_sources
 from nanochat_core.config import RunConfig
 
 FOLDER = Path(__file__).parent
@@ -30,7 +32,22 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     values = _read_preset(preset)
     for override in overrides:
         _apply_override(values, override)
-    return _build(RunConfig, {"preset": Path(preset).stem, **values}, where="")
+    _make_absolute(values)
+    config: RunConfig = _build(RunConfig, {"preset": Path(preset).stem, **values}, where="")
+    check_sources(config)
+    return config
+
+
+PATHS = ("corpus.path", "corpus.digests_file", "sft.path", "sft.identity_path", "core.path", "benchmarks.path")
+
+
+def _make_absolute(values: dict[str, Any]) -> None:
+    """Paths as they are seen from anywhere: a recorded run is made again in another folder."""
+    for name in PATHS:
+        section, _, field = name.partition(".")
+        given = values.get(section)
+        if isinstance(given, dict) and isinstance(given.get(field), str) and given[field]:
+            given[field] = os.path.abspath(os.path.expanduser(given[field]))
 
 
 def _read_preset(preset: str) -> dict[str, Any]:

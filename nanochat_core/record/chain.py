@@ -12,7 +12,7 @@ from typing import Any
 from nanochat_core.base.errors import CorruptError
 from nanochat_core.base.fingerprint import canonical_json, identity_digest
 from nanochat_core.pipeline.step import result_digest
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.steps import STEPS, wanted
 from nanochat_core.record.archive import entry_of
 from nanochat_core.record.evidence import (
     FILES_OF_STEPS,
@@ -32,9 +32,14 @@ STEPS_OF_CONFIG = ("tokenizer", "tokens", "pretrain", "evaluate_base", "sft", "e
 CLOCK_SLACK_S = 0.01  # provenance rounds its seconds
 
 
+REQUIRED = {"corpus", "tokenizer", "tokens", "pretrain", "evaluate_base"}
+
+
 def check_chain(evidence: Evidence) -> list[Problem]:
     """Everything about manifests, ledger, plan and patch that does not fit together."""
     _check_ledger(evidence)
+    for step in sorted(REQUIRED - evidence.manifests.keys()):
+        evidence.say(manifest_name(step), "", f"is missing: a record needs {step}")
     for step, artifact in evidence.manifests.items():
         _check_manifest(evidence, step, artifact)
     _check_files(evidence)
@@ -84,6 +89,10 @@ def _check_manifest(evidence: Evidence, step: str, artifact: Artifact) -> None:
         evidence.say(
             name, "fingerprint", f"is {artifact.fingerprint}, step, config, inputs, code and packages give {found}"
         )
+    if evidence.plan is not None and step in STEPS:
+        known = wanted(evidence.plan)
+        for source in sorted({name for name in STEPS[step].inputs if name in known} - artifact.inputs.keys()):
+            evidence.say(name, f"inputs.{source}", "is missing: the step reads it")
     for source, digest in artifact.inputs.items():
         made = evidence.manifests.get(source)
         if made is None:

@@ -56,7 +56,8 @@ def derive_claims(runs: Sequence[Evidence], *, target_bits_per_byte: float | Non
     error = scored[0]["core_standard_error"] if len(each) == 1 and scored else None
     has_all_cores = len(core) == len(each)
     bits = [run["val_bits_per_byte"] for run in each]
-    core_test = above(core, GPT2_CORE, standard_error=error) if has_all_cores else None
+    is_whole = has_all_cores and all(run["core_is_whole"] for run in each)  # a part of CORE is no CORE
+    core_test = above(core, GPT2_CORE, standard_error=error) if is_whole else None
     bits_test = below(bits, target_bits_per_byte) if target_bits_per_byte is not None else None
     return {
         "preset": plan.config.preset,
@@ -73,7 +74,8 @@ def derive_claims(runs: Sequence[Evidence], *, target_bits_per_byte: float | Non
         "usd": None if any(run["usd"] is None for run in each) else _mean([run["usd"] for run in each]),
         "val_bits_per_byte": _mean(bits),
         "core": _mean(core) if has_all_cores else None,
-        "core_standard_error": core_test.standard_error if core_test else None,
+        "core_is_whole": is_whole,
+        "core_standard_error": core_test.standard_error if core_test else error,
         "reaches_gpt2": _reaches(each),
         "significance": {
             "core_above_gpt2": asdict(core_test) if core_test else None,

@@ -101,7 +101,13 @@ def _scores(runs: tuple[RunSummary, RunSummary], trainings: tuple[Training | Non
     rows = [
         ScoreRow("bits per byte", a.bits_per_byte, b.bits_per_byte),
         ScoreRow("last validation", *(point[1] if point else None for point in last)),
-        ScoreRow("CORE", a.core, b.core, a.core_standard_error, b.core_standard_error),
+        ScoreRow(
+            "CORE" if a.core_is_whole is not False and b.core_is_whole is not False else "CORE (in part)",
+            a.core,
+            b.core,
+            a.core_standard_error,
+            b.core_standard_error,
+        ),
         ScoreRow("training seconds", *clocks),
         ScoreRow("training FLOPs", *(point[0] if point else None for point in last)),
     ]

@@ -130,7 +130,9 @@ def _check_choice(evidence: Evidence, row: Mapping[str, Any], where: str) -> Non
     """The choice with the lowest loss is chosen, and right where it is the gold one."""
     losses = [math.inf if loss is None else loss for loss in row["losses"]]
     chosen, gold = row["chosen"], row["gold"]
-    if chosen is None or max(chosen, gold) >= len(losses):
+    if len(losses) < 2 or min(losses) < 0:
+        evidence.say(OUTCOMES, f"{where} field losses:", f"{shown(row['losses'])}: two choices or more, none below 0")
+    elif chosen is None or max(chosen, gold) >= len(losses):
         evidence.say(OUTCOMES, f"{where} field chosen:", f"{shown(chosen)} of {len(losses)} choices, gold {gold}")
     elif losses[chosen] > min(losses) + 2 * 10**-LOSS_DIGITS:  # they are rounded, and equals may have changed places
         text = f"{chosen}, the lowest loss is that of {losses.index(min(losses))}"

@@ -19,6 +19,7 @@ from nanochat_core.store.store import Store
 
 log = logging.getLogger(__name__)
 LATEST = "latest"
+SWEEPS = ("miniseries-", "scaling-laws-")  # ids of sweeps begin so (sweep/finish.py)
 STAMP = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]+$")  # at the end of an id, in UTC
 NEAR_SHOWN = 5
 
@@ -26,6 +27,8 @@ NEAR_SHOWN = 5
 def resolve_run(store: Store, name: str) -> str:
     """The id of the run that `name` means; MissingError with the nearest ids where there is none."""
     ids = store.runs()
+    if name == LATEST:  # a sweep is a record as well, and no run
+        ids = [run_id for run_id in ids if not run_id.startswith(SWEEPS)]
     if name in ids:
         return name
     if name == LATEST and ids:
@@ -62,6 +65,8 @@ class RunSummary:
     """Of the base model: its own evaluation's, else the training's last."""
     core: float | None
     core_standard_error: float | None
+    core_is_whole: bool | None
+    """Whether CORE was measured on all of its items; a part does not compare."""
     scores: dict[str, tuple[float, float | None]]
     """Benchmark -> accuracy and its standard error, where it is known."""
 
@@ -97,6 +102,7 @@ def summarize(run_id: str, record: dict[str, Any]) -> RunSummary:
         bits_per_byte=base.get("bits_per_byte"),
         core=core.get("core"),
         core_standard_error=core.get("core_standard_error"),
+        core_is_whole=core["is_complete"] and core["max_per_benchmark"] is None if core else None,
         scores=_scores(metrics),
     )
 

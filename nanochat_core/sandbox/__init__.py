@@ -27,6 +27,8 @@ What it does NOT stop:
   `builtins.len`, a thread that redefines the checking function. Nothing inside one interpreter can prevent that.
 - Native code inside the interpreter could find the token: ctypes, gc searches, tracing and crafted code objects are
   refused by an audit hook, but a bug in CPython (or crafted bytecode by marshal) gets around hooks.
+- Reading what lies in the interpreter's own folders: site-packages there may be listed and imported by path. And where
+  _ctypes is compiled into the interpreter (some static builds), an import by name escapes the audit hook.
 - Bugs of the kernel: all programs share the host's. For code of an attacker, put a virtual machine around it.
 - Names: with Landlock alone, stat() still tells that a file exists; the kernel's version, time and load are visible.
 - Memory is limited per process: the worst case per worker is num_processes x memory_mib + file_mib.

@@ -57,7 +57,17 @@ class Sandbox:
         self._mode = None
 
     def run(self, program: str) -> Outcome:
-        """Run one program."""
+        """Run one program; once more, on a new worker, where its worker is lost: that may be the machine's doing."""
+        try:
+            return self._run(program)
+        except WorkerLostError:
+            pass
+        try:
+            return self._run(program)
+        except WorkerLostError as lost:
+            return Outcome("crashed", "", "", f"its sandbox was lost twice: {lost}", self.limits.wall_s)
+
+    def _run(self, program: str) -> Outcome:
         if self._mode is None:
             raise ConfigError("the sandbox is not open", hint="with Sandbox(limits) as sandbox: ...")
         worker = self._idle.get()
@@ -66,8 +76,6 @@ class Sandbox:
                 worker = None
                 worker = Worker(self._mode, self.limits)
             return worker.run(program)
-        except WorkerLostError as lost:
-            return Outcome("crashed", "", "", f"its sandbox was lost: {lost}", self.limits.wall_s)
         finally:
             self._idle.put(worker)
 

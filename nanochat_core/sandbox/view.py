@@ -18,7 +18,7 @@ FOLDER = "/work"  # the private folder's name in a file system of its own
 
 
 def interpreter() -> Path:
-    """The interpreter behind a virtual environment's link: programs get the standard library, no site-packages."""
+    """The interpreter behind a virtual environment's link: programs get the standard library on their path."""
     return Path(getattr(sys, "_base_executable", None) or sys.executable).resolve()
 
 

@@ -274,9 +274,9 @@ def acquire(
 ) -> Lease:
     """Take the lease; waits for ever (None), or at most `wait_s` seconds and then raises LeaseHeldError.
 
-    `on_wait` is called once, with the owner, when there is somebody to wait for.
+    `on_wait` is called with the owner each time that somebody has to be waited for; it may raise to stop waiting.
     """
-    began, watch, has_told = time.monotonic(), Watch(), False
+    began, watch = time.monotonic(), Watch()
     while True:
         held = _look(book, watch)
         owner = held.record.owner if held and held.record else "an unknown process"
@@ -284,9 +284,8 @@ def acquire(
             number = held.number if held else 0
             if lease := _take(book, claim, number + 1):
                 return lease
-        elif not has_told and on_wait is not None:
+        elif on_wait is not None:
             on_wait(owner)
-            has_told = True
         left = None if wait_s is None else began + wait_s - time.monotonic()
         if left is not None and left <= 0:
             raise LeaseHeldError(
@@ -332,9 +331,8 @@ def _take(book: LeaseBook, claim: Claim, number: int) -> Lease | None:
     if book.latest_number() != number or not follows:
         book.files.remove(book.record_key(number))
         return None
-    lease = Lease(book, record, on_lost=claim.on_lost)
     book.remove_before(number - NUM_KEPT_RECORDS)
-    return lease
+    return Lease(book, record, on_lost=claim.on_lost)
 
 
 def _is_ours(book: LeaseBook, record: LeaseRecord) -> bool:

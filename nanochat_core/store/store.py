@@ -335,7 +335,11 @@ class Store:
         book = LeaseBook(self._files, step=step, fingerprint=fingerprint)
         claim = Claim(owner=owner, ttl_s=ttl_s, inputs=inputs or {}, on_lost=on_lost)
         lease = acquire(book, claim, wait_s=wait_s, on_wait=on_wait)
-        spare(self._files, None if inputs else [partial_root(step, fingerprint), manifest_key(step, fingerprint)])
+        try:
+            spare(self._files, None if inputs else [partial_root(step, fingerprint), manifest_key(step, fingerprint)])
+        except BaseException:
+            lease.release()  # nobody else could: its thread would renew it for as long as this process lives
+            raise
         return lease
 
     def lease_holder(self, step: str, fingerprint: str) -> str | None:

@@ -108,8 +108,11 @@ class Meter:
     spent_usd: float = 0.0
 
     def add(self, plan: RunPlan, refs: Sequence[Ref]) -> None:
-        """Count the steps that were made; a cached one was paid for by the run that made it."""
-        seconds = sum(ref.seconds for ref in refs if not ref.is_cached)
+        """Count the steps that were made; a cached one was paid for by the run that made it.
+
+        A training that was killed and went on counts with the seconds of all its steps, whichever attempt took them.
+        """
+        seconds = sum(max(ref.seconds, ref.metrics.get("train_s", 0.0)) for ref in refs if not ref.is_cached)
         self.spent_usd += seconds / 3600 * usd_per_hour(plan)
 
     @property

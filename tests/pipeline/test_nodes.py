@@ -42,14 +42,29 @@ def test_a_node_that_does_not_know_which_it_is_is_refused(environment: dict[str,
         Nodes.from_environment(2, run_id="x", environment=environment)
 
 
-def test_only_the_first_node_opens_the_rendezvous() -> None:
-    environment = {"NANOCHAT_RENDEZVOUS": "first:29500"}
-    for rank, leads in (("0", "True"), ("1", "False")):
-        nodes = Nodes.from_environment(2, run_id="abc", environment={**environment, "NANOCHAT_NODE_RANK": rank})
-        command = torchrun("m", num_processes=8, nodes=nodes)
-        assert f"--node-rank={rank}" in command
-        assert f"--rdzv-conf=is_host={leads}" in command
-        assert {"--nnodes=2", "--rdzv-id=abc", "--rdzv-endpoint=first:29500"} <= set(command)
+WHO = """
+import os, sys, pathlib
+pathlib.Path(sys.argv[1], os.environ["RANK"]).write_text(os.environ["NANOCHAT_NODE_RANK"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("started_first", [0, 1])
+def test_the_leader_has_the_first_rank_whoever_starts_first(
+    started_first: int, rendezvous: str, tmp_path: Path
+) -> None:
+    (tmp_path / "who.py").write_text(WHO)
+    (tmp_path / "ranks").mkdir()
+    running = []
+    for rank in (started_first, 1 - started_first):
+        environment = {**os.environ, "NANOCHAT_NODE_RANK": str(rank), "PYTHONPATH": str(tmp_path)}
+        nodes = Nodes.from_environment(2, run_id="abc", environment=environment)
+        command = torchrun("who", str(tmp_path / "ranks"), num_processes=2, nodes=nodes)
+        running.append(subprocess.Popen(command, env=environment))
+        time.sleep(4)
+    assert [process.wait(60) for process in running] == [0, 0]
+    nodes_of = {file.name: file.read_text() for file in (tmp_path / "ranks").iterdir()}
+    assert nodes_of == {"0": "0", "1": "0", "2": "1", "3": "1"}
 
 
 def train(plan: RunPlan) -> Ref:

@@ -44,6 +44,9 @@ def find(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
+EVERY_NAME = "every.jsonl"
+
+
 def write_items(config: BenchmarksConfig, out: Path, *, seed: int) -> dict[str, Any]:
     """Write the items of all chosen benchmarks; returns how many there are of each and where they are from."""
     source = open_source(config.source, config.path)
@@ -62,6 +65,8 @@ def write_items(config: BenchmarksConfig, out: Path, *, seed: int) -> dict[str, 
             yield from (available[index] for index in drawn)
 
     write_item_file(out / ITEMS_NAME, items())
+    every = (item for benchmark in chosen(config.names) for item in benchmark.read(source, "test"))
+    write_item_file(out / EVERY_NAME, every)  # what may not be trained on, also where only some are asked
     metrics = {"benchmarks": counts, "origins": dict(sorted(source.origins.items()))}
     (out / PREPARED_NAME).write_text(json.dumps(metrics, indent=1))
     return {"num_items": sum(count["num_items"] for count in counts.values()), **metrics}

@@ -25,7 +25,9 @@ from nanochat_core.model.weights import load_model
 from nanochat_core.sandbox import Limits, Sandbox
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
-HEADLINES = ("accuracy", "standard_error", "num_right", "num_asked")
+HEADLINES = (
+    "accuracy", "standard_error", "interval_95", "num_right", "num_asked", "num_too_long", "is_limited", "pass_at_k",
+)  # fmt: skip
 LIMITS = Limits()
 
 

@@ -22,7 +22,7 @@ def sound_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Runs(Store.open(str(folder / "store"), cache_folder=folder / "cache"), folder / "scratch")
     ids = []
     for seed, starts in ((42, (0,)), (43, (0, 17))):
-        plan = plan_with(f"seed={seed}", "core.source=path", "core.path=/bundle", "core.max_per_benchmark=40")
+        plan = plan_with(f"seed={seed}", "core.source=url", "core.max_per_benchmark=40")
         records = step_records(plan, starts=starts, step_ms=lambda step: 100.0 + step % 7)
         ids.append(made.add(plan, records, core=core_files(0.3, seed=seed)))
     make_bundle(made.store, ids, folder / "bundle", description="two seeds", target_bits_per_byte=2.1)

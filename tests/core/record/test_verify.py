@@ -44,7 +44,8 @@ def test_a_sound_bundle_passes_and_says_what_it_does_not_show(bundle: Path) -> N
     assert verdict.problems == ()
     assert verdict.claims is not None
     assert verdict.claims["seeds"] == [42, 43]
-    assert verdict.claims["significance"]["core_above_gpt2"]["num_values"] == 2
+    assert verdict.claims["core_is_whole"] is False
+    assert verdict.claims["significance"]["core_above_gpt2"] is None  # forty items each are no CORE
     assert any("weights are not in the bundle" in note for note in verdict.notes)
 
 
@@ -54,7 +55,8 @@ ONE_FIELD = [  # (file, edit, what the refusal holds)
     ("record.json", setting("claims/runs/1/git_commit", "beef"), "claims.runs[1].git_commit"),
     ("record.json", setting("claims/core", 0.9), "claims.core"),
     ("record.json", setting("claims/core_standard_error", 1e-9), "claims.core_standard_error"),
-    ("record.json", setting("claims/significance/core_above_gpt2/p_value", 1e-6), "core_above_gpt2.p_value"),
+    ("record.json", setting("claims/significance/core_above_gpt2", {"p_value": 1e-6}), "core_above_gpt2"),
+    ("record.json", setting("claims/core_is_whole", True), "claims.core_is_whole"),
     ("record.json", setting("claims/seeds", [1, 2]), "claims.seeds[0] is 1, the evidence gives 42"),
     ("record.json", setting("claims/config/pretrain/depth", 3), "claims.config.pretrain.depth is 3"),
     ("record.json", setting("claims/runs/0/packages/torch", "2.12.0"), "claims.runs[0].packages.torch"),

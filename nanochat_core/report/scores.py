@@ -165,7 +165,10 @@ def _chat_core(found: Mapping[str, Mapping[str, Any]]) -> ChatCore | None:
     *before, last = told
     error = told[last].get("chat_core_standard_error")
     parts = [f"± {error:.4f}"] if error is not None else []
-    parts += [f"{name} {told[name]['chat_core']:.4f}" for name in reversed(before)]
+    most = len(told[last].get("benchmarks") or {})
+    for name in reversed(before):  # the mean of other benchmarks is another measure, and says so
+        num = len(told[name].get("benchmarks") or {})
+        parts.append(f"{name} {told[name]['chat_core']:.4f}" + ("" if num == most else f" over {num} of {most}"))
     return ChatCore(f"{told[last]['chat_core']:.4f}", f"{last}: " + ", ".join(parts) if parts else last)
 
 

@@ -126,11 +126,26 @@ def test_without_a_whole_one_there_is_none(folder, tmp_path):
 
 
 def test_one_that_was_being_written_is_no_checkpoint(folder):
-    (folder / "step-00000020").rename(folder / "step-00000030.tmp")
+    (folder / "step-00000020").rename(folder / "step-00000030.tmp77")  # of a process that was killed
     assert checkpoint.newest(folder) == folder / "step-00000010"
+    found = checkpoint.load_newest(folder, _empty(), world=World())
+    assert found is not None
+    assert found[0] == folder / "step-00000010"
+    assert not list(folder.glob("*.tmp*"))
     _save(folder, 30)
     assert checkpoint.newest(folder) == folder / "step-00000030"
-    assert not (folder / "step-00000030.tmp").exists()
+    assert not list(folder.glob("*.tmp*"))
+
+
+def test_nothing_is_saved_into_the_folder_of_a_driver_that_took_over(folder, tmp_path):
+    (tmp_path / "00000002.json").write_text("{}")
+    metrics = folder / "metrics.jsonl"
+    with pytest.raises(checkpoint.TakenOverError):
+        checkpoint.save(
+            folder, 40, _tensors(40), state={}, metrics=metrics, world=World(), successor=tmp_path / "00000002.json"
+        )
+    assert checkpoint.newest(folder) == folder / "step-00000020"
+    assert not list(folder.glob("*.tmp*"))
 
 
 def test_two_are_kept_and_the_same_step_may_be_saved_again(folder):

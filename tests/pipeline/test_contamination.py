@@ -52,7 +52,7 @@ def test_what_holds_an_item_is_left_out_and_counted(prepared_home: Path, folder:
     assert report["gsm8k"]["num_contaminated"] == 1
     assert clean.metrics["left_out_as_benchmark_items"] == 2
 
-    unchecked = plan_run(load_config("tiny", [*micro_sets, *more, data[1]]))
+    unchecked = plan_run(load_config("tiny", [*micro_sets, *more[:2], data[1]]))
     assert steps.benchmarks(unchecked) is None
     everything = steps.conversations(plan_run(load_config("tiny", [*micro_sets, *more[:2]])), tokenizer, None)
     assert everything.metrics["conversations"] == 21  # of 22, the twentieth is for validation

@@ -50,7 +50,7 @@ def test_a_killed_and_resumed_run_bundles_and_verifies(home: Path, small_corpus:
 def _wait_for_step(home: Path, wanted: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
-        for path in home.glob("work/pretrain-*/metrics.jsonl"):
+        for path in home.glob("work/pretrain-*/attempt-*/metrics.jsonl"):
             if any(record["event"] == "checkpoint" and record["step"] >= wanted for record in read_records(path)):
                 return
         assert process.poll() is None, "the run ended before it could be killed"

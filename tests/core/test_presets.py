@@ -1,5 +1,7 @@
 """Presets and --set: what is read, and what is refused with the nearest right name."""
 
+import os
+
 import pytest
 
 from nanochat_core.base.errors import ConfigError
@@ -74,8 +76,8 @@ def test_a_missing_preset_names_the_nearest_and_all():
         ("tokenizer.vocab_size=4_096", lambda c: c.tokenizer.vocab_size, 4096),
         ("pretrain.matrix_lr=1", lambda c: c.pretrain.matrix_lr, 1.0),
         ("pretrain.matrix_lr=2e-2", lambda c: c.pretrain.matrix_lr, 0.02),
-        ("corpus.path=../some where/a=b", lambda c: c.corpus.path, "../some where/a=b"),
-        ('corpus.path="5"', lambda c: c.corpus.path, "5"),
+        ("corpus.path=../some where/a=b", lambda c: c.corpus.path, os.path.abspath("../some where/a=b")),
+        ('corpus.path="5"', lambda c: c.corpus.path, os.path.abspath("5")),
         ("pretrain.dtype=bf16", lambda c: c.pretrain.dtype, "bf16"),
         ("pretrain.total_batch_tokens=none", lambda c: c.pretrain.total_batch_tokens, None),
         ("pretrain.validate_every_steps=off", lambda c: c.pretrain.validate_every_steps, None),

@@ -140,17 +140,18 @@ def test_bombs_do_not_harm_their_neighbours() -> None:
     assert steps == [(i, 200) for i in range(1, 201)]
 
 
-def test_a_lost_worker_is_replaced_and_its_program_has_not_passed() -> None:
+@pytest.mark.parametrize(("num_kills", "status"), [(1, "passed"), (2, "crashed")])
+def test_a_program_whose_worker_is_lost_runs_once_more_and_no_more(num_kills: int, status: str) -> None:
     with Sandbox(Limits(wall_s=5.0), num_workers=1) as one:
         outcomes = []
-        thread = threading.Thread(target=lambda: outcomes.append(one.run("import time; time.sleep(60)")))
+        thread = threading.Thread(target=lambda: outcomes.append(one.run("import time; time.sleep(1.5)")))
         thread.start()
-        time.sleep(0.3)
-        launchers = launchers_of(os.getpid(), "5.0")
-        assert len(launchers) == 1
-        os.kill(launchers[0], signal.SIGKILL)
+        for _ in range(num_kills):
+            time.sleep(0.6)
+            [launcher] = launchers_of(os.getpid(), "5.0")
+            os.kill(launcher, signal.SIGKILL)
         thread.join()
-        assert outcomes[0].status == "crashed"
+        assert outcomes[0].status == status
         assert one.run("pass").has_passed
 
 

@@ -1,0 +1,110 @@
+"""What every request passes before it is routed: host, token, size; and the headers that every answer gets.
+
+Without a token only requests that name this very machine are served: a web page elsewhere could otherwise point its own
+name at 127.0.0.1 and talk to the model through the visitor's browser (DNS rebinding). Tokens are compared in constant
+time. Written as plain ASGI, so that streams and disconnects pass through untouched.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Collection
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from nanochat_core.serve.errors import ApiError
+from nanochat_core.serve.metrics import Metrics
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OPEN_PATHS = ("/", "/health")
+OPEN_FOLDER = "/static/"
+SAFE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class Guard:
+    """The outermost layer of the server."""
+
+    def __init__(
+        self, app: ASGIApp, *, token: str | None, hosts: Collection[str], max_body_bytes: int, metrics: Metrics
+    ) -> None:
+        self.app, self.hosts, self.max_body_bytes, self.metrics = app, hosts, max_body_bytes, metrics
+        self._digest = None if token is None else _digest(token)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_safely(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
+                self.metrics.http.labels(_route(scope), message["status"]).inc()
+            await send(message)
+
+        problem = self._problem(scope)
+        if problem is not None:
+            await problem.response()(scope, receive, send_safely)
+        else:
+            await self.app(scope, self._counted(receive), send_safely)
+
+    def _problem(self, scope: Scope) -> ApiError | None:
+        """Why this request is not let in."""
+        headers, path = Headers(scope=scope), scope["path"]
+        if self._digest is None and _host_name(headers.get("host", "")) not in self.hosts:
+            return ApiError(403, "without a token this server answers to its own machine only", code="wrong_host")
+        is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
+        if self._digest is not None and not is_open:
+            kind, _, given = headers.get("authorization", "").partition(" ")
+            if kind.lower() != "bearer" or not hmac.compare_digest(_digest(given.strip()), self._digest):
+                return ApiError(401, "this server needs its token: Authorization: Bearer ...", code="invalid_api_key")
+        length = headers.get("content-length", "0")
+        if length.isascii() and length.isdecimal() and int(length) > self.max_body_bytes:
+            return ApiError(413, self._too_large, code="body_too_large")
+        return None
+
+    @property
+    def _too_large(self) -> str:
+        return f"the body is larger than {self.max_body_bytes} bytes"
+
+    def _counted(self, receive: Receive) -> Receive:
+        """For bodies that do not say their length."""
+        num_bytes = 0
+
+        async def receive_counted() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            if message["type"] == "http.request":
+                num_bytes += len(message.get("body", b""))
+                if num_bytes > self.max_body_bytes:
+                    raise HTTPException(413, self._too_large)
+            return message
+
+        return receive_counted
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", errors="surrogateescape")).digest()  # equal lengths to compare
+
+
+def _host_name(host: str) -> str:
+    """Without the port: localhost:8000, [::1]:8000."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0].lower()
+
+
+def _route(scope: Scope) -> str:
+    """The pattern that matched, so that strangers' paths make no series of their own."""
+    route = scope.get("route")
+    return str(getattr(route, "path", "other"))

@@ -1,0 +1,155 @@
+"""From what a client sends to what the model reads: token ids, and how the answer is sampled.
+
+Text goes through the tokenizer's `encode`, which knows no special tokens, so nobody can forge an end of turn; only
+/tokenize reads them, for clients that build prompts of ids. Every training row starts with BOS, and lm-eval never sends
+it: it is put before a completion's prompt here, and left out of what is echoed.
+"""
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat_core.base.errors import NanochatError
+from nanochat_core.inference.sampling import Sampling
+from nanochat_core.serve.errors import ApiError, refused
+from nanochat_core.serve.schema import ChatBody, CompletionBody, Message, Sampled
+from nanochat_core.tokenizer import tokenizer as tk
+from nanochat_core.tokenizer.conversation import render_prompt
+from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+DEFAULT_TEMPERATURE = 1.0  # OpenAI's
+CHAT_TOP_K = 50  # a small model's tail of unlikely tokens is mostly noise
+COMPLETION_TOKENS = 16  # OpenAI's default for plain completions
+SEED_BITS = 48  # seeds that we choose survive JavaScript's numbers
+SPECIAL = re.compile("(" + "|".join(map(re.escape, tk.SPECIAL_TOKENS)) + ")")
+
+CHAT_TEMPLATE = (
+    "<|bos|>{% set held = namespace(system='') %}{% for message in messages %}"
+    "{% if message.role == 'system' %}{% set held.system = message.content + '\\n\\n' %}"
+    "{% elif message.role == 'user' %}<|user_start|>{{ held.system + message.content }}<|user_end|>"
+    "{% set held.system = '' %}"
+    "{% else %}<|assistant_start|>{{ message.content }}<|assistant_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant_start|>{% endif %}"
+)
+"""The conversation form in Jinja, for clients that render it themselves; tests compare it with `render_prompt`."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads, and how much of it the client did not send."""
+
+    ids: list[int]
+    num_hidden: int = 0
+    """Ids at the start that are ours: 1 for a BOS that was put before the client's prompt."""
+
+    @property
+    def echoed(self) -> list[int]:
+        return self.ids[self.num_hidden :]
+
+
+def chat_prompt(tokenizer: Tokenizer, body: ChatBody) -> Prompt:
+    """The conversation up to where the assistant is to speak."""
+    messages = [_message(message) for message in body.messages]
+    if messages[-1]["role"] != "user":
+        raise ApiError(400, "the last message must be from the user: the answer follows it", param="messages")
+    try:
+        return Prompt(render_prompt(tokenizer, messages))
+    except NanochatError as error:
+        raise ApiError(400, error.message, param="messages") from error
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """In the form of conversation.py. Only an assistant's message keeps its parts apart."""
+    role = "system" if message.role == "developer" else message.role
+    if isinstance(message.content, str):
+        return {"role": role, "content": message.content}
+    parts = [part.model_dump() for part in message.content]
+    if role == "assistant":
+        return {"role": role, "content": parts}
+    if any(part["type"] != "text" for part in parts):
+        raise ApiError(400, f"a {role} message may hold text parts only", param="messages")
+    return {"role": role, "content": "".join(part["text"] for part in parts)}
+
+
+def completion_prompts(tokenizer: Tokenizer, body: CompletionBody) -> list[Prompt]:
+    """One prompt per text or list of ids."""
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        prompt = [prompt]
+    elif prompt and isinstance(prompt[0], int):
+        prompt = [prompt]  # type: ignore[list-item]
+    if not prompt:
+        raise ApiError(400, "prompt is an empty list", param="prompt")
+    return [_completion_prompt(tokenizer, one) for one in prompt]  # type: ignore[arg-type]
+
+
+def _completion_prompt(tokenizer: Tokenizer, prompt: str | list[int]) -> Prompt:
+    ids = tokenizer.encode(prompt) if isinstance(prompt, str) else check_ids(tokenizer, prompt, param="prompt")
+    if not isinstance(prompt, str) and ids and ids[0] == tokenizer.bos:
+        return Prompt(ids)
+    return Prompt([tokenizer.bos, *ids], num_hidden=1)
+
+
+def check_ids(tokenizer: Tokenizer, ids: Sequence[int], *, param: str) -> list[int]:
+    """The ids, all of them tokens; ApiError naming one that is not."""
+    for token in ids:
+        if not 0 <= token < tokenizer.vocab_size:
+            raise ApiError(400, f"token {token} is not in the vocabulary of {tokenizer.vocab_size} tokens", param=param)
+    return list(ids)
+
+
+def encode_with_special(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of text in which a special token's name is that token."""
+    ids: list[int] = []
+    for piece in SPECIAL.split(text):
+        ids += [tokenizer.special(piece)] if piece in tk.SPECIAL_TOKENS else tokenizer.encode(piece)
+    return ids
+
+
+def check_room(prompt: Prompt, *, context_tokens: int, param: str, needs_room: bool = True) -> None:
+    """ApiError naming both numbers where the prompt leaves no room for an answer."""
+    if len(prompt.ids) + needs_room > context_tokens:
+        raise ApiError(
+            400,
+            f"this model's context is {context_tokens} tokens, and the prompt has {len(prompt.ids)}"
+            + (", which leaves no room for an answer" if needs_room else ""),
+            param=param,
+            code="context_length_exceeded",
+        )
+
+
+def chat_sampling(tokenizer: Tokenizer, body: ChatBody, *, room: int) -> Sampling:
+    """How a chat answer is sampled; without a limit it may fill the context."""
+    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    wanted = body.max_completion_tokens or body.max_tokens or room
+    return _sampling(tokenizer, body, room=room, wanted=wanted, top_k=CHAT_TOP_K, num_logprobs=num_logprobs)
+
+
+def completion_sampling(tokenizer: Tokenizer, body: CompletionBody, *, room: int) -> Sampling:
+    """How a plain continuation is sampled: all tokens, no tools."""
+    wanted = COMPLETION_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
+    return _sampling(tokenizer, body, room=room, wanted=wanted, top_k=None, num_logprobs=body.logprobs, use_tools=False)
+
+
+def _sampling(
+    tokenizer: Tokenizer, body: Sampled, *, room: int, wanted: int, top_k: int | None, **fixed: Any
+) -> Sampling:
+    stops = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    seed = secrets.randbits(SEED_BITS) if body.seed is None else body.seed
+    asked_top_k = top_k if body.top_k is None else body.top_k
+    try:
+        return Sampling(
+            temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
+            top_k=asked_top_k if asked_top_k is not None and asked_top_k > 0 else None,
+            top_p=body.top_p,
+            max_new_tokens=min(wanted, room),
+            seed=seed,
+            stop=tuple(text for text in stops if text and text not in tk.SPECIAL_TOKENS),
+            # lm-eval sends the end token by its name: the model says it as one id, never as text
+            stop_ids=tuple(tokenizer.special(text) for text in stops if text in tk.SPECIAL_TOKENS),
+            **fixed,
+        )
+    except NanochatError as error:
+        raise refused(error) from error

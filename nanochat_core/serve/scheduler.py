@@ -1,0 +1,173 @@
+"""The thread that runs one model: it admits requests into free rows, steps, and hands out what happened.
+
+The thread owns the batch; others only append to its queue and mark jobs as cancelled, under one lock that is never
+held while the model computes. A job that is cancelled leaves its row before the next step. When the engine fails, every
+job that waits is told so at once, later ones are refused, and /health says why: nobody is left hanging.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from nanochat_core.inference.engine import Batch, Engine, Request
+from nanochat_core.inference.tool_loop import Event
+from nanochat_core.serve.errors import ApiError
+from nanochat_core.serve.jobs import Job, Update, deliver
+from nanochat_core.serve.limits import Limits
+from nanochat_core.serve.metrics import ModelMetrics
+from nanochat_core.serve.scoring import score_prompt
+
+log = logging.getLogger(__name__)
+MEMORY = 0.9  # of the running mean of seconds per answer, which Retry-After is guessed from
+
+
+class Scheduler:
+    """Serves one engine; `submit` and `cancel` may be called from any thread."""
+
+    def __init__(self, name: str, engine: Engine, *, limits: Limits, metrics: ModelMetrics) -> None:
+        self.name, self.engine, self.limits, self.metrics = name, engine, limits, metrics
+        self.failure: str | None = None
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._running: dict[int, Job] = {}  # by _key: what holds a row, or is being scored
+        self._is_closing = False
+        self._mean_s = 1.0
+        self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
+        metrics.watch("queue_requests", lambda: float(len(self._waiting)))
+        metrics.watch("running_requests", lambda: float(len(self._running)))
+        metrics.watch("rows", lambda: float(limits.num_rows))
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Put jobs into the queue, all or none. ApiError 429 when it is full, 503 when the engine is gone."""
+        limits, most = self.limits, self.limits.num_rows + self.limits.max_waiting
+        if len(jobs) > most:
+            raise ApiError(400, f"{len(jobs)} prompts in one request; this server takes {most}", param="prompt")
+        with self._changed:
+            if self.failure is not None:
+                raise ApiError(503, f"the engine of {self.name} has stopped: {self.failure}", code="engine_failed")
+            if self._is_closing:
+                raise ApiError(503, "the server is shutting down", code="shutting_down")
+            num_ahead = len(self._waiting) + len(self._running)
+            if num_ahead + len(jobs) > most:
+                self.metrics.count("rejected_requests", len(jobs))
+                wait_s = self._mean_s * max(1, len(self._waiting)) / limits.num_rows
+                raise ApiError(
+                    429, f"{num_ahead} requests are being answered or waiting; this server takes {most}",
+                    code="queue_full", retry_after_s=min(wait_s, limits.retry_after_max_s),
+                )  # fmt: skip
+            self._waiting.extend(jobs)
+            self._changed.notify()
+        for job in jobs:
+            self.metrics.count("prompt_tokens", len(job.prompt.ids))
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Nobody waits for these any more."""
+        with self._changed:
+            for job in jobs:
+                job.is_cancelled = True
+            self._changed.notify()
+
+    def close(self, *, timeout_s: float) -> None:
+        """Stop after the current step; who still waits is told so."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            batch = self.engine.slots(self.limits.num_rows)
+            while not self._is_closing:
+                self._turn(batch)
+        except Exception as error:  # whatever it was, those who wait must hear of it
+            log.exception("the engine of %s has stopped", self.name)
+            with self._changed:
+                self.failure = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            self._end_all(ApiError(500, f"the engine of {self.name} failed", code="engine_failed"))
+        else:
+            self._end_all(ApiError(503, "the server is shutting down", code="shutting_down"))
+
+    def _turn(self, batch: Batch) -> None:
+        """Wait for work; let go of what was cancelled, take on what fits, and step once."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._running or self._is_closing)
+            gone = [job for job in self._running.values() if job.is_cancelled]
+            abandoned = sum(job.is_cancelled for job in self._waiting)
+            if abandoned:
+                self._waiting = deque(job for job in self._waiting if not job.is_cancelled)
+        for job in gone:
+            assert job.request is not None
+            batch.drop(job.request)
+            del self._running[_key(job)]
+        self.metrics.count("cancelled_requests", len(gone) + abandoned)
+        admitted = self._admit(batch.num_free)
+        if admitted:
+            batch.add(admitted)
+        if self._running:
+            self._hand_out(batch.step())
+
+    def _admit(self, num_free: int) -> list[Request]:
+        """Take from the queue, in its order, what there are rows for; a prompt to score is scored on the way."""
+        admitted: list[Request] = []
+        while self._waiting:
+            with self._changed:
+                job = self._waiting[0]
+                if job.request is not None and len(admitted) == num_free:
+                    break
+                self._running[_key(self._waiting.popleft())] = job  # at no moment is it in neither
+            if job.request is None:
+                self._score(job)
+                break  # between two scorings the others get a step
+            admitted.append(job.request)
+        return admitted
+
+    def _score(self, job: Job) -> None:
+        entries = score_prompt(self.engine.model, job.prompt.ids, num_top=job.num_top)
+        self._finish(job)
+        deliver([(job, Update(job.index, scores=entries, is_last=True))])
+
+    def _hand_out(self, happened: Sequence[tuple[Request, Sequence[Event]]]) -> None:
+        updates: list[tuple[Job, Update]] = []
+        num_tokens = 0
+        for request, events in happened:
+            job = self._running.get(id(request))
+            if job is None or job.request is None:
+                continue
+            num_before, is_first = job.num_tokens, job.first_s is None
+            for gap in job.count_tokens():
+                self.metrics.gap.observe(gap)
+            if is_first and job.first_s is not None:
+                self.metrics.ttft.observe(job.ttft_s)
+            num_tokens += job.num_tokens - num_before
+            logprobs = job.request.answer.logprobs[num_before : job.num_tokens]
+            if job.request.is_done:
+                self._finish(job)
+            if events or logprobs or job.request.is_done:
+                updates.append((job, Update(job.index, events, logprobs, is_last=job.request.is_done)))
+        self.metrics.count("generated_tokens", num_tokens)
+        deliver(updates)
+
+    def _finish(self, job: Job) -> None:
+        del self._running[_key(job)]
+        self.metrics.count("finished_requests")
+        took_s = (job.last_s or job.asked_s) - (job.first_s or job.asked_s)
+        self._mean_s = MEMORY * self._mean_s + (1 - MEMORY) * took_s
+
+    def _end_all(self, error: ApiError) -> None:
+        """Tell everybody who waits that no answer will come."""
+        with self._changed:
+            self._is_closing = True
+            left = [*self._running.values(), *self._waiting]
+            self._running.clear()
+            self._waiting.clear()
+        self.metrics.count("failed_requests", len(left))
+        deliver((job, Update(job.index, error=error, is_last=True)) for job in left)
+
+
+def _key(job: Job) -> int:
+    return id(job if job.request is None else job.request)

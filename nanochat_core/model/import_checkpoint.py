@@ -1,8 +1,9 @@
-"""Reading a model that nanochat trained: its tensor names become ours.
+"""Reading a model that nanochat trained, or that `nanochat export` wrote: its tensor names become ours.
 
 A folder holds the weights (`model.safetensors`, or nanochat's own `model_<step>.pt`) and their shape (`config.json`,
 `golden.json` or nanochat's `meta_<step>.json`). A `.pt` is read with `weights_only`, which admits tensors and nothing
-that runs. Tensors of a compiled model carry the prefix `_orig_mod.`; bf16 tables become fp32 masters.
+that runs. Tensors of a compiled model carry the prefix `_orig_mod.`; bf16 tables become fp32 masters. Exported folders
+have our tensor names already; the shape of one for transformers goes by that library's names.
 """
 
 import json
@@ -24,6 +25,16 @@ CONFIG_FILES = ("config.json", "golden.json", "meta_*.json")
 CONFIG_KEYS = ("config", "model_config")
 WEIGHT_FILES = ("model.safetensors", "model_*.pt")
 NAMES_SHOWN = 4
+HUGGINGFACE_MODEL_TYPE = "nanochat_prefect"  # transformers has a "nanochat" of its own, of another architecture
+HUGGINGFACE_NAMES = {  # in the config.json of a folder for transformers -> our name
+    "vocab_size": "vocab_size",
+    "hidden_size": "n_embd",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "num_key_value_heads": "n_kv_head",
+    "max_position_embeddings": "sequence_len",
+    "window_pattern": "window_pattern",
+}
 # nanochat's names, in the order in which they are tried; the first pattern that matches a whole name decides
 RENAMES = (
     (r"transformer\.wte\.weight", "embed.weight"),
@@ -44,6 +55,10 @@ def load_nanochat_checkpoint(folder: Path) -> GPT:
     """The model in `folder`, in fp32 on the CPU."""
     if not folder.is_dir():
         raise MissingError(f"no folder {folder}", hint="give the folder that holds the weights and their config")
+    if (folder / "tokenizer.pkl").is_file() and not any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES):
+        raise MissingError(
+            f"{folder} holds nanochat's tokenizer and no weights", hint=f"nanochat import-tokenizer {folder} OUT"
+        )
     model = GPT(_read_config(folder))
     weights = {our_name(name): tensor for name, tensor in _read_weights(folder).items()}
     _check_weights(model, weights, folder)
@@ -68,6 +83,8 @@ def _read_config(folder: Path) -> GPTConfig:
     except ValueError as error:
         raise MissingError(f"{path} is not JSON: {error}", hint="copy the checkpoint again") from error
     values = next((content[key] for key in CONFIG_KEYS if isinstance(content, dict) and key in content), content)
+    if isinstance(values, dict) and values.get("model_type") == HUGGINGFACE_MODEL_TYPE:
+        values = {ours: values[theirs] for theirs, ours in HUGGINGFACE_NAMES.items() if theirs in values}
     names = [field.name for field in fields(GPTConfig)]
     required = [name for name in names if name != "window_pattern"]
     missing = [name for name in required if not isinstance(values, dict) or name not in values]

@@ -1,0 +1,73 @@
+"""The small files of a folder that transformers loads: the shape, the tokenizer's settings, how to generate.
+
+Their keys keep to what transformers 4.5x and 5.x both read. `model_type` is none of the library's own, so that no class
+of a similar name is taken for ours; `auto_map` names the classes of the modelling file beside it.
+"""
+
+from typing import Any
+
+from nanochat_core.config import GPTConfig
+from nanochat_core.export.chat_template import chat_template
+from nanochat_core.model import shape
+from nanochat_core.model.import_checkpoint import HUGGINGFACE_MODEL_TYPE, HUGGINGFACE_NAMES
+from nanochat_core.tokenizer import tokenizer as tk
+from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+MODELING = "modeling_nanochat.py"
+MAX_NEW_TOKENS = 256  # else generate() stops at 20 tokens
+
+
+def model_config(config: GPTConfig, tokenizer: Tokenizer, *, dtype: str) -> dict[str, Any]:
+    """config.json: the shape, and every constant that the modelling file needs."""
+    from nanochat_core.model.attention import VALUE_GATE_SCALE
+    from nanochat_core.model.cross_entropy import SOFTCAP
+    from nanochat_core.model.rotary import QK_GAIN, ROTARY_BASE
+
+    return {
+        "model_type": HUGGINGFACE_MODEL_TYPE,
+        "architectures": ["NanochatForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "modeling_nanochat.NanochatConfig",
+            "AutoModelForCausalLM": "modeling_nanochat.NanochatForCausalLM",
+        },
+        **{theirs: getattr(config, ours) for theirs, ours in HUGGINGFACE_NAMES.items()},
+        "padded_vocab_size": shape.padded_vocab_size(config),
+        "intermediate_size": shape.MLP_RATIO * config.n_embd,
+        "windows": shape.window_sizes(config),
+        "value_embed_layers": [layer for layer in range(config.n_layer) if shape.has_value_embed(config, layer)],
+        "smear_channels": shape.SMEAR_CHANNELS,
+        "value_gate_channels": shape.VALUE_GATE_CHANNELS,
+        "value_gate_scale": VALUE_GATE_SCALE,
+        "qk_gain": QK_GAIN,
+        "rotary_base": ROTARY_BASE,
+        "logit_softcap": SOFTCAP,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+        **_token_ids(tokenizer),
+    }
+
+
+def generation_config(tokenizer: Tokenizer) -> dict[str, Any]:
+    """generation_config.json: greedy, ending where our own engine ends an answer."""
+    return {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, **_token_ids(tokenizer)}
+
+
+def _token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    end, bos = tokenizer.special(tk.ASSISTANT_END), tokenizer.bos
+    # padding by an end token, as GPT-2 does: whatever stands there is masked
+    return {"bos_token_id": bos, "eos_token_id": [end, bos], "pad_token_id": end}
+
+
+def tokenizer_config(config: GPTConfig) -> dict[str, Any]:
+    """tokenizer_config.json. Generation continues on the right, so padding is on the left."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": tk.BOS,
+        "eos_token": tk.ASSISTANT_END,
+        "pad_token": tk.ASSISTANT_END,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "model_max_length": config.sequence_len,
+        "padding_side": "left",
+        "chat_template": chat_template(),
+    }

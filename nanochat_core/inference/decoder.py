@@ -1,0 +1,300 @@
+"""Decoding in slots: every row holds one sequence and grows by chunks (prefill) or by single tokens (step).
+
+The same network as `GPT.hidden`, written for one token at a time, where the number of operations and the bytes of the
+weights are the time: joined and packed matrices (packed.py), learned scalars as Python floats, rings for windowed
+layers (decoder_cache.py). The stream, the norms and the rotation are fp32 whatever the products run in, and so is the
+cache on a CPU: attention of one query takes four to twenty times as long there in bf16. In fp32 with plain weights the
+logits are those of the training forward; tests hold the two together with every feature on.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanochat_core.base.errors import ConfigError
+from nanochat_core.inference.decoder_cache import Places, RingCache
+from nanochat_core.inference.decoder_graphs import StepGraphs, bucket
+from nanochat_core.inference.packed import decode_weights
+from nanochat_core.model.attention import VALUE_GATE_SCALE, causal_attention
+from nanochat_core.model.cross_entropy import SOFTCAP
+from nanochat_core.model.gpt import GPT
+from nanochat_core.model.rotary import QK_GAIN
+from nanochat_core.model.shape import SMEAR_CHANNELS, has_value_embed, window_sizes
+from nanochat_core.model.stream import RMS_EPS
+
+# R rows, B rows of one call, T tokens, N = B T, C width, V vocabulary, H query heads, K key/value heads, G = H / K,
+# D head size, L places of the cache
+VISIBLE_BUCKET = 256  # a captured graph looks at 256, 512, 1024, ... places of a row
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, q (N, H, D), k (N, K, D), v (N, K, D)) to (N, H D); q and k have a root mean square of 1."""
+
+
+class Decoder:
+    """`num_rows` sequences of at most `max_len` tokens; the model's weights may not change while it lives."""
+
+    def __init__(self, model: GPT, *, num_rows: int, max_len: int, weights: str = "auto") -> None:
+        if num_rows < 1 or max_len < 1:
+            raise ConfigError(f"a decoder of {num_rows} rows of {max_len} tokens", hint="both must be at least 1")
+        self.model, self.max_len = model, max_len
+        self.weights = decode_weights(model, weights)
+        self._cache = self._new_cache(num_rows)
+        self._windows = window_sizes(model.config)
+        cos, sin = model.rotary(max_len, dtype=torch.float32)
+        self._rotations = torch.stack((cos[:max_len], sin[:max_len]), dim=1)  # (positions, 2, D)
+        self._scale = QK_GAIN**2 / math.sqrt(model.config.head_dim)
+        # reading a learned scalar from a tensor is an operation, and on a GPU a wait, for every layer of every token
+        self._residual: list[float] = model.residual_weights.tolist()
+        self._skip = model.skip_weights.detach().view(-1, 1, 1)  # (layers, 1, 1)
+        self._smear, self._backout = model.smear_weight.item(), model.backout_weight.item()
+        self._smear_gate = F.pad(model.smear_gate.weight.detach(), (0, model.config.n_embd - SMEAR_CHANNELS))
+        self._tables = {
+            layer: model.get_submodule(f"value_embeds.{layer}").get_parameter("weight").detach()
+            for layer in range(model.config.n_layer)
+            if has_value_embed(model.config, layer)
+        }
+        self._zero = torch.zeros((), device=model.device)
+        widths = (model.config.n_embd, model.config.head_dim)
+        self._eps = {width: torch.tensor(math.sqrt(width * RMS_EPS), device=model.device) for width in widths}
+        self._graphs = StepGraphs(self._graph_body) if model.device.type == "cuda" else None
+        self._ids = torch.zeros(num_rows, dtype=torch.long, device=model.device)  # what a captured graph reads
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens held by each row."""
+        return list(self._cache.lengths)
+
+    @property
+    def num_rows(self) -> int:
+        return self._cache.num_rows
+
+    def prefill(self, row: int, ids: Sequence[int]) -> Tensor:
+        """Append a chunk to a row; the fp32 logits (V,) after its last token."""
+        return self.prefill_rows([row], torch.tensor([list(ids)], dtype=torch.long))[0]
+
+    def prefill_rows(self, rows: Sequence[int], ids: Tensor) -> Tensor:
+        """Append chunks ids (B, T) to B rows; the fp32 logits (B, V) after their last tokens."""
+        num_rows, tokens = ids.shape
+        if num_rows != len(rows) or len(set(rows)) != num_rows or ids.numel() == 0:
+            raise ConfigError(
+                f"chunks of shape {tuple(ids.shape)} for rows {list(rows)}", hint="one chunk for each row"
+            )
+        self._cache.check_room(rows, tokens)
+        logits = self._new_logits(num_rows)
+        with torch.inference_mode():
+            ids = ids.to(self.model.device)
+            row = torch.tensor(rows, device=self.model.device)
+            positions = self._cache.positions[row].unsqueeze(1) + torch.arange(tokens, device=self.model.device)
+            attend = self._chunk_attention(rows, num_rows, tokens)
+            hidden, embedding = self._hidden(ids, self._cache.last_embedding[row], positions.flatten(), attend)
+            self._logits(hidden, logits)
+            self._cache.last_embedding[row] = embedding
+            self._cache.advance(rows, tokens)
+        return logits
+
+    def step(self, tokens: Sequence[int] | Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """One token for each of `rows` (None: all); fp32 logits (R, V), where the other rows' mean nothing.
+
+        The others do not change. Rows between the first and the last active one are computed all the same.
+        """
+        active = list(range(self.num_rows)) if rows is None else list(rows)
+        if len(active) != len(tokens) or not active:
+            raise ConfigError(f"{len(tokens)} tokens for rows {active}", hint="one token for each active row")
+        self._cache.check_room(active, 1)
+        new = torch.as_tensor(tokens, dtype=torch.long, device=self.model.device)
+        if len(active) == self.num_rows:
+            logits = self._new_logits(self.num_rows)
+        else:
+            logits = torch.zeros(self.num_rows, self.model.config.vocab_size, device=self.model.device)
+        first, last = min(active), max(active) + 1
+        with torch.inference_mode():
+            is_all = len(active) == last - first
+            if is_all and active == sorted(active):
+                self._ids[first:last] = new
+            else:
+                self._ids[torch.tensor(active, device=self.model.device)] = new
+            if self._graphs is None:
+                embedding = self._step(first, last, logits[first:last])
+            else:
+                first, embedding = 0, self._replay(last, logits)
+            self._commit(active, first, last, embedding)
+        return logits
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Make row `target` what row `source` is: n samples of one prompt need one prefill."""
+        self._cache.copy_row(source, target)
+
+    def clear_row(self, row: int) -> None:
+        """Free a row; its next token starts a new sequence."""
+        self._cache.clear_row(row)
+
+    def shrink(self, rows: Sequence[int]) -> None:
+        """Keep `rows` only, in that order."""
+        self._cache.keep_rows(rows)
+        self._ids = torch.zeros(len(rows), dtype=torch.long, device=self.model.device)
+        if self._graphs is not None:
+            self._graphs.clear()  # they hold the addresses of the old cache
+
+    def _new_cache(self, num_rows: int) -> RingCache:
+        device = self.model.device
+        dtype = torch.float32 if device.type == "cpu" else self.weights.dtype
+        return RingCache(self.model.config, num_rows, max_len=self.max_len, dtype=dtype, device=device)
+
+    def _new_logits(self, rows: int) -> Tensor:
+        # made outside inference mode, so that a caller may write into them
+        return torch.empty(rows, self.model.config.vocab_size, device=self.model.device)
+
+    def _step(self, first: int, last: int, logits: Tensor) -> Tensor:
+        """Logits of the next token of rows first .. last - 1; returns their embeddings."""
+        lengths = self._cache.lengths[first:last]
+        longest = max(lengths)
+        places = self._cache.step_places(first, last, longest=longest, is_uniform=min(lengths) == longest)
+        return self._step_at(first, last, places, logits)
+
+    def _step_at(self, first: int, last: int, places: dict[int, Places], logits: Tensor) -> Tensor:
+        cache, rows = self._cache, slice(first, last)
+        attend = self._step_attention(first, last, places)
+        # a full row may idle here: its position has no rotation, and nobody reads what comes of it
+        positions = cache.positions[rows].clamp(max=self.max_len - 1)
+        hidden, embedding = self._hidden(self._ids[rows].unsqueeze(1), cache.last_embedding[rows], positions, attend)
+        self._logits(hidden, logits)
+        return embedding
+
+    def _commit(self, active: list[int], first: int, last: int, embedding: Tensor) -> None:
+        """The active rows have one token more."""
+        if len(active) == last - first:
+            self._cache.last_embedding[first:last] = embedding
+        else:
+            index = torch.tensor(active, device=self.model.device)
+            self._cache.last_embedding[index] = embedding[index - first]
+        self._cache.advance(active, 1)
+
+    def _replay(self, last: int, logits: Tensor) -> Tensor:
+        """The step as a captured graph, for whole buckets of rows and of places."""
+        assert self._graphs is not None
+        rows = bucket(last, 1, limit=self.num_rows)
+        visible = bucket(max(self._cache.lengths[:rows]) + 1, VISIBLE_BUCKET, limit=self.max_len)
+        found, embedding = self._graphs.run(rows, visible)
+        logits[:rows] = found
+        return embedding[:last]
+
+    def _graph_body(self, rows: int, visible: int) -> tuple[Tensor, Tensor]:
+        """Logits and embeddings of rows 0 .. rows - 1 from the buffers alone; running it twice changes nothing."""
+        logits = torch.empty(rows, self.model.config.vocab_size, device=self.model.device)
+        places = self._cache.step_places(0, rows, longest=visible - 1, is_uniform=False)
+        return logits, self._step_at(0, rows, places, logits)
+
+    def _hidden(self, ids: Tensor, last_embedding: Tensor, positions: Tensor, attend: Attend) -> tuple[Tensor, Tensor]:
+        """The normalised stream (B, C) of the last of ids (B, T), and that token's embedding (B, C).
+
+        `positions` (N,), `last_embedding` (B, C): of the tokens before.
+        """
+        config, (rows, tokens) = self.model.config, ids.shape
+        flat = ids.flatten()
+        embedding = self._unit(F.embedding(flat, self.model.embed.weight))  # (N, C)
+        rotation = self._rotations.index_select(0, positions).split_with_sizes((1, 1), 1)  # cos and sin, (N, 1, D)
+        x = x0 = self._smeared(embedding, last_embedding, rows)
+        skips = (x0 * self._skip).unbind()  # of all layers in one operation
+        middle = x
+        for layer, products in enumerate(self.weights.layers):
+            x = torch.add(skips[layer], x, alpha=self._residual[layer])
+            qkv = products.qkv(self._unit(x)).float()  # (N, (H + 2 K) D [+ K])
+            q, k, v = self._heads(layer, qkv, flat, rotation)
+            mixed = attend(layer, q, k, v)
+            if tokens > 1 and layer == config.n_layer - 1:  # from here on only the last token's output is wanted
+                mixed, x, middle = (_last_of_each(part, rows) for part in (mixed, x, middle))
+            x = x + products.attn_proj(mixed)
+            x = x + products.mlp_proj(products.fc(self._unit(x)).relu_().square_())
+            if layer == config.n_layer // 2:
+                middle = x
+        return self._unit(torch.add(x, middle, alpha=-self._backout)), _last_of_each(embedding, rows)
+
+    def _unit(self, x: Tensor) -> Tensor:
+        """x over its root mean square along the last dimension; three operations, where a CPU's rms_norm makes six."""
+        width = x.size(-1)
+        if x.is_cuda:
+            return F.rms_norm(x, (width,), eps=RMS_EPS)
+        # hypot(norm, sqrt(width eps)) / sqrt(width) is sqrt(mean(x^2) + eps)
+        norm = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._eps[width])
+        return torch.addcdiv(self._zero, x, norm, value=math.sqrt(width))
+
+    def _smeared(self, embedding: Tensor, last_embedding: Tensor, rows: int) -> Tensor:
+        """A gated share of the previous token's embedding is added to each one's (N, C)."""
+        previous = last_embedding
+        if embedding.size(0) != rows:
+            by_row = embedding.view(rows, -1, embedding.size(1))  # (B, T, C)
+            previous = torch.cat((last_embedding.unsqueeze(1), by_row[:, :-1]), dim=1).flatten(0, 1)
+        gate = torch.sigmoid(F.linear(embedding, self._smear_gate))  # (N, 1)
+        return torch.addcmul(embedding, gate, previous, value=self._smear)
+
+    def _heads(self, layer: int, qkv: Tensor, ids: Tensor, rotation: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """q (N, H, D) and k (N, K, D), normalised and rotated, and v (N, K, D) with its value embedding."""
+        config, (cos, sin) = self.model.config, rotation
+        num, n_head, n_kv_head, head_dim = qkv.size(0), config.n_head, config.n_kv_head, config.head_dim
+        table = self._tables.get(layer)
+        num_gates = 0 if table is None else n_kv_head
+        qk, v, gates = qkv.split_with_sizes(((n_head + n_kv_head) * head_dim, n_kv_head * head_dim, num_gates), 1)
+        qk, v = self._unit(qk.view(num, -1, head_dim)), v.view(num, -1, head_dim)
+        rotated = torch.addcmul(qk * cos, qk.roll(head_dim // 2, -1), sin)
+        if table is not None:
+            added = F.embedding(ids, table).view(num, n_kv_head, head_dim)
+            v = torch.addcmul(v, gates.sigmoid().unsqueeze(-1), added, value=VALUE_GATE_SCALE)
+        q, k = rotated.split_with_sizes((n_head, n_kv_head), 1)
+        return q, k, v
+
+    def _step_attention(self, first: int, last: int, places: dict[int, Places]) -> Attend:
+        cache, config = self._cache, self.model.config
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            at = places[cache.sizes[layer]]
+            cache.write(layer, at, k.unsqueeze(2), v.unsqueeze(2))
+            keys, values = (store[layer][first:last, :, : at.length] for store in (cache.keys, cache.values))
+            # the queries of one key head stand where a sequence's would: nothing is repeated for grouped heads
+            q = q.reshape(last - first, config.n_kv_head, -1, config.head_dim).to(cache.dtype)  # (B, K, G, D)
+            mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=at.mask, scale=self._scale)
+            return mixed.reshape(last - first, -1)
+
+        return attend
+
+    def _chunk_attention(self, rows: Sequence[int], num_rows: int, tokens: int) -> Attend:
+        """New tokens see what their rows hold and each other; onto empty rows as the training forward does."""
+        cache, config, dtype = self._cache, self.model.config, self.weights.dtype
+        places = cache.chunk_places(rows, tokens)
+        row = torch.tensor(rows, device=self.model.device)
+
+        def attend(layer: int, *heads: Tensor) -> Tensor:
+            at = places[cache.sizes[layer]]
+            q, k, v = (part.view(num_rows, tokens, -1, config.head_dim).transpose(1, 2) for part in heads)
+            if at.mask is None:
+                mixed = causal_attention(
+                    (q * self._scale).to(dtype), k.to(dtype), v.to(dtype), window=self._windows[layer]
+                )  # (B, T, H, D)
+                cache.write(layer, at, k, v)
+                return mixed.reshape(num_rows * tokens, -1)
+            keys = torch.cat((cache.keys[layer][row, :, : at.length], k.to(cache.dtype)), dim=2)  # (B, K, L + T, D)
+            values = torch.cat((cache.values[layer][row, :, : at.length], v.to(cache.dtype)), dim=2)
+            cache.write(layer, at, k, v)
+            mixed = F.scaled_dot_product_attention(
+                q.to(cache.dtype),
+                keys,
+                values,
+                attn_mask=at.mask,
+                scale=self._scale,
+                enable_gqa=config.n_head != config.n_kv_head,
+            )
+            return mixed.transpose(1, 2).reshape(num_rows * tokens, -1)
+
+        return attend
+
+    def _logits(self, hidden: Tensor, out: Tensor) -> None:
+        """Softly capped fp32 logits (B, V) of the normalised stream (B, C)."""
+        out.copy_(self.weights.head(hidden))
+        out.mul_(2 / SOFTCAP).sigmoid_().mul_(2 * SOFTCAP).sub_(SOFTCAP)
+
+
+def _last_of_each(x: Tensor, rows: int) -> Tensor:
+    """(N, C) of `rows` equal parts to the last of each, (B, C)."""
+    return x if x.size(0) == rows else x.view(rows, -1, x.size(1))[:, -1]

@@ -1,0 +1,67 @@
+"""CUDA graphs of a decoding step: one per bucket of rows and of visible places, captured when first needed.
+
+A step is some twenty small kernels per layer, and launching them one by one takes longer than running them; a graph
+is one launch. What it reads and writes has fixed addresses, so a step is captured for whole buckets: few graphs serve
+every number of rows and every length. Where capture fails the steps run without, and the reason is logged once.
+"""
+
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+WARM_UP_RUNS = 2  # before capture: libraries set up their workspaces in the first calls
+
+Body = Callable[[int, int], tuple[Tensor, Tensor]]
+"""(rows, visible places) to (logits, embeddings); it may be run any number of times for one token."""
+
+
+def bucket(needed: int, smallest: int, *, limit: int) -> int:
+    """The smallest of smallest, 2 smallest, 4 smallest, ... that is at least `needed`, and `limit` at most."""
+    size = smallest
+    while size < needed:
+        size *= 2
+    return min(size, limit)
+
+
+class StepGraphs:
+    """Runs `body`, from its second call for the same bucket on as one launch."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._captured: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
+        self.failure: str | None = None
+        """Why steps run without a graph; None: they do not."""
+
+    def run(self, rows: int, visible: int) -> tuple[Tensor, Tensor]:
+        """Logits and embeddings; both are overwritten by the next run."""
+        if self.failure is None and (rows, visible) not in self._captured:
+            self._capture(rows, visible)
+        if self.failure is not None:
+            return self._body(rows, visible)
+        graph, outputs = self._captured[rows, visible]
+        graph.replay()
+        return outputs
+
+    def clear(self) -> None:
+        """Forget all graphs: the tensors that they read have moved."""
+        self._captured.clear()
+
+    def _capture(self, rows: int, visible: int) -> None:
+        try:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP_RUNS):
+                    self._body(rows, visible)
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                outputs = self._body(rows, visible)
+            self._captured[rows, visible] = (graph, outputs)
+        except (RuntimeError, AssertionError) as error:
+            self.failure = str(error)
+            self._captured.clear()
+            logger.warning("decoding without CUDA graphs: %s", error)

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from threads import one_thread as one_thread
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.inference.engine import Engine
 from nanochat_core.model.gpt import GPT
+from nanochat_core.model.shape import window_sizes
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 
@@ -29,14 +31,20 @@ def make_model():
 
 
 @pytest.fixture(scope="session")
+def full_model():
+    """Every feature of the network on: windows of 128 in a context of 512, groups of heads, and no weight is zero."""
+    config = GPTConfig(sequence_len=512, vocab_size=265, n_layer=4, n_head=4, n_kv_head=2, n_embd=64)
+    model = GPT(config)
+    model.init_weights(0)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    assert all(parameter.abs().min() > 0 for parameter in model.parameters())
+    assert window_sizes(config) == [128, 128, 128, 512]
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
 def engine(make_model, tokenizer):
     return Engine(make_model(), tokenizer)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

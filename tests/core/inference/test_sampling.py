@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from nanochat_core.base.errors import ConfigError
-from nanochat_core.inference.sampling import Sampler, Sampling
+from nanochat_core.inference.sampling import Sampler, Sampling, next_tokens
 
 
 def _logits(seed=0, size=200):
@@ -79,10 +81,92 @@ def test_top_k_of_all_tokens_draws_as_without_it():
     [
         {"temperature": -0.1}, {"temperature": 10.1}, {"temperature": math.nan}, {"temperature": math.inf},
         {"top_k": 0},
-        {"top_k": -1}, {"max_new_tokens": 0}, {"max_new_tokens": -5}, {"seed": 2**70}, {"seed": -(2**70)},
+        {"top_k": -1}, {"top_p": 0.0}, {"top_p": -0.5}, {"top_p": 1.1}, {"top_p": math.nan}, {"num_logprobs": -1},
+        {"max_new_tokens": 0}, {"max_new_tokens": -5}, {"seed": 2**70}, {"seed": -(2**70)},
     ],
     ids=str,
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ConfigError):
         Sampler(Sampling(**setting))
+
+
+SAMPLINGS = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    top_k=st.sampled_from([None, 1, 3, 50, 1000]),
+    top_p=st.sampled_from([None, 0.2, 0.9, 1.0]),
+    seed=st.integers(0, 5),
+)
+
+
+@given(st.lists(SAMPLINGS, min_size=1, max_size=8), st.integers(0, 100))
+@settings(max_examples=60, deadline=None)
+def test_a_row_draws_the_same_alone_and_among_any_others(samplings, seed):
+    logits = torch.stack([_logits(seed + row).round() for row in range(len(samplings))])  # with many equal values
+    together, alone = ([Sampler(sampling) for sampling in samplings] for _ in range(2))
+    for _ in range(3):
+        expected = [sampler.next_token(row) for sampler, row in zip(alone, logits, strict=True)]
+        assert next_tokens(logits, together) == expected
+
+
+def test_the_first_draws_of_many_seeds_follow_the_softmax_too():
+    """One question is asked with many seeds, and each may draw once."""
+    logits = torch.tensor([0.0, 1.0, 2.0])
+    drawn = next_tokens(logits.expand(4000, 3), [Sampler(Sampling(temperature=1.0, seed=i)) for i in range(4000)])
+    for token, probability in enumerate(logits.softmax(-1).tolist()):
+        deviation = math.sqrt(probability * (1 - probability) / 4000)
+        assert abs(drawn.count(token) / 4000 - probability) < 5 * deviation
+
+
+def _nucleus(logits, sampling):
+    """The usual definition, in plain Python: the fewest of the top k whose probability reaches p."""
+    order = sorted(range(len(logits)), key=lambda token: -logits[token])[: sampling.top_k]
+    weights = [math.exp(logits[token] / sampling.temperature) for token in order]
+    kept, total = [], 0.0
+    for token, weight in zip(order, weights, strict=True):
+        kept.append(token)
+        total += weight / sum(weights)
+        if total >= sampling.top_p:
+            break
+    return set(kept)
+
+
+@pytest.mark.parametrize("top_k", [None, 4])
+@pytest.mark.parametrize(("top_p", "temperature"), [(0.05, 1.0), (0.5, 1.0), (0.8, 0.5), (0.95, 2.0), (0.999999, 1.0)])
+def test_exactly_the_nucleus_is_drawn(top_p, top_k, temperature):
+    logits = torch.tensor([0.1, 1.2, 2.3, -1.0, 0.7, 1.9, -0.4])
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    expected = _nucleus(logits.tolist(), sampling)
+    samplers = [Sampler(Sampling(**{**vars(sampling), "seed": seed})) for seed in range(2000)]
+    assert set(next_tokens(logits.expand(2000, -1), samplers)) == expected
+
+
+def test_frequencies_within_the_nucleus_are_renormalised():
+    logits = torch.tensor([0.3, 0.25, 0.2, 0.15, 0.1]).log()
+    samplers = [Sampler(Sampling(temperature=1.0, top_k=4, top_p=0.7, seed=seed)) for seed in range(4000)]
+    drawn = next_tokens(logits.expand(4000, -1), samplers)  # of 0.9: 0.3 and 0.25 reach 0.61, with 0.2 it is 0.83
+    for token, probability in enumerate([0.3 / 0.75, 0.25 / 0.75, 0.2 / 0.75, 0.0, 0.0]):
+        deviation = math.sqrt(probability * (1 - probability) / 4000)
+        assert abs(drawn.count(token) / 4000 - probability) <= 5 * deviation
+
+
+def test_a_limit_of_one_cuts_nothing():
+    for seed in range(30):
+        whole = Sampler(Sampling(temperature=1.5, seed=seed)).next_token(_logits(seed))
+        assert Sampler(Sampling(temperature=1.5, top_p=1.0, seed=seed)).next_token(_logits(seed)) == whole
+
+
+def test_a_nucleus_wider_than_the_head_is_whole_and_nobody_elses_business():
+    """Beside a row whose nucleus is a few tokens, one whose nucleus is most of 3,000."""
+    flat, peaked = torch.arange(3000) * -1e-3, _logits(size=3000)
+    sampling = Sampling(temperature=1.0, top_k=None, top_p=0.9)
+    expected = _nucleus(flat.tolist(), sampling)
+    assert len(expected) > 1024
+    samplers = [Sampler(Sampling(**{**vars(sampling), "seed": seed})) for seed in range(4000)]
+    rows = torch.stack([flat, peaked]).repeat(2000, 1)
+    drawn = next_tokens(rows, samplers)
+    assert set(drawn[::2]) <= expected
+    assert max(drawn[::2]) > 1024
+    alone = [Sampler(Sampling(**{**vars(sampling), "seed": seed})).next_token(rows[seed]) for seed in range(40)]
+    assert drawn[:40] == alone

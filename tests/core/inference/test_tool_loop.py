@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat_core.inference.tool_loop import End, Text, ToolCall, ToolLoop, ToolResult
+from nanochat_core.inference.tool_loop import End, Text, TextLoop, ToolCall, ToolError, ToolLoop, ToolResult
 from nanochat_core.tokenizer.bpe import train_tokenizer
 from nanochat_core.tokenizer.tokenizer import SPECIAL_TOKENS
 
@@ -56,9 +56,53 @@ def test_two_calls_in_one_answer(loop):
 
 
 @pytest.mark.parametrize("expression", ["", "1/0", "import os", "9**9**9", "\ufffd"])
-def test_a_call_that_cannot_be_evaluated_forces_nothing(loop, expression):
-    events = _feed(loop, PYTHON_START, expression, PYTHON_END, "so", ASSISTANT_END)
-    assert events == [ToolCall(expression), Text("s"), Text("o"), End("stop")]
+def test_a_call_that_cannot_be_evaluated_forces_nothing_and_says_so(loop, expression):
+    events = _feed(loop, "a", PYTHON_START, expression, PYTHON_END, "so", ASSISTANT_END)
+    assert events == [Text("a"), ToolCall(expression), ToolError(expression), Text("s"), Text("o"), End("stop")]
+
+
+@given(st.lists(st.sampled_from([*b"a1+*/", PYTHON_START, PYTHON_END, OUTPUT_START, OUTPUT_END]), max_size=80))
+def test_every_call_gives_a_result_or_an_error_and_all_text_is_told(tokenizer, tokens):
+    loop, events, shown, is_inside = ToolLoop(tokenizer), [], "", False
+    for token in tokens:
+        while loop.forced:
+            events += loop.feed(loop.forced[0])
+        events += loop.feed(token)
+        if token in (PYTHON_START, OUTPUT_START):
+            is_inside = PYTHON_END if token == PYTHON_START else OUTPUT_END
+        elif token == is_inside:
+            is_inside = False
+        elif token < 256 and not is_inside:
+            shown += chr(token)
+    while loop.forced:
+        events += loop.feed(loop.forced[0])
+    assert _text(events) == shown
+    calls = [event for event in events if not isinstance(event, Text)]
+    assert [isinstance(event, ToolCall) for event in calls] == [True, False] * (len(calls) // 2)
+
+
+@given(st.lists(st.integers(0, 264), max_size=60))
+def test_without_tools_nothing_is_forced_and_the_text_is_that_of_the_tokens(tokenizer, tokens):
+    loop, events = TextLoop(tokenizer), []
+    for token in tokens:
+        events += loop.feed(token)
+        assert loop.forced == []
+        if isinstance(events[-1] if events else None, End):
+            break
+    else:
+        events += loop.finish("length")
+    heard = tokens[: next((i for i, token in enumerate(tokens) if token in (BOS, ASSISTANT_END)), len(tokens))]
+    runs = bytes(token if token < 256 else 0 for token in heard).split(b"\0") if 0 not in heard else None
+    assert isinstance(events[-1], End)
+    if runs is not None:  # a marker is no text, and no character reaches across it
+        assert _text(events) == "".join(run.decode(errors="replace") for run in runs)
+
+
+@pytest.mark.parametrize("loop_of", [TextLoop, ToolLoop])
+def test_a_character_that_the_limit_cuts_is_told_as_replaced(tokenizer, loop_of):
+    loop = loop_of(tokenizer)
+    assert loop.feed("한".encode()[0]) == []
+    assert loop.finish("length") == [Text("\ufffd"), End("length")]
 
 
 def test_characters_split_over_tokens_come_out_whole(loop):
@@ -116,7 +160,7 @@ def test_no_sequence_of_tokens_stops_the_loop_or_forces_what_is_not_a_result(tok
     loop = ToolLoop(tokenizer)
     for token in tokens:
         events = loop.feed(loop.forced[0] if loop.forced else token)
-        assert all(isinstance(event, Text | ToolCall | ToolResult | End) for event in events)
+        assert all(isinstance(event, Text | ToolCall | ToolResult | ToolError | End) for event in events)
         assert all(event.text for event in events if isinstance(event, Text))
         if loop.forced:
             assert loop.forced[-1] == OUTPUT_END

@@ -1,5 +1,7 @@
 """Real items, and a model that says what a script tells it: the whole way from prompt to mark without a training."""
 
+import copy
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -17,53 +19,89 @@ from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 
 class ScriptedModel:
-    """Stands for a GPT that knows what to say to each prompt, token by token, and is told tool results.
+    """What an engine asks a model about itself, and what it should say to each prompt."""
 
-    What it remembers of a row is where a real model keeps the smear: in the cache's last embedding, as (script, next
-    token of the script, inside of a tool result). The stream before its head is the number of the next token.
-    """
-
-    compute_dtype = torch.float32
     device = torch.device("cpu")
 
-    def __init__(self, tokenizer: Tokenizer, scripts: dict[tuple[int, ...], list[int]], sequence_len: int = 4096):
+    def __init__(self, tokenizer: Tokenizer, scripts: dict[tuple[int, ...], list[int]], sequence_len: int):
         self.config = GPTConfig(
             sequence_len=sequence_len, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=4
         )
-        self.numbers = {prompt: number for number, prompt in enumerate(scripts)}
-        self.scripts = [*scripts.values()]
+        self.scripts = scripts
         self.output_start, self.output_end = tokenizer.special(tk.OUTPUT_START), tokenizer.special(tk.OUTPUT_END)
         self.speak = tokenizer.special(tk.ASSISTANT_START)
 
     def eval(self):
         return self
 
-    def hidden(self, ids, cache=None):
-        states, says = [], torch.zeros(*ids.shape, 1)
-        answers = []
-        before = None if cache is None or cache.is_empty else cache.last_embedding.tolist()
+    def hidden(self, ids):
+        """The stream before the head is the number of the token that answers the prompt (the rest is padding)."""
+        says = torch.zeros(*ids.shape, 1)
         for row, tokens in enumerate(ids.tolist()):
-            if before is None:
-                last = len(tokens) - 1 - tokens[::-1].index(self.speak)
-                script, at, is_inside = self.numbers[tuple(tokens[: last + 1])], 0, 0
-            else:
-                last = 0
-                script, at, is_inside, _ = map(int, before[row])
-                if tokens[0] in (self.output_start, self.output_end):
-                    is_inside = int(tokens[0] == self.output_start)
-                elif not is_inside:
-                    at += 1
-            answers.append((last, self.scripts[script][min(at, len(self.scripts[script]) - 1)]))
-            states.append((script, at, is_inside, 0))
-        positions, tokens = torch.tensor(answers).T
-        says[torch.arange(len(ids)), positions, 0] = tokens.float()
-        if cache is not None:
-            cache.advance(ids.size(1), last_embedding=torch.tensor(states).float())
+            last = len(tokens) - 1 - tokens[::-1].index(self.speak)
+            says[row, last] = self.scripts[tuple(tokens[: last + 1])][0]
         return says
 
     def logits(self, hidden):
-        logits = torch.zeros(*hidden.shape[:-1], self.config.vocab_size)
-        return logits.scatter(-1, hidden.long(), 1.0)
+        return torch.zeros(*hidden.shape[:-1], self.config.vocab_size).scatter(-1, hidden.long(), 1.0)
+
+
+class ScriptedDecoder:
+    """Stands for a GPT that knows what to say to each prompt, token by token, and is told tool results."""
+
+    def __init__(self, model: ScriptedModel, num_rows: int):
+        self.model = model
+        self.rows = [ScriptedRow() for _ in range(num_rows)]
+
+    def prefill_rows(self, rows, ids):
+        for row, tokens in zip(rows, ids.tolist(), strict=True):
+            self.rows[row].prompt += tokens
+            self.rows[row].script = self.model.scripts.get(tuple(self.rows[row].prompt), [])
+        return self._logits(rows)
+
+    def step(self, tokens, rows=None):
+        rows = range(len(self.rows)) if rows is None else rows
+        for row, token in zip(rows, tokens, strict=True):
+            self.rows[row].hear(token, self.model)
+        return self._logits(range(len(self.rows)))
+
+    def copy_row(self, source, target):
+        self.rows[target] = copy.deepcopy(self.rows[source])
+
+    def clear_row(self, row):
+        self.rows[row] = ScriptedRow()
+
+    def shrink(self, rows):
+        self.rows = [self.rows[row] for row in rows]
+
+    def _logits(self, rows):
+        logits = torch.zeros(len(rows), self.model.config.vocab_size)
+        for number, row in enumerate(rows):
+            script, at = self.rows[row].script, self.rows[row].at
+            if script:
+                logits[number, script[min(at, len(script) - 1)]] = 1.0
+        return logits
+
+
+@dataclass
+class ScriptedRow:
+    """One answer being read out: its prompt, the place in the script, and whether a tool is speaking."""
+
+    prompt: list[int] = field(default_factory=list)
+    script: list[int] = field(default_factory=list)
+    at: int = 0
+    is_inside: bool = False
+
+    def hear(self, token, model):
+        if token in (model.output_start, model.output_end):
+            self.is_inside = token == model.output_start
+        elif not self.is_inside:
+            self.at += 1
+
+
+class ScriptedEngine(Engine):
+    def decoder(self, *, num_rows, max_len):
+        return ScriptedDecoder(self.model, num_rows)
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +136,7 @@ def scripted(tokenizer):
             scripts[tuple(prompt)] = [
                 token for token, is_learnt in zip(whole[len(prompt) :], learnt[len(prompt) :], strict=True) if is_learnt
             ]
-        return Engine(ScriptedModel(tokenizer, scripts, sequence_len), tokenizer)
+        return ScriptedEngine(ScriptedModel(tokenizer, scripts, sequence_len), tokenizer)
 
     return make
 

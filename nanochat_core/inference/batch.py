@@ -1,0 +1,154 @@
+"""Continuous batching: requests that are decoded together, each joining and leaving at any step.
+
+`add` gives requests free rows, `step` advances everything by one token, `drop` frees a row at once. A step first spends
+a chunk on prompts that wait, then feeds every row its last token, then chooses the next ones, so that a token is told
+as soon as it is known. Rows differ in age; a request's answer does not depend on what the other rows do.
+Continuous batching: Orca, OSDI 2022.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nanochat_core.base.errors import ConfigError
+from nanochat_core.inference.logprobs import token_logprobs
+from nanochat_core.inference.prefill import Prefill
+from nanochat_core.inference.request import Request
+from nanochat_core.inference.sampling import next_tokens
+from nanochat_core.inference.tool_loop import Event
+
+if TYPE_CHECKING:
+    from nanochat_core.inference.engine import Engine
+
+# R rows, A active rows, V vocabulary
+CHUNK_TOKENS = 256  # prompt tokens per step: about the time of a few decode steps on a CPU, of one on a GPU
+
+
+class Batch:
+    """Rows for requests: `add` while rows are free, `step` until none is active."""
+
+    def __init__(
+        self, engine: "Engine", *, num_rows: int, max_len: int, chunk_tokens: int | None = CHUNK_TOKENS
+    ) -> None:
+        """`chunk_tokens` is what a step may spend on prompts; None: it computes all that wait."""
+        if chunk_tokens is not None and chunk_tokens < 1:
+            raise ConfigError(f"chunk_tokens = {chunk_tokens} is below 1", hint="None computes prompts in one piece")
+        self.decoder = engine.decoder(num_rows=num_rows, max_len=max_len)
+        self.max_len = max_len
+        self.rows: list[Request | None] = [None] * num_rows
+        self._prefill = Prefill(self.decoder, chunk_tokens=chunk_tokens)
+        self._unfed: dict[int, int] = {}
+        """The last token of each row that is decoding; the decoder does not hold it yet."""
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_active(self) -> int:
+        return sum(request is not None for request in self.rows)
+
+    @property
+    def num_free(self) -> int:
+        return self.num_rows - self.num_active
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Give requests free rows. Their prompts are computed in the next steps, equal prompts once."""
+        if len(requests) > self.num_free:
+            raise ConfigError(f"{len(requests)} requests for {self.num_free} free rows", hint="step or drop some first")
+        for request in requests:
+            if request.max_len > self.max_len:
+                raise ConfigError(
+                    f"a prompt of {len(request.prompt)} tokens and {request.sampling.max_new_tokens} new ones do not "
+                    f"fit into rows of {self.max_len}",
+                    hint="lower max_new_tokens, or make the batch with a larger max_len",
+                )
+        free = [row for row, request in enumerate(self.rows) if request is None]
+        for row, request in zip(free, requests, strict=False):
+            self.rows[row] = request
+            self._prefill.add(row, request.prompt)
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[Request, list[Event]]]:
+        """The next token of every request whose prompt is complete; finished requests leave their rows.
+
+        Nothing comes back while all that are active wait for their prompts.
+        """
+        complete = self._prefill.advance()
+        if not complete and not self._unfed:
+            return []
+        rows, logits = self._next_logits(complete)
+        requests = [request for request in (self.rows[row] for row in rows) if request is not None]
+        tokens = _choose(requests, logits)
+        happened = []
+        for row, request, token in zip(rows, requests, tokens, strict=True):
+            happened.append((request, request.take(token)))
+            self._unfed[row] = token
+            if request.is_done:
+                self._free(row)
+        return happened
+
+    def drop(self, request: Request) -> None:
+        """Free the row of a request that nobody waits for any more; nothing happens if it has left already."""
+        for row, held in enumerate(self.rows):
+            if held is request:
+                self._prefill.drop(row)
+                self._free(row)
+
+    def shrink(self) -> None:
+        """Give up free rows once they are at least half: they would cost as much as active ones."""
+        active = [row for row, request in enumerate(self.rows) if request is not None]
+        if not active or 2 * len(active) > self.num_rows:
+            return
+        self.decoder.shrink(active)
+        self._prefill.keep(active)
+        self._unfed = {active.index(row): token for row, token in self._unfed.items()}
+        self.rows = [self.rows[row] for row in active]
+
+    def _next_logits(self, complete: Mapping[int, Tensor]) -> tuple[list[int], Tensor]:
+        """The rows that get a token now, and the logits (A, V) it is chosen from."""
+        rows, parts = sorted(self._unfed), []
+        if rows:
+            is_full = len(rows) == self.num_rows
+            logits = self.decoder.step([self._unfed[row] for row in rows], None if is_full else rows)  # (R, V)
+            parts.append(logits if is_full else logits[rows])
+        if complete:
+            parts.append(torch.stack(list(complete.values())))
+        return [*rows, *complete], parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _free(self, row: int) -> None:
+        self.rows[row] = None
+        self._unfed.pop(row, None)
+        self.decoder.clear_row(row)
+
+
+def _choose(requests: Sequence[Request], logits: Tensor) -> list[int]:
+    """The next token of each request: a forced one first, else one drawn from its row of logits (A, V)."""
+    are_forced = [request.is_forced for request in requests]
+    tokens = [request.loop.forced[0] if request.is_forced else -1 for request in requests]
+    free = [row for row, is_forced in enumerate(are_forced) if not is_forced]
+    if free:
+        part = logits if len(free) == len(requests) else logits[free]
+        for row, token in zip(free, next_tokens(part, [requests[row].sampler for row in free]), strict=True):
+            tokens[row] = token
+    _note_logprobs(requests, logits, tokens, are_forced)
+    return tokens
+
+
+def _note_logprobs(
+    requests: Sequence[Request], logits: Tensor, tokens: Sequence[int], are_forced: Sequence[bool]
+) -> None:
+    """Give those requests that asked for it the log-probs of their token."""
+    asking = [row for row, request in enumerate(requests) if request.sampling.num_logprobs is not None]
+    if not asking:
+        return
+    found = token_logprobs(
+        logits[asking],
+        [tokens[row] for row in asking],
+        are_forced=[are_forced[row] for row in asking],
+        num_top=[requests[row].sampling.num_logprobs or 0 for row in asking],
+    )
+    for row, logprobs in zip(asking, found, strict=True):
+        requests[row].answer.logprobs.append(logprobs)

@@ -13,7 +13,7 @@ from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.hardware import pick_device, pick_dtype
 from nanochat_core.inference.engine import Engine
 from nanochat_core.inference.sampling import Sampling
-from nanochat_core.inference.tool_loop import End, Text, ToolCall, ToolResult
+from nanochat_core.inference.tool_loop import End, Text, ToolCall, ToolError, ToolResult
 from nanochat_core.model.weights import load_model
 from nanochat_core.pipeline.models import fetch, find_model
 from nanochat_core.tokenizer.conversation import render_prompt
@@ -65,6 +65,8 @@ class Session:
                 elif isinstance(event, ToolResult):
                     self._write(f" = {event.text}] ")
                     parts.append({"type": "python_output", "text": event.text})
+                elif isinstance(event, ToolError):
+                    self._write(" = ?] ")
                 elif isinstance(event, End) and event.reason == "length":
                     self._write(" ...")
         except KeyboardInterrupt:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nanochat_core.inference.engine import Answer, Engine
 from nanochat_core.inference.sampling import Sampling
-from nanochat_core.inference.tool_loop import Text, ToolCall, ToolResult
+from nanochat_core.inference.tool_loop import Text, ToolCall, ToolError, ToolResult
 from nanochat_core.tokenizer.conversation import render_prompt
 
 BASE_PROMPTS = (
@@ -65,4 +65,6 @@ def show(answer: Answer) -> str:
             parts.append(f"[{event.expression}")
         elif isinstance(event, ToolResult):
             parts.append(f" = {event.text}] ")
+        elif isinstance(event, ToolError):
+            parts.append(" = ?] ")
     return "".join(parts)

@@ -12,6 +12,8 @@ ASSISTANT_START, ASSISTANT_END, PYTHON_START, PYTHON_END, OUTPUT_END = 259, 260,
 SAYS_HI = {ASSISTANT_START: ord("h"), ord("h"): ord("i"), ord("i"): ASSISTANT_END}
 CALLS = {ASSISTANT_START: PYTHON_START, PYTHON_START: ord("7"), ord("7"): PYTHON_END, OUTPUT_END: ord("!"),
          ord("!"): ASSISTANT_END}  # fmt: skip
+FAILS = {ASSISTANT_START: PYTHON_START, PYTHON_START: ord("x"), ord("x"): PYTHON_END, PYTHON_END: ord("!"),
+         ord("!"): ASSISTANT_END}  # fmt: skip
 ENDLESS = {ASSISTANT_START: ord("a"), ord("a"): ord("b"), ord("b"): ord("a")}
 
 
@@ -46,6 +48,12 @@ def test_a_tool_call_is_shown_in_brackets_and_is_no_part_of_the_answer(make_chat
     kinds = [part["type"] for part in session.messages[-1]["content"]]
     assert kinds == ["python", "python_output", "text"]
     assert session.ask("and then?") == "!"
+
+
+def test_a_tool_call_that_gives_nothing_says_so(make_chat):
+    session = _session(make_chat(FAILS))
+    assert session.ask("x?") == "!"
+    assert session.out.getvalue() == "[x = ?] !\n"
 
 
 def test_the_next_prompt_holds_the_answer_as_the_model_wrote_it(make_chat):

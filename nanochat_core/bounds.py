@@ -49,6 +49,17 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "sft.warmdown_frac": (0, 1),
     "sft.final_lr_frac": (0, 1),
     "sft.validate_every_steps": (1, INF),
+    "rl.num_steps": (1, INF),
+    "rl.num_questions": (1, 1_000_000),
+    "rl.questions_per_step": (1, INF),
+    "rl.samples_per_question": (2, INF),
+    "rl.temperature": (0.01, 10),
+    "rl.top_k": (1, INF),
+    "rl.max_answer_tokens": (1, INF),
+    "rl.lr_frac": (0, 100),
+    "rl.validate_every_steps": (1, INF),
+    "rl.held_out_questions": (1, 10_000),
+    "rl.held_out_samples": (1, 1000),
     "evaluate.bpb_tokens": (1, INF),
     "evaluate.num_questions": (0, 100_000),
     "evaluate.sample_tokens": (1, INF),
@@ -88,6 +99,13 @@ def check_sources(config: RunConfig) -> None:
             raise ConfigError(f"{section}.source = path without {section}.path", hint=f"--set {section}.path=FOLDER")
         if chosen.source == "path" and not Path(chosen.path).expanduser().exists():
             raise MissingError(f"{section}.path = {chosen.path} is not there", hint=f"--set {section}.path=FOLDER")
+    if config.rl.enabled and config.rl.source == "gsm8k" and config.benchmarks.source == "none":
+        raise ConfigError(
+            "rl.source = gsm8k needs the data of a benchmark, and benchmarks.source is none",
+            hint="set benchmarks.source to hub or path, or rl.source to arithmetic",
+        )
+    if config.rl.enabled and config.rl.source == "arithmetic" and not (config.rl.num_steps or config.rl.num_questions):
+        raise ConfigError("rl.source = arithmetic has no end", hint="set rl.num_steps or rl.num_questions")
     wanted = [name for name in BENCHMARK_DATA if getattr(config.sft, name)]
     if config.sft.source == "builtin" and wanted:
         raise ConfigError(

@@ -115,7 +115,8 @@ class PretrainConfig:
     validation_tokens: int = 10_485_760
     """Tokens of the validation shard that each evaluation during training looks at."""
     dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    """Compute type of the matrix products; auto: bf16 where the hardware has it."""
+    """Compute type of the matrix products; auto: bf16 where the hardware has it. Cache keys say auto as well, because
+    the machine that plans need not be the one that trains: name the type where both kinds of machine share a store."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,31 @@ class SftConfig:
     warmdown_frac: float = 0.5
     final_lr_frac: float = 0.0
     validate_every_steps: int | None = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLConfig:
+    """Reinforcement learning on questions whose answers can be checked. The defaults are nanochat's, for GSM8K."""
+
+    enabled: bool = False
+    source: Literal["gsm8k", "arithmetic"] = "gsm8k"
+    """gsm8k: its training questions, read as `benchmarks` says. arithmetic: sums of three numbers, made by the code."""
+    num_steps: int | None = None
+    """None: as many as ask each question once."""
+    num_questions: int | None = None
+    """Questions to practise on; None: all of GSM8K's 7,473, or so many sums as the steps ask for."""
+    questions_per_step: int = 16
+    samples_per_question: int = 16
+    temperature: float = 1.0
+    top_k: int | None = 50
+    max_answer_tokens: int = 256
+    lr_frac: float = 0.05
+    """Start at this fraction of the base run's learning rates and fall linearly to 0."""
+    validate_every_steps: int | None = 60
+    held_out_questions: int = 400
+    """Asked before, in between and at the end; never practised."""
+    held_out_samples: int = 8
+    """Answers to each of them, for pass@k."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +281,7 @@ class RunConfig:
     tokens: TokensConfig = field(default_factory=TokensConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     sft: SftConfig = field(default_factory=SftConfig)
+    rl: RLConfig = field(default_factory=RLConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     core: CoreConfig = field(default_factory=CoreConfig)
     benchmarks: BenchmarksConfig = field(default_factory=BenchmarksConfig)

@@ -83,6 +83,10 @@ class RunPlan:
     def has_benchmarks(self) -> bool:
         return self.config.benchmarks.source != "none"
 
+    @property
+    def has_rl(self) -> bool:
+        return self.config.rl.enabled
+
 
 def plan_run(config: RunConfig, *, fresh: tuple[str, ...] = (), accept_drift: tuple[str, ...] = ()) -> RunPlan:
     """Derive the plan, or raise ConfigError naming the value that cannot work."""
@@ -90,6 +94,7 @@ def plan_run(config: RunConfig, *, fresh: tuple[str, ...] = (), accept_drift: tu
     pretrain = plan_pretrain(config.pretrain, vocab_size=config.tokenizer.vocab_size)
     _check_sft(config, sequence_len=pretrain.model.sequence_len, batch_tokens=pretrain.total_batch_tokens)
     _check_divides("pretrain", pretrain.total_batch_rows, config.runtime)
+    _check_rl(config)
     return RunPlan(config=config, pretrain=pretrain, fresh=fresh, accept_drift=accept_drift)
 
 
@@ -101,6 +106,15 @@ def _check_sft(config: RunConfig, *, sequence_len: int, batch_tokens: int) -> No
             hint="leave it out to use the model's",
         )
     _check_divides("sft", max(1, (config.sft.total_batch_tokens or batch_tokens) // own_len), config.runtime)
+
+
+def _check_rl(config: RunConfig) -> None:
+    world_size = config.runtime.num_nodes * config.runtime.num_processes
+    if config.rl.enabled and config.rl.questions_per_step % world_size:
+        raise ConfigError(
+            f"{config.rl.questions_per_step} questions do not divide over {world_size} processes",
+            hint="lower runtime.num_processes, or choose an rl.questions_per_step that divides",
+        )
 
 
 def _check_divides(stage: str, total_batch_rows: int, runtime: RuntimeConfig) -> None:
@@ -176,7 +190,7 @@ def plan_pretrain(config: PretrainConfig, *, vocab_size: int) -> PretrainPlan:
     params = shape.count_params(model)
     scaling_params = params.scaling
     target_tokens = int(config.tokens_per_param * scaling_params)
-    reference_tokens = config.tokens_per_param * _reference_params(config, vocab_size=vocab_size)
+    reference_tokens = reference_tokens_of(config, vocab_size=vocab_size)
     batch_tokens = config.total_batch_tokens or optimal_batch_tokens(target_tokens, reference_tokens)
     if config.max_tokens is not None:
         target_tokens = min(target_tokens, config.max_tokens)
@@ -209,10 +223,10 @@ def plan_pretrain(config: PretrainConfig, *, vocab_size: int) -> PretrainPlan:
     )
 
 
-def _reference_params(config: PretrainConfig, *, vocab_size: int) -> int:
-    """Scaling parameters of the depth-12 model at nanochat's own shapes, whatever the preset's shapes are."""
+def reference_tokens_of(config: PretrainConfig, *, vocab_size: int) -> float:
+    """Tokens of the depth-12 model at nanochat's own shapes, whatever the preset's shapes are: what laws scale from."""
     reference = replace(config, depth=REFERENCE_DEPTH, n_embd=None, head_dim=128, n_kv_head=None)
-    return shape.count_params(model_config(reference, vocab_size=vocab_size)).scaling
+    return config.tokens_per_param * shape.count_params(model_config(reference, vocab_size=vocab_size)).scaling
 
 
 def _check_batch(batch_tokens: int, *, sequence_len: int) -> None:

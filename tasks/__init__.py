@@ -8,9 +8,9 @@ from tasks.scale_out import encoded_shards
 from tasks.summary import publish_summary
 
 __all__ = [
-    "benchmark_base", "benchmark_chat", "benchmarks", "conversations", "core_bundle", "core_prompts", "corpus",
-    "encoded_shards", "evaluate_base", "evaluate_chat", "evaluate_core", "pretrain", "publish_summary", "report", "sft",
-    "tokenizer", "tokens",
+    "benchmark_base", "benchmark_chat", "benchmark_rl", "benchmarks", "conversations", "core_bundle", "core_prompts",
+    "corpus", "encoded_shards", "evaluate_base", "evaluate_chat", "evaluate_core", "evaluate_rl", "pretrain",
+    "publish_summary", "report", "rl", "rl_questions", "sft", "tokenizer", "tokens",
 ]  # fmt: skip
 
 
@@ -99,6 +99,30 @@ def benchmark_chat(plan: RunPlan, tokenizer: Ref, benchmarks: Ref | None, sft: R
 
 
 @policy.step()
+def rl_questions(plan: RunPlan) -> Ref | None:
+    """Get the questions for reinforcement learning."""
+    return steps.rl_questions(plan)
+
+
+@policy.step(retries=3)
+def rl(plan: RunPlan, tokenizer: Ref, rl_questions: Ref | None, sft: Ref) -> Ref | None:
+    """Let the chat model practise; a retry goes on from the last checkpoint."""
+    return steps.rl(plan, tokenizer, rl_questions, sft)
+
+
+@policy.step()
+def evaluate_rl(plan: RunPlan, tokenizer: Ref, tokens: Ref, conversations: Ref, rl: Ref | None) -> Ref | None:
+    """Held-out questions and samples of the model after reinforcement learning."""
+    return steps.evaluate_rl(plan, tokenizer, tokens, conversations, rl)
+
+
+@policy.step()
+def benchmark_rl(plan: RunPlan, tokenizer: Ref, benchmarks: Ref | None, rl: Ref | None) -> Ref | None:
+    """The model after reinforcement learning on the chat benchmarks."""
+    return steps.benchmark_rl(plan, tokenizer, benchmarks, rl)
+
+
+@policy.step()
 def report(
     plan: RunPlan,
     tokenizer: Ref,
@@ -109,8 +133,10 @@ def report(
     sft: Ref,
     evaluate_chat: Ref,
     benchmark_chat: Ref | None,
+    rl: Ref | None,
+    evaluate_rl: Ref | None,
+    benchmark_rl: Ref | None,
 ) -> Ref:
     """Draw the run's figures and tables."""
-    return steps.report(
-        plan, tokenizer, pretrain, evaluate_base, evaluate_core, benchmark_base, sft, evaluate_chat, benchmark_chat
-    )
+    models = (tokenizer, pretrain, evaluate_base, evaluate_core, benchmark_base, sft, evaluate_chat, benchmark_chat)
+    return steps.report(plan, *models, rl, evaluate_rl, benchmark_rl)

@@ -17,6 +17,13 @@ from nanochat_core.presets import load_config
 
 pytest_plugins = ["s3_server"]
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start servers and trainings first: with two workers, a long one at the end would run alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 # A model that trains in seconds: same code, same features (windows need a context above 128 to differ).
@@ -38,11 +45,25 @@ MICRO = (
     "sft.num_identity=10",
     "sft.total_batch_tokens=512",
     "sft.validate_every_steps=10",
+    "rl.enabled=false",
     "evaluate.bpb_tokens=2048",
     "evaluate.num_questions=4",
     "evaluate.sample_tokens=8",
     "runtime.checkpoint_every_s=0",
     "runtime.device_batch_rows=4",
+)
+
+
+# What MICRO leaves out: a practice of seconds, for tests that want the whole flow.
+MICRO_RL = (
+    "rl.enabled=true",
+    "rl.num_steps=3",
+    "rl.questions_per_step=2",
+    "rl.samples_per_question=2",
+    "rl.max_answer_tokens=8",
+    "rl.validate_every_steps=none",
+    "rl.held_out_questions=2",
+    "rl.held_out_samples=2",
 )
 
 
@@ -85,6 +106,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NANOCHAT_HOME", str(folder))
     monkeypatch.setenv("NANOCHAT_STORE", str(folder / "store"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with three tiny models to serve; see model_server.py."""
+    from model_server import make_home
+
+    return make_home(tmp_path_factory.mktemp("model-home"))
 
 
 @pytest.fixture(autouse=True)

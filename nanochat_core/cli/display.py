@@ -58,7 +58,7 @@ class TrainingState:
         if record["event"] == "start":
             self.num_steps, self.first = record["num_steps"], None
         elif record["event"] == "validate":
-            self.bits_per_byte = record["bits_per_byte"]
+            self.bits_per_byte = record.get("bits_per_byte")
         elif record["event"] == "step":
             self.line = self._line(record)
             return record["step"] / max(1, self.num_steps)
@@ -68,9 +68,10 @@ class TrainingState:
         step, now = record["step"], time.monotonic()
         if self.first is None and step >= COMPILING_STEPS:
             self.first = (step, now)
+        learnt = f"reward {record['reward']:.2f}" if "reward" in record else f"loss {record['smooth_loss']:.4f}"
         parts = [
             f"step {step:05d}/{self.num_steps:05d}",
-            f"loss {record['smooth_loss']:.4f}",
+            learnt,
             f"lr x{record['lr_multiplier']:.2f}",
             f"{record['step_ms']:.0f} ms",
             f"{count(record['tokens_per_s'])} tok/s",
@@ -81,6 +82,13 @@ class TrainingState:
             left_s = (now - self.first[1]) / (step - self.first[0]) * (self.num_steps - step)
             parts.append(f"eta {duration(left_s)}")
         return "  ".join(parts)
+
+
+def _validation(record: dict[str, Any]) -> str:
+    """What was measured on what is held out: text, or questions where the model practises."""
+    if "held_out_reward" in record:
+        return f"held-out reward {record['held_out_reward']:.3f} ± {record['standard_error']:.3f}"
+    return f"validation bpb {record['bits_per_byte']:.4f}"
 
 
 class _Recorder:
@@ -177,7 +185,7 @@ class Lines(_Recorder):
     def step_record(self, step: str, record: dict[str, Any]) -> None:
         super().step_record(step, record)
         if record["event"] == "validate":
-            self._say(step, f"step {record['step']:05d}  validation bpb {record['bits_per_byte']:.4f}")
+            self._say(step, f"step {record['step']:05d}  {_validation(record)}")
         else:
             self._say_sometimes(step)
 

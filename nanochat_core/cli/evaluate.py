@@ -149,7 +149,9 @@ def measure_model(plan: RunPlan, model: StoredModel, steps: list[str]) -> dict[s
 
 def was_checked(store: Store, model: StoredModel) -> bool | None:
     """Whether a chat model's conversations were searched for benchmark items; None for a base model."""
-    digest = model.artifact.inputs.get("conversations")
+    tuned = model.artifact.inputs.get("sft")  # where it practised after fine-tuning
+    trained = next((a for a in store.artifacts("sft") if a.result_digest == tuned), model.artifact)
+    digest = trained.inputs.get("conversations")
     if digest is None:
         return None
     found = (a for a in store.artifacts("conversations") if a.result_digest == digest)

@@ -158,7 +158,7 @@ def show_one_run(facts: dict[str, Any]) -> None:
     grid = Table.grid(padding=(0, 2))
     for step, values in metrics.items():
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-        if step in ("pretrain", "sft", "evaluate_base", "evaluate_core", "evaluate_chat") and numbers:
+        if step in ("pretrain", "sft", "rl", "evaluate_base", "evaluate_core", "evaluate_chat") and numbers:
             grid.add_row(f"[bold]{step}", ", ".join(f"{name} {value:.6g}" for name, value in numbers.items()))
     if clock := facts["clock"]:
         grid.add_row(

@@ -5,11 +5,9 @@ Imports are inside the functions: a run that finds everything in the store then 
 
 import functools
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.pipeline import identity
-from nanochat_core.pipeline.evaluations import measure
 from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
 
 if TYPE_CHECKING:
@@ -115,8 +113,7 @@ def _without_benchmark_items(run: StepRun, train: "Sequence[Conversation]") -> "
 
     from nanochat_core.data.mixture import Subset
     from nanochat_core.evals.benchmarks.contamination import find_contamination
-    from nanochat_core.evals.benchmarks.protocol import read_item_file
-    from nanochat_core.evals.benchmarks.registry import EVERY_NAME
+    from nanochat_core.evals.benchmarks.protocol import EVERY_NAME, read_item_file
 
     run.progress(0, 1, "looking for benchmark items among the conversations")
     found = find_contamination(read_item_file(run.inputs["benchmarks"] / EVERY_NAME), train)
@@ -125,29 +122,6 @@ def _without_benchmark_items(run: StepRun, train: "Sequence[Conversation]") -> "
     if found.conversations:
         run.note(f"{len(found.conversations):,} conversations hold benchmark items and are left out")
     return Subset(train, np.setdiff1d(np.arange(len(train)), found.conversations)), len(found.conversations)
-
-
-def evaluate_base(run: StepRun) -> Metrics:
-    return _evaluate(run, model=run.inputs["pretrain"], questions=None)
-
-
-def evaluate_chat(run: StepRun) -> Metrics:
-    return _evaluate(run, model=run.inputs["sft"], questions=run.inputs["conversations"])
-
-
-def _evaluate(run: StepRun, *, model: Path, questions: Path | None) -> Metrics:
-    config = run.plan.config
-    job = {
-        "model": str(model),
-        "tokenizer": str(run.inputs["tokenizer"]),
-        "tokens": str(run.inputs["tokens"]),
-        "questions": str(questions) if questions else None,
-        "is_chat": questions is not None,
-        "bpb_tokens": config.evaluate.bpb_tokens,
-        "sample_tokens": config.evaluate.sample_tokens,
-        "batch_rows": config.runtime.device_batch_rows,
-    }
-    return measure(run, "nanochat_core.evals.worker", job)
 
 
 def report(run: StepRun) -> Metrics:

@@ -16,8 +16,35 @@ from nanochat_core.pipeline.step import StepRun
 Metrics = dict[str, Any]
 
 
+def evaluate_base(run: StepRun) -> Metrics:
+    return _evaluate(run, model=run.inputs["pretrain"], questions=None)
+
+
+def evaluate_chat(run: StepRun) -> Metrics:
+    return _evaluate(run, model=run.inputs["sft"], questions=run.inputs["conversations"])
+
+
+def evaluate_rl(run: StepRun) -> Metrics:
+    return _evaluate(run, model=run.inputs["rl"], questions=run.inputs["conversations"])
+
+
+def _evaluate(run: StepRun, *, model: Path, questions: Path | None) -> Metrics:
+    config = run.plan.config
+    job = {
+        "model": str(model),
+        "tokenizer": str(run.inputs["tokenizer"]),
+        "tokens": str(run.inputs["tokens"]),
+        "questions": str(questions) if questions else None,
+        "is_chat": questions is not None,
+        "bpb_tokens": config.evaluate.bpb_tokens,
+        "sample_tokens": config.evaluate.sample_tokens,
+        "batch_rows": config.runtime.device_batch_rows,
+    }
+    return measure(run, "nanochat_core.evals.worker", job)
+
+
 def core_bundle(run: StepRun) -> Metrics:
-    from nanochat_core.evals.core.bundle import obtain_bundle
+    from nanochat_core.evals.core.bundle_source import obtain_bundle
 
     return obtain_bundle(run.plan.config.core, run.out, downloads=run.work / "downloads")
 
@@ -54,6 +81,10 @@ def benchmark_base(run: StepRun) -> Metrics:
 
 def benchmark_chat(run: StepRun) -> Metrics:
     return _benchmark(run, model=run.inputs["sft"], kinds=["choice", "generate"])
+
+
+def benchmark_rl(run: StepRun) -> Metrics:
+    return _benchmark(run, model=run.inputs["rl"], kinds=["choice", "generate"])
 
 
 def _benchmark(run: StepRun, *, model: Path, kinds: list[str]) -> Metrics:

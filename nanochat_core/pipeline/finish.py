@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,6 @@ from nanochat_core.plan import RunPlan
 from nanochat_core.report.page import write_report
 from nanochat_core.store import provenance
 
-MODEL_STEPS = {"pretrain": "base", "sft": "chat"}  # step -> the name its model goes by
 MAX_PATCH_CHARS = 1 << 20  # of uncommitted changes that the ledger takes in; larger ones are known by digest alone
 
 
@@ -38,8 +38,8 @@ def finish_run(plan: RunPlan, refs: list[Ref], *, started_at: float) -> Finished
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     run_id = f"{plan.config.preset}-{stamp}-{secrets.token_hex(2)}"
     by_step = {ref.step: ref for ref in refs}
-    for step, kind in MODEL_STEPS.items():
-        if step in by_step and (artifact := space.store.find(step, by_step[step].fingerprint)):
+    for kind, step in model_steps(by_step).items():
+        if artifact := space.store.find(step, by_step[step].fingerprint):
             space.store.set_ref(f"{plan.config.preset}-{kind}", artifact.fingerprint[:12], artifact, expires=True)
     report = write_report(space, plan, refs, run_id=run_id, seconds=seconds) if "report" in by_step else None
     record = {
@@ -52,6 +52,12 @@ def finish_run(plan: RunPlan, refs: list[Ref], *, started_at: float) -> Finished
     }
     space.store.put_run(run_id, record)
     return FinishedRun(run_id, refs, seconds, report)
+
+
+def model_steps(made: Collection[str]) -> dict[str, str]:
+    """The names that a run's models go by -> the steps that made them. "chat" is the last one that one can talk to."""
+    named = {"base": "pretrain", "chat": "rl", "sft": "sft"} if "rl" in made else {"base": "pretrain", "chat": "sft"}
+    return {kind: step for kind, step in named.items() if step in made}
 
 
 def _source() -> dict[str, object]:

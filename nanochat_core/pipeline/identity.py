@@ -159,6 +159,61 @@ def _sft_settings(plan: RunPlan, *, num_steps: int, total_batch_rows: int) -> "T
     )
 
 
+def rl_questions(plan: RunPlan) -> Identity:
+    """What is asked, not how it is learnt; GSM8K does not depend on how many steps there are."""
+    rl, source = plan.config.rl, plan.config.benchmarks
+    identity: Identity = {name: getattr(rl, name) for name in ("source", "num_questions", "held_out_questions")}
+    identity["seed"] = plan.config.seed
+    if rl.source == "arithmetic":
+        return identity | {"num_questions": num_sums(plan)}
+    return identity | {"read_from": source.source, "files": _stamps(source.path) if source.source == "path" else []}
+
+
+def num_sums(plan: RunPlan) -> int:
+    """Generated questions: the number wished for, or as many as the steps ask for."""
+    return plan.config.rl.num_questions or (plan.config.rl.num_steps or 0) * plan.config.rl.questions_per_step
+
+
+def rl(plan: RunPlan) -> Identity:
+    """The model's own settings come in through its digest, the number of questions through theirs."""
+    sizes = {num: rl_settings(plan, num_questions=num) for num in (100, 10_000)}
+    steps = {str(num): settings.schedule.num_steps for num, settings in sizes.items()}
+    return {"steps_for_questions": steps, **asdict(sizes[10_000])}
+
+
+def rl_settings(plan: RunPlan, *, num_questions: int) -> "TrainSettings":
+    """Settings for a set of so many questions."""
+    from nanochat_core.train.settings import RLSettings, TrainSettings
+
+    config = plan.config.rl
+    num_steps = config.num_steps or max(1, num_questions // config.questions_per_step)
+    return TrainSettings(
+        model=plan.pretrain.model,
+        optim=optim_values(plan),
+        schedule=Schedule(
+            num_steps=num_steps,
+            warmup_steps=0,
+            warmdown_frac=1.0,
+            final_lr_frac=0.0,
+            initial_lr_frac=config.lr_frac,
+            momentum_warmup_steps=0,
+            has_weight_decay=False,
+        ),
+        total_batch_rows=config.questions_per_step,
+        seed=plan.config.seed + 2,
+        validate_every_steps=config.validate_every_steps,
+        validation_rows=config.held_out_questions,
+        dtype=plan.config.pretrain.dtype,
+        rl=RLSettings(
+            samples_per_question=config.samples_per_question,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            max_answer_tokens=config.max_answer_tokens,
+            held_out_samples=config.held_out_samples,
+        ),
+    )
+
+
 def evaluate(plan: RunPlan) -> Identity:
     config = plan.config.evaluate
     return {"bpb_tokens": config.bpb_tokens, "sample_tokens": config.sample_tokens, "dtype": plan.config.pretrain.dtype}

@@ -8,6 +8,7 @@ the settings and the recorded digests of the inputs, before anything runs.
 import json
 import platform
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.store.provenance import collect
 from nanochat_core.store.store import Store
 from nanochat_core.store.why import explain
 
@@ -85,6 +87,15 @@ def differences(gathered: Evidence, folder: Path) -> list[str]:
             continue
         current = _identity(STEPS[recorded.step], plan, recorded.inputs)
         found += [f"{recorded.step}: {reason}" for reason in explain(current, recorded)]
+    return list(dict.fromkeys(found))
+
+
+def machine_differences(gathered: Evidence) -> list[str]:
+    """What of the machine is another one here. No reason to refuse: digests may still be equal."""
+    here = collect(arguments=[], started_at=time.time())
+    recorded = [line["provenance"] for line in gathered["steps"]]
+    found = [f"{name}: {facts.get(name)} -> {here[name]}" for name in MACHINE for facts in recorded
+             if facts.get(name) != here[name]]  # fmt: skip
     return list(dict.fromkeys(found))
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat_core.base.errors import CorruptError, MissingError
-from nanochat_core.pipeline.step import Ref, ref_of, result_digest
+from nanochat_core.pipeline.step import Ref, ref_of
 from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.store import Store
 
@@ -48,7 +48,7 @@ def find_model(store: Store, name: str | None) -> StoredModel:
 
 def _tokenizer(store: Store, digest: str | None) -> Artifact:
     for artifact in store.artifacts("tokenizer"):
-        if result_digest(artifact) == digest:
+        if artifact.result_digest == digest:
             return artifact
     raise MissingError(
         f"the tokenizer of this model ({str(digest)[:12]}) is not in {store.url}", hint="run the pipeline again"

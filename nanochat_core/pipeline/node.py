@@ -19,13 +19,12 @@ from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact
 
 POLL_S = 2.0
-TRAININGS = ("pretrain", "sft")
 FAILURES_LEFT = 20  # of the trainings joined, before this node gives up: it cannot know why the others ended
 
 
 def join(plan: RunPlan, *, note: Callable[[str], None], wait_s: float) -> None:
     """Take part in every training of the run that the first node leads; `wait_s`: longest silence of that node."""
-    for name in TRAININGS:
+    for name in [step for step in wanted(plan) if step in trainings.JOBS]:
         inputs, key = _wait_for_inputs(plan, name, note=note, wait_s=wait_s)
         for _ in range(FAILURES_LEFT):
             if workspace.current().store.find(name, key.fingerprint):
@@ -80,8 +79,7 @@ def _lend(plan: RunPlan, name: str, key: StepKey, inputs: dict[str, Artifact], *
     work = space.work(name, key.fingerprint) / f"node-{nodes.rank}"
     (work / "out").mkdir(parents=True, exist_ok=True)
     folders = {source: space.store.fetch(artifact) for source, artifact in inputs.items()}
-    make_job = trainings.pretrain_job if name == "pretrain" else trainings.sft_job
-    job = make_job(plan, folders, checkpoints=work / "checkpoints", work=work, out=work / "out")
+    job = trainings.JOBS[name](plan, folders, checkpoints=work / "checkpoints", work=work, out=work / "out")
     note(f"joining {name} at {nodes.rendezvous} as node {nodes.rank} of {nodes.num}")
     try:
         run_training(job, lambda record: None, nodes)

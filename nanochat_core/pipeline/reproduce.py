@@ -1,7 +1,8 @@
 """Make a run again from what the store knows of it, somewhere else, and compare the digests.
 
 A fresh clone at the recorded commit with the recorded patch, the locked environment built in it, an empty store. Before
-anything runs, every ingredient is compared with the recorded one, and the first that is another refuses the whole.
+anything runs, every ingredient is compared with the recorded one, and the first that is another refuses the whole;
+another processor or operating system is said, and not refused.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
-from nanochat_core.pipeline.ingredients import Evidence, evidence, toml_of
+from nanochat_core.pipeline.ingredients import Evidence, evidence, machine_differences, toml_of
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.store.store import Store
 
@@ -50,6 +51,8 @@ def reproduce(
     python = python or _build_environment(checkout, note=note)
     note("comparing settings, inputs, code and packages with the recorded ones")
     _refuse_differences(_python(python, checkout, "-m", "nanochat_core.pipeline.ingredients", str(folder / EVIDENCE)))
+    for difference in machine_differences(gathered):
+        note(f"{difference}; another machine may round differently, and digests then differ from the training on")
     again = Store.open(str(folder / "home/store"), cache_folder=folder / "home/cache")
     first, last = gathered["steps"][0]["step"], gathered["steps"][-1]["step"]
     note(f"running {first}")

@@ -25,6 +25,7 @@ from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance, why
 from nanochat_core.store.lease import Lease
+from nanochat_core.store.manifest import LOG_FOLDER as LOG_FOLDER  # where a body puts its logs
 from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.partial import Partial
 from nanochat_core.store.store import FENCING_NUMBER
@@ -32,7 +33,6 @@ from nanochat_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
 ATTEMPT = "attempt"
-LOG_FOLDER = "log"  # files below it (metrics, output) are kept with an artifact and are no part of its digest
 LEASE_TTL_S = 60.0  # a driver that is silent for so long has lost its step to whoever waits
 QUICK_CHECK_BYTES = 256 << 20  # cached artifacts up to this size are read and verified before they are reused
 
@@ -44,7 +44,7 @@ class Ref:
     step: str
     fingerprint: str
     digest: str
-    """Of the results; see `result_digest`."""
+    """Of the results: the artifact's `result_digest`."""
     content: str
     """Of all files, logs included."""
     metrics: dict[str, Any]
@@ -148,12 +148,6 @@ def step_key(step: Step, plan: RunPlan, digests: Mapping[str, str]) -> StepKey:
     return StepKey(identity, fingerprint.identity_digest(identity))
 
 
-def result_digest(artifact: Artifact) -> str:
-    """Content digest over the artifact's results: two runs that made the same thing agree, whatever their logs say."""
-    results = {name: entry.sha256 for name, entry in artifact.files.items() if not name.startswith(f"{LOG_FOLDER}/")}
-    return fingerprint.identity_digest(results)
-
-
 def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping[str, Step]) -> Ref:
     """Find the step's artifact or make it. `steps` is the table to remake a damaged input from."""
     observer, space = observe.current(), workspace.current()
@@ -218,7 +212,7 @@ def ref_of(artifact: Artifact, inputs: Mapping[str, Ref], *, is_cached: bool = T
     return Ref(
         step=artifact.step,
         fingerprint=artifact.fingerprint,
-        digest=result_digest(artifact),
+        digest=artifact.result_digest,
         content=artifact.digest,
         metrics=dict(artifact.metrics),
         seconds=float(artifact.provenance.get("seconds", 0.0)),
@@ -342,8 +336,8 @@ class Preview:
 
 def preview_key(step: Step, plan: RunPlan, inputs: Mapping[str, Artifact]) -> StepKey:
     """The key of a step whose input artifacts are known."""
-    digest = (lambda artifact: artifact.digest) if step.reads_logs else result_digest
-    return step_key(step, plan, {name: digest(artifact) for name, artifact in inputs.items()})
+    made = inputs.items()
+    return step_key(step, plan, {name: a.digest if step.reads_logs else a.result_digest for name, a in made})
 
 
 def preview(step: Step, plan: RunPlan, inputs: Mapping[str, Artifact | None]) -> Preview:

@@ -3,8 +3,8 @@
 from typing import Any
 
 from nanochat_core.base.units import count
-from nanochat_core.bounds import BENCHMARKS
-from nanochat_core.pipeline import bodies, evaluations, identity, trainings
+from nanochat_core.pipeline import bodies, evaluations, headlines, identity, trainings
+from nanochat_core.pipeline.rl_questions import rl_questions as write_rl_questions
 from nanochat_core.pipeline.step import Ref, Step, execute
 from nanochat_core.plan import RunPlan
 
@@ -19,33 +19,6 @@ def _corpus_title(plan: RunPlan) -> str:
     ] or ""
 
 
-def _bpb(metrics: dict[str, Any]) -> str:
-    return f"{metrics['bits_per_byte']:.4f} bits per byte"
-
-
-def _training(metrics: dict[str, Any]) -> str:
-    return f"{metrics['num_steps']:,} steps, {_bpb(metrics)}"
-
-
-def _chat_scores(metrics: dict[str, Any]) -> str:
-    parts = [f"{name} {score['accuracy']:.0%}" for name, score in metrics.get("benchmarks", {}).items()]
-    return ", ".join(parts) or _bpb(metrics)
-
-
-def _core(metrics: dict[str, Any]) -> str:
-    score = f"CORE {metrics['core']:.4f} ± {metrics['core_standard_error']:.4f}"
-    whole = metrics["is_complete"] and metrics["max_per_benchmark"] is None
-    return score if whole else f"{score} (of {metrics['num_items']:,} items in {metrics['num_benchmarks']} benchmarks)"
-
-
-def _chat_core(metrics: dict[str, Any]) -> str:
-    score, marks = metrics["chat_core"], metrics["benchmarks"]
-    whole = set(marks) == set(BENCHMARKS)
-    parts = [] if score is None else [f"{'ChatCORE' if whole else f'mean centred of {len(marks)}'} {score:.4f}"]
-    limited = [" (limited)"] if any(mark.get("is_limited") for mark in marks.values()) else []
-    return ", ".join([*parts, *(f"{name} {mark['accuracy']:.0%}" for name, mark in marks.items())]) + "".join(limited)
-
-
 def _limited(what: str, limit: int | None) -> str:
     return what if limit is None else f"{what}, {limit:,} items each"
 
@@ -53,6 +26,34 @@ def _limited(what: str, limit: int | None) -> str:
 def _conversations_title(plan: RunPlan) -> str:
     sft = plan.config.sft
     return {"builtin": "built-in mix", "path": str(sft.path), "mix": sft.smoltalk}[sft.source]
+
+
+def _chat_evaluation(name: str, model: str, **changes: Any) -> Step:
+    """Held-out questions to a chat model that step `model` made."""
+    return Step(
+        name=name,
+        title=lambda plan: "held-out questions, samples",
+        identity=identity.evaluate,
+        entries=("nanochat_core.evals.worker",),
+        packages=EVALUATION_PACKAGES,
+        headline=headlines.chat_scores,
+        inputs=("tokenizer", "tokens", "conversations", model),
+        **changes,
+    )
+
+
+def _chat_benchmark(name: str, model: str, **changes: Any) -> Step:
+    """Chat benchmarks of a chat model that step `model` made."""
+    return Step(
+        name=name,
+        title=lambda plan: "chat benchmarks",
+        identity=identity.benchmark,
+        entries=("nanochat_core.evals.benchmarks.worker",),
+        packages=EVALUATION_PACKAGES,
+        headline=headlines.chat_core,
+        inputs=("tokenizer", "benchmarks", model),
+        **changes,
+    )
 
 
 STEPS: dict[str, Step] = {
@@ -94,17 +95,17 @@ STEPS: dict[str, Step] = {
             identity=identity.pretrain,
             entries=("nanochat_core.train.pretrain", "nanochat_core.train.worker"),
             packages=TRAINING_PACKAGES,
-            headline=_training,
+            headline=headlines.training,
             inputs=("tokenizer", "tokens"),
         ),
         Step(
             name="evaluate_base",
             title=lambda plan: "bits per byte, samples",
-            body=bodies.evaluate_base,
+            body=evaluations.evaluate_base,
             identity=identity.evaluate,
             entries=("nanochat_core.evals.worker",),
             packages=EVALUATION_PACKAGES,
-            headline=_bpb,
+            headline=headlines.bpb,
             inputs=("tokenizer", "tokens", "pretrain"),
         ),
         Step(
@@ -112,7 +113,7 @@ STEPS: dict[str, Step] = {
             title=lambda plan: _limited("CORE's benchmarks", plan.config.core.max_per_benchmark),
             body=evaluations.core_bundle,
             identity=identity.core_bundle,
-            entries=("nanochat_core.evals.core.bundle",),
+            entries=("nanochat_core.evals.core.bundle_source",),
             packages=(),
             headline=lambda m: f"{m['num_benchmarks']} benchmarks, {count(m['num_bytes'])}B",
             is_wanted=lambda plan: plan.has_core,
@@ -135,7 +136,7 @@ STEPS: dict[str, Step] = {
             identity=identity.evaluate_core,
             entries=("nanochat_core.evals.core.worker",),
             packages=TRAINING_PACKAGES,
-            headline=_core,
+            headline=headlines.core,
             inputs=("core_prompts", "pretrain"),
             is_wanted=lambda plan: plan.has_core,
         ),
@@ -156,7 +157,7 @@ STEPS: dict[str, Step] = {
             identity=identity.benchmark,
             entries=("nanochat_core.evals.benchmarks.worker",),
             packages=EVALUATION_PACKAGES,
-            headline=_chat_core,
+            headline=headlines.chat_core,
             inputs=("tokenizer", "benchmarks", "pretrain"),
             is_wanted=lambda plan: plan.has_benchmarks,
         ),
@@ -165,7 +166,11 @@ STEPS: dict[str, Step] = {
             title=_conversations_title,
             body=bodies.conversations,
             identity=identity.conversations,
-            entries=("nanochat_core.pipeline.mixture", "nanochat_core.data.conversations"),
+            entries=(
+                "nanochat_core.pipeline.mixture",
+                "nanochat_core.data.conversations",
+                "nanochat_core.evals.benchmarks.contamination",
+            ),
             packages=("tiktoken", "numpy", "pyarrow", "datasets"),
             headline=lambda m: f"{m['conversations']:,} conversations in {m['rows']:,} rows",
             inputs=("tokenizer", "benchmarks"),
@@ -177,29 +182,44 @@ STEPS: dict[str, Step] = {
             identity=identity.sft,
             entries=("nanochat_core.train.sft", "nanochat_core.train.worker"),
             packages=TRAINING_PACKAGES,
-            headline=_training,
+            headline=headlines.training,
             inputs=("tokenizer", "conversations", "pretrain"),
         ),
-        Step(
-            name="evaluate_chat",
-            title=lambda plan: "held-out questions, samples",
-            body=bodies.evaluate_chat,
-            identity=identity.evaluate,
-            entries=("nanochat_core.evals.worker",),
-            packages=EVALUATION_PACKAGES,
-            headline=_chat_scores,
-            inputs=("tokenizer", "tokens", "conversations", "sft"),
+        _chat_evaluation("evaluate_chat", "sft", body=evaluations.evaluate_chat),
+        _chat_benchmark(
+            "benchmark_chat", "sft", body=evaluations.benchmark_chat, is_wanted=lambda plan: plan.has_benchmarks
         ),
         Step(
-            name="benchmark_chat",
-            title=lambda plan: "chat benchmarks",
-            body=evaluations.benchmark_chat,
-            identity=identity.benchmark,
-            entries=("nanochat_core.evals.benchmarks.worker",),
+            name="rl_questions",
+            title=lambda plan: {"gsm8k": "GSM8K", "arithmetic": "sums of three numbers"}[plan.config.rl.source],
+            body=write_rl_questions,
+            identity=identity.rl_questions,
+            entries=(
+                "nanochat_core.data.arithmetic",
+                "nanochat_core.evals.benchmarks.gsm8k",
+                "nanochat_core.evals.items",
+            ),
+            packages=("datasets",),
+            headline=lambda m: f"{m['train_questions']:,} to practise, {m['held_out_questions']:,} held out",
+            is_wanted=lambda plan: plan.has_rl,
+        ),
+        Step(
+            name="rl",
+            title=lambda plan: f"{plan.config.rl.samples_per_question} answers to each question",
+            body=trainings.rl,
+            identity=identity.rl,
+            entries=("nanochat_core.train.rl", "nanochat_core.train.worker"),
             packages=EVALUATION_PACKAGES,
-            headline=_chat_core,
-            inputs=("tokenizer", "benchmarks", "sft"),
-            is_wanted=lambda plan: plan.has_benchmarks,
+            headline=headlines.reward,
+            inputs=("tokenizer", "rl_questions", "sft"),
+            is_wanted=lambda plan: plan.has_rl,
+        ),
+        _chat_evaluation("evaluate_rl", "rl", body=evaluations.evaluate_rl, is_wanted=lambda plan: plan.has_rl),
+        _chat_benchmark(
+            "benchmark_rl",
+            "rl",
+            body=evaluations.benchmark_rl,
+            is_wanted=lambda plan: plan.has_rl and plan.has_benchmarks,
         ),
         Step(
             name="report",
@@ -218,6 +238,9 @@ STEPS: dict[str, Step] = {
                 "sft",
                 "evaluate_chat",
                 "benchmark_chat",
+                "rl",
+                "evaluate_rl",
+                "benchmark_rl",
             ),
             reads_logs=True,
         ),
@@ -319,6 +342,26 @@ def benchmark_chat(plan: RunPlan, tokenizer: Ref, benchmarks: Ref | None, sft: R
     return _run("benchmark_chat", plan, tokenizer, benchmarks, sft)
 
 
+def rl_questions(plan: RunPlan) -> Ref | None:
+    """Questions to practise on, and others held out."""
+    return _run("rl_questions", plan)
+
+
+def rl(plan: RunPlan, tokenizer: Ref, rl_questions: Ref | None, sft: Ref) -> Ref | None:
+    """The chat model after practice on questions whose answers can be checked."""
+    return _run("rl", plan, tokenizer, rl_questions, sft)
+
+
+def evaluate_rl(plan: RunPlan, tokenizer: Ref, tokens: Ref, conversations: Ref, rl: Ref | None) -> Ref | None:
+    """The same held-out questions and samples after practice."""
+    return _run("evaluate_rl", plan, tokenizer, tokens, conversations, rl)
+
+
+def benchmark_rl(plan: RunPlan, tokenizer: Ref, benchmarks: Ref | None, rl: Ref | None) -> Ref | None:
+    """The same chat benchmarks after practice."""
+    return _run("benchmark_rl", plan, tokenizer, benchmarks, rl)
+
+
 def report(
     plan: RunPlan,
     tokenizer: Ref,
@@ -329,7 +372,10 @@ def report(
     sft: Ref,
     evaluate_chat: Ref,
     benchmark_chat: Ref | None,
+    rl: Ref | None,
+    evaluate_rl: Ref | None,
+    benchmark_rl: Ref | None,
 ) -> Ref:
     """Figures and tables of the run."""
     models = (tokenizer, pretrain, evaluate_base, evaluate_core, benchmark_base, sft, evaluate_chat, benchmark_chat)
-    return _must("report", plan, *models)
+    return _must("report", plan, *models, rl, evaluate_rl, benchmark_rl)

@@ -1,4 +1,4 @@
-"""What the two training steps do: a supervised torchrun, its checkpoints kept in the store until the step is done.
+"""What the training steps do: a supervised torchrun, its checkpoints kept in the store until the step is done.
 
 The jobs are made apart from running them, because the other nodes of a training make the same ones (node.py).
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.child import LOG_NAME
 from nanochat_core.base.errors import TrainingError
-from nanochat_core.base.records import RECORDS_NAME
+from nanochat_core.base.records import RECORDS_NAME, read_records
 from nanochat_core.pipeline import identity
 from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
 from nanochat_core.plan import RunPlan
@@ -32,6 +32,14 @@ def pretrain(run: StepRun) -> Metrics:
 
 def sft(run: StepRun) -> Metrics:
     return _train(run, sft_job)
+
+
+def rl(run: StepRun) -> Metrics:
+    """How the model did before is part of what came out."""
+    metrics = _train(run, rl_job)
+    validations = [record for record in read_records(run.attempt / RECORDS_NAME) if record["event"] == "validate"]
+    before = {f"{name}_before": validations[0][name] for name in ("held_out_reward", "standard_error")}
+    return {**metrics, **before}
 
 
 def pretrain_job(plan: RunPlan, inputs: Folders, *, checkpoints: Path, work: Path, out: Path) -> "TrainJob":
@@ -59,6 +67,22 @@ def sft_job(plan: RunPlan, inputs: Folders, *, checkpoints: Path, work: Path, ou
     )
 
 
+def rl_job(plan: RunPlan, inputs: Folders, *, checkpoints: Path, work: Path, out: Path) -> "TrainJob":
+    """The reinforcement learning of a plan on one node."""
+    from nanochat_core.train.settings import TrainJob
+
+    num_questions = json.loads((inputs["rl_questions"] / "counts.json").read_text())["train"]
+    return TrainJob(
+        entry="nanochat_core.train.rl",
+        settings=identity.rl_settings(plan, num_questions=num_questions),
+        runtime=_runtime(plan),
+        paths=_paths(inputs, rows="rl_questions", checkpoints=checkpoints, work=work, out=out),
+    )
+
+
+JOBS = {"pretrain": pretrain_job, "sft": sft_job, "rl": rl_job}
+
+
 def _runtime(plan: RunPlan) -> "TrainRuntime":
     """The part of the machine's settings that a training is told."""
     from nanochat_core.train.settings import TrainRuntime
@@ -70,10 +94,11 @@ def _runtime(plan: RunPlan) -> "TrainRuntime":
 def _paths(inputs: Folders, *, rows: str, checkpoints: Path, work: Path, out: Path) -> "TrainPaths":
     from nanochat_core.train.settings import TrainPaths
 
+    base = next((inputs[step] for step in ("pretrain", "sft") if step in inputs), None)
     return TrainPaths(
         rows=str(inputs[rows]),
         tokenizer=str(inputs["tokenizer"]),
-        base=str(inputs["pretrain"]) if "pretrain" in inputs else None,
+        base=str(base) if base else None,
         checkpoints=str(checkpoints),
         work=str(work),
         out=str(out),

@@ -38,6 +38,27 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     return config
 
 
+def config_from_record(values: Mapping[str, Any]) -> RunConfig:
+    """A run's configuration from the values in its ledger; fields that came later have their defaults."""
+    hints = typing.get_type_hints(RunConfig)
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise ConfigError(f"unknown setting {name}", hint="read it with the version that wrote it")
+        kind = hints[name]
+        built[name] = _section_from_record(kind, name, value) if dataclasses.is_dataclass(kind) else value
+    return RunConfig(**built)
+
+
+def _section_from_record(kind: Any, name: str, values: Any) -> Any:
+    known = {field.name for field in dataclasses.fields(kind)}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{name} is no section")
+    if unknown := sorted(values.keys() - known):
+        raise ConfigError(f"unknown setting {name}.{unknown[0]}", hint="read it with the version that wrote it")
+    return kind(**values)
+
+
 PATHS = ("corpus.path", "corpus.digests_file", "sft.path", "sft.identity_path", "core.path", "benchmarks.path")
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from nanochat_core.evals.core.gpt2 import GPT2_CORE, GPT2_CORE_BY_SIZE
 from nanochat_core.report.canvas import INK, SERIES_A, SERIES_B, Chart, Marks, draw_legend, whisker
 from nanochat_core.report.core_table import CoreRow, core_rows
-from nanochat_core.report.references import GPT2_CORE, GPT2_XL_CORE
 
 ROW_IN = 0.265  # height of a benchmark's row
 OURS = Marks("this model", SERIES_A, "o")
@@ -25,7 +25,7 @@ def core_charts(core: Core) -> list[Chart]:
     title, about = "The score", f"{score:.4f} plus or minus {error:.4f}"
     if core.get("is_complete", True):
         title += " beside GPT-2 in its four sizes"
-        about += f", {'above' if score > GPT2_XL_CORE else 'below'} GPT-2's {GPT2_XL_CORE:.4f}"
+        about += f", {'above' if score > GPT2_CORE else 'below'} GPT-2's {GPT2_CORE:.4f}"
     charts = [Chart("core", "core", title, about, lambda axes: _draw_score(axes, core), height_in=1.5)]
     if rows := core_rows(core):
         about = ", ".join(f"{row.name} {row.centered:.2f}" for group in rows.values() for row in group)
@@ -55,8 +55,8 @@ def _draw_score(axes: Axes, core: Core) -> None:
 def _draw_gpt2(axes: Axes) -> None:
     """A line per size, the target strong; the labels of neighbours lean away from each other."""
     leans = {"355M": "right", "1.6B": "left"}
-    for name, value in GPT2_CORE.items():
-        is_target = value == GPT2_XL_CORE
+    for name, value in GPT2_CORE_BY_SIZE.items():
+        is_target = value == GPT2_CORE
         style: dict[str, Any] = (
             {"linewidth": 2.2, "linestyle": "-"} if is_target else {"linewidth": 1.2, "linestyle": (0, (3, 2))}
         )

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from nanochat_core.report.benchmark_figures import STAGES, chat_charts, counted_scores, question_charts, wrong_answers
 from nanochat_core.report.canvas import SERIES_B, Chart, draw_bars, draw_chart
 from nanochat_core.report.core_figures import core_charts
+from nanochat_core.report.rl_figures import rl_charts, rl_numbers
 from nanochat_core.report.training_figures import TrainingLog, speed_charts, training_charts, training_numbers
 
 SAMPLES_IN_METRICS = 3
@@ -29,13 +30,15 @@ def draw_figures(inputs: Inputs, out: Path) -> dict[str, Any]:
     domains = _json(inputs, "tokenizer", "domains.json", {})
     core = _json(inputs, "evaluate_core", "core.json", {})
     stages = {step: found for step in STAGES if (found := _json(inputs, step, "benchmarks.json", {}))}
-    asked = _lines(inputs, "evaluate_chat", "outcomes.jsonl")
+    last = "evaluate_rl" if "evaluate_rl" in inputs else "evaluate_chat"
+    asked = _lines(inputs, last, "outcomes.jsonl")
     scores = counted_scores(asked)
     charts = [
         *core_charts(core),
         *chat_charts(stages),
         *question_charts(scores),
-        *(chart for step, log in logs.items() for chart in training_charts(step, log)),
+        *(chart for step, log in logs.items() if step != "rl" for chart in training_charts(step, log)),
+        *rl_charts(logs.get("rl")),
         *speed_charts(logs["pretrain"]),
         *_tokenizer_charts(domains),
     ]
@@ -45,9 +48,10 @@ def draw_figures(inputs: Inputs, out: Path) -> dict[str, Any]:
         "figures": [chart.record() for chart in charts],
         "trainings": {step: training_numbers(log) for step, log in logs.items()},
         "base": _json(inputs, "evaluate_base", "bpb.json", {}),
-        "chat": _json(inputs, "evaluate_chat", "bpb.json", {}),
+        "chat": _json(inputs, last, "bpb.json", {}),
+        "rl": rl_numbers(logs.get("rl")),
         "base_samples": _json(inputs, "evaluate_base", "samples.json", []),
-        "chat_samples": _json(inputs, "evaluate_chat", "samples.json", []),
+        "chat_samples": _json(inputs, last, "samples.json", []),
         "core": core,
         "chat_benchmarks": stages,
         "benchmarks": scores,

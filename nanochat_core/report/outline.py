@@ -5,6 +5,7 @@ Made from the plan and the refs alone, without the store, so that it also works 
 
 import re
 import shlex
+from collections.abc import Container
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from nanochat_core.report.ledger_rows import known_ledger
 if TYPE_CHECKING:
     from nanochat_core.pipeline.step import Ref, Step
 
-QUESTIONS_STEP = "evaluate_chat"  # asks the run's own held-out questions
+QUESTIONS_STEPS = ("evaluate_rl", "evaluate_chat")  # ask the run's own held-out questions; the last model's come first
 # How samples are written: a call and its result in one pair of brackets (evals/samples.py).
 TOOL_CALL = re.compile(r"\[(?P<expression>[^\[\]\n]+) = (?P<result>[^\[\]\n]*)\]\s?")
 
@@ -88,7 +89,7 @@ def headline_numbers(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None 
     numbers = []
     for step, label, note in (
         ("evaluate_base", "base model", "bits per byte, held-out text"),
-        ("evaluate_chat", "chat model", "bits per byte, same text"),
+        (_last_chat(metrics), "chat model", "bits per byte, same text"),
     ):
         if "bits_per_byte" in metrics.get(step, {}):
             numbers.append(Number(label, f"{metrics[step]['bits_per_byte']:.4f}", note))
@@ -106,6 +107,11 @@ def headline_numbers(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None 
     ]
     usd = known_ledger(plan, refs).rate.usd(took_s)
     return [*numbers, Number("cost", dollars(usd), "at the machine's rental price")] if usd else numbers
+
+
+def _last_chat(steps: Container[str]) -> str:
+    """The step that asked the run's last chat model."""
+    return next((step for step in QUESTIONS_STEPS if step in steps), QUESTIONS_STEPS[-1])
 
 
 def step_rows(refs: "list[Ref]") -> list[StepRow]:
@@ -134,10 +140,8 @@ def _headline(step: "Step", ref: "Ref") -> str:
 
 def benchmark_rows(refs: "list[Ref]") -> list[BenchmarkRow]:
     """The run's own held-out questions, best first; empty where none was asked."""
-    asked: dict[str, dict[str, Any]] = {}
-    for ref in refs:
-        if ref.step == QUESTIONS_STEP:
-            asked |= ref.metrics.get("benchmarks") or {}
+    metrics = {ref.step: ref.metrics for ref in refs}
+    asked: dict[str, dict[str, Any]] = metrics.get(_last_chat(metrics), {}).get("benchmarks") or {}
     return [
         BenchmarkRow(
             name=name,

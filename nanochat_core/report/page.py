@@ -107,11 +107,12 @@ def _values(
         "ledger": ledger_rows(plan, refs, seconds=seconds, windows=_windows(artifacts)),
         "benchmarks": outline.benchmark_rows(refs),
         "facts": _plan_facts(plan),
+        "rl": report.get("rl"),
         "groups": outline.group_rows(plan),
         "trainings": [
             (TRAININGS[step], _training_facts(training, flops_per_token=plan.pretrain.flops_per_token))
             for step, training in report["trainings"].items()
-            if training["num_records"]
+            if training["num_records"] and step != "rl"
         ],
         "again": reproduction(plan, artifacts, run_id=run_id, device=device),
     }

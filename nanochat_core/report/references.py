@@ -1,12 +1,10 @@
-"""Published scores to hold a run's own against: GPT-2 on CORE. And the names that benchmarks and stages go by.
+"""GPT-2 on single benchmarks of CORE, to hold a run's own scores against, and the names of benchmarks and stages.
 
-Figures from nanochat, which measured OpenAI's four checkpoints with the same bundle: the target 0.256525 is in its
-README, the rest in the tables of dev/estimate_gpt3_core.ipynb (January 2026, four digits). It prints six of the 22
-benchmarks one by one; the other sixteen are nowhere published apart, so they have no reference here.
+Figures from nanochat, which measured OpenAI's checkpoints with the same bundle: the tables of
+dev/estimate_gpt3_core.ipynb (January 2026, four digits) print six of the 22 benchmarks one by one; the other sixteen
+are nowhere published apart, so they have no reference here. GPT-2's CORE itself is in evals/core/gpt2.py.
 """
 
-GPT2_XL_CORE = 0.256525
-GPT2_CORE = {"124M": 0.1139, "355M": 0.1849, "774M": 0.2146, "1.6B": GPT2_XL_CORE}
 GPT2_XL_CENTERED = {
     "hellaswag_zeroshot": 0.3360,
     "lambada_openai": 0.5230,

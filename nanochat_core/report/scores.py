@@ -4,12 +4,13 @@ From a ref's metrics or from the artifact's own file, which says more; both go b
 no matplotlib, since the markdown summary needs it in the middle of a run.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanochat_core.report.references import GPT2_XL_CORE, STAGE_NAMES
+from nanochat_core.base.intervals import wilson_interval
+from nanochat_core.evals.core.gpt2 import GPT2_CORE
+from nanochat_core.report.references import STAGE_NAMES
 
 NUM_CORE = 22
 MIN_ERROR = 1e-9  # below it, errors are no measure of a distance
@@ -87,11 +88,11 @@ def core_summary(core: Mapping[str, Any]) -> CoreSummary | None:
         return None
     score, error = core["core"], core.get("standard_error", core.get("core_standard_error", 0.0))
     limits = core_limits(core)
-    distance = score - GPT2_XL_CORE
-    where = f"{abs(distance):.4f} {'above' if distance >= 0 else 'below'} the {GPT2_XL_CORE:.4f} of GPT-2 (1.6B)"
+    distance = score - GPT2_CORE
+    where = f"{abs(distance):.4f} {'above' if distance >= 0 else 'below'} the {GPT2_CORE:.4f} of GPT-2 (1.6B)"
     if error > MIN_ERROR:
         where += f", {abs(distance) / error:.1f} standard errors"
-    note = f"± {error:.4f}, " + ("not the full score" if limits else f"GPT-2 has {GPT2_XL_CORE:.4f}")
+    note = f"± {error:.4f}, " + ("not the full score" if limits else f"GPT-2 has {GPT2_CORE:.4f}")
     is_comparable = core.get("is_complete", True)
     return CoreSummary(f"{score:.4f}", f"± {error:.4f}", note, f"{where}." if is_comparable else "", limits)
 
@@ -140,17 +141,10 @@ def _row(name: str, scores: list[Mapping[str, Any] | None]) -> StageRow:
 
 
 def _cell(score: Mapping[str, Any]) -> StageCell:
-    interval = score.get("interval_95")
-    half = (interval[1] - interval[0]) / 2 if interval else wilson_half(score["accuracy"], score["num_asked"])
+    low, high = score.get("interval_95") or wilson_interval(score["accuracy"], max(1, score["num_asked"]))
     tries = {int(k): value for k, value in (score.get("pass_at_k") or {}).items() if int(k) > 1}
     extra = ", ".join(f"pass@{k} {value:.1%}" for k, value in sorted(tries.items()))
-    return StageCell(f"{score['accuracy']:.1%}", f"{100 * half:.1f}", extra)
-
-
-def wilson_half(accuracy: float, num_asked: int) -> float:
-    """Half of Wilson's 95% interval: also at 0 and 100%, where the standard error is 0, it says how little is known."""
-    n, z = max(1, num_asked), 1.96
-    return z / (1 + z * z / n) * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
+    return StageCell(f"{score['accuracy']:.1%}", f"{50 * (high - low):.1f}", extra)
 
 
 def _total(stage: Mapping[str, Any]) -> Total:

@@ -1,8 +1,8 @@
-"""The training loop that pretraining and fine-tuning share: they differ in rows and starting weights, not here.
+"""The training loop that all stages share: they differ in where a step's gradient comes from, not here.
 
-The batch of step s is a pure function of the rows, the seed and s, so a checkpoint needs the weights, the optimizer
-and the step number, and a resumed run ends with the same bits. The summed loss is divided by the targets of the whole
-global batch, so one process that accumulates gives what eight give.
+That of step s is a pure function of the weights, the seed and s, so a checkpoint needs the weights, the optimizer and
+the step number, and a resumed run ends with the same bits. Gradients and the loss are those of the whole global batch,
+added up over the ranks.
 """
 
 import math
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,17 +20,39 @@ from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.hardware import peak_memory_gib
 from nanochat_core.base.records import RECORDS_NAME, RecordWriter, keep_until, replace
-from nanochat_core.data.loader import Batch, BatchOrder, RowSource, read_batch
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.optimizer import MuonAdamW
 from nanochat_core.train import checkpoint
 from nanochat_core.train.settings import TrainJob
 
 LOSS_AVERAGE = 0.9  # share of the old value in the smoothed loss
+NEVER = -1  # as the step of a validation
 
 
 class NonFiniteLossError(RuntimeError):
     """A loss or gradient that is no number; the step was not applied."""
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a step's gradient was made of."""
+
+    loss: torch.Tensor
+    """() float64: this rank's part of the summed loss."""
+    divisor: int
+    """What the loss of all ranks is divided by; the gradients are already."""
+    num_tokens: int
+    """Of the whole global batch."""
+    numbers: dict[str, float] = field(default_factory=dict)
+    """What else the step's record says, of all ranks together."""
+
+
+class Objective(Protocol):
+    """Where gradients come from."""
+
+    def backward(self, step: int) -> Learnt:
+        """Leave this rank's share of the gradient of step `step` in the parameters."""
+        ...
 
 
 @dataclass
@@ -39,9 +61,11 @@ class Training:
 
     model: GPT
     optimizer: MuonAdamW
-    rows: RowSource
+    objective: Objective
     validate: Callable[[], dict[str, float]]
-    """Headline numbers on held-out rows; "bits_per_byte" among them."""
+    """Headline numbers on what is held out."""
+    validates_first: bool = False
+    """Before the first step, too: where what it starts from is what it is compared with."""
 
 
 @dataclass
@@ -56,6 +80,8 @@ class Progress:
     validated_step: int = 0
     """Steps taken at the last validation."""
     last_validation: dict[str, float] = field(default_factory=dict)
+    num_tokens: int = 0
+    """Tokens learnt from."""
 
 
 class TrainingLoop:
@@ -67,11 +93,8 @@ class TrainingLoop:
         self.training, self.job, self.world, self.device = training, job, world, device
         self.settings, self.schedule = job.settings, job.settings.schedule
         self.is_stopping = is_stopping
-        self.progress = Progress()
+        self.progress = Progress(validated_step=NEVER if training.validates_first else 0)
         self.metrics_path = Path(job.paths.work) / RECORDS_NAME
-        self.order = BatchOrder(
-            num_rows=training.rows.num_rows, total_batch_rows=self.settings.total_batch_rows, seed=self.settings.seed
-        )
         self._saved_at_s = time.monotonic()
 
     def run(self) -> bool:
@@ -95,9 +118,8 @@ class TrainingLoop:
     def _take_step(self) -> None:
         started = time.perf_counter()
         step = self.progress.step
-        rows = self.order.rows_at(step)
-        batch = read_batch(self.training.rows, rows, rank=self.world.rank, world_size=self.world.size)
-        loss = self._accumulate(batch)
+        learnt = self.training.objective.backward(step)
+        loss = self._agree(learnt)
         factor = schedules.lr_multiplier(self.schedule, step)
         self.training.optimizer.step(
             lr_multiplier=factor,
@@ -106,18 +128,12 @@ class TrainingLoop:
         )
         self.training.optimizer.zero_grad()
         self.progress.step += 1
-        self._log_step(loss, factor, seconds=time.perf_counter() - started)
+        self._log_step(loss, factor, learnt, seconds=time.perf_counter() - started)
 
-    def _accumulate(self, batch: Batch) -> float:
-        """Gradients of the global batch's mean loss, summed over micro-batches and ranks; returns that loss in nats."""
-        size = self.job.runtime.device_batch_rows
-        total = torch.zeros((), dtype=torch.float64)
-        for ids, targets in zip(batch.ids.split(size), batch.targets.split(size), strict=True):
-            loss = self.training.model.loss(ids.to(self.device), targets.to(self.device), reduction="sum")
-            (loss / batch.num_targets).backward()
-            total += loss.detach().double().cpu()
+    def _agree(self, learnt: Learnt) -> float:
+        """Add up the ranks' gradients and losses; returns the mean loss in nats. Nothing is applied unless finite."""
         distributed.sum_gradients(list(self.training.model.parameters()), self.world)
-        mean = float(distributed.sum_over_ranks(total, self.world)) / batch.num_targets
+        mean = float(distributed.sum_over_ranks(learnt.loss, self.world)) / learnt.divisor
         if not math.isfinite(mean):
             raise NonFiniteLossError(f"the loss of step {self.progress.step} is {mean}; the step was not applied")
         norms = torch._foreach_norm([p.grad for p in self.training.model.parameters() if p.grad is not None])
@@ -125,13 +141,13 @@ class TrainingLoop:
             raise NonFiniteLossError(f"a gradient of step {self.progress.step} is no number; the step was not applied")
         return mean
 
-    def _log_step(self, loss: float, lr_multiplier: float, *, seconds: float) -> None:
+    def _log_step(self, loss: float, lr_multiplier: float, learnt: Learnt, *, seconds: float) -> None:
         progress = self.progress
         old = progress.smooth_loss
         progress.smooth_loss = loss if old is None else LOSS_AVERAGE * old + (1 - LOSS_AVERAGE) * loss
         progress.train_s += seconds
+        progress.num_tokens += learnt.num_tokens
         if progress.step % self.job.runtime.log_every_steps == 0 or progress.step == self.schedule.num_steps:
-            num_tokens = self.settings.total_batch_rows * (self.training.rows.row_len - 1)
             self._write(
                 "step",
                 step=progress.step,
@@ -139,17 +155,18 @@ class TrainingLoop:
                 smooth_loss=progress.smooth_loss,
                 lr_multiplier=lr_multiplier,
                 step_ms=seconds * 1e3,
-                tokens_per_s=num_tokens / seconds,
-                tokens=progress.step * num_tokens,
+                tokens_per_s=learnt.num_tokens / seconds,
+                tokens=progress.num_tokens,
                 train_s=progress.train_s,
                 memory_gib=peak_memory_gib(self.device),
+                **learnt.numbers,
             )
 
     def _is_validation_due(self) -> bool:
         step, every = self.progress.step, self.settings.validate_every_steps
         if step == self.progress.validated_step:
             return False
-        return step == self.schedule.num_steps or (every is not None and step % every == 0)
+        return step in (0, self.schedule.num_steps) or (every is not None and step % every == 0)
 
     def _validate(self) -> None:
         started = time.perf_counter()

@@ -16,6 +16,7 @@ from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.groups import OptimConfig
 from nanochat_core.optim.optimizer import MuonAdamW
 from nanochat_core.train.loop import Training
+from nanochat_core.train.rows import RowPrediction
 from nanochat_core.train.settings import TrainJob
 
 
@@ -50,4 +51,4 @@ def assemble(
         )
         return {"bits_per_byte": result.bits_per_byte, "validation_loss": result.nats_per_token}
 
-    return Training(model, optimizer, rows, validate)
+    return Training(model, optimizer, RowPrediction(model, rows, job, world=world), validate)

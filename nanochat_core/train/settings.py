@@ -15,6 +15,17 @@ from nanochat_core.schedules import Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
+class RLSettings:
+    """What reinforcement learning alone is told."""
+
+    samples_per_question: int
+    temperature: float
+    top_k: int | None
+    max_answer_tokens: int
+    held_out_samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """Identity of one training: equal settings and equal inputs give equal weights."""
 
@@ -23,10 +34,12 @@ class TrainSettings:
     """Fields of optim.groups.OptimConfig."""
     schedule: Schedule
     total_batch_rows: int
+    """Reinforcement learning: questions."""
     seed: int
     validate_every_steps: int | None
     validation_rows: int
     dtype: str
+    rl: RLSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +59,10 @@ class TrainPaths:
     """Folders of one attempt, all local."""
 
     rows: str
-    """The tokens (pretraining) or packed conversations (fine-tuning)."""
+    """The tokens (pretraining), packed conversations (fine-tuning) or questions (reinforcement learning)."""
     tokenizer: str
     base: str | None
-    """Fine-tuning: the folder of the model to start from."""
+    """The folder of the model to start from; None: pretraining."""
     checkpoints: str
     work: str
     """metrics.jsonl, result.json, the log."""
@@ -78,6 +91,7 @@ class TrainJob:
         settings = stored["settings"]
         settings["model"] = GPTConfig(**settings["model"])
         settings["schedule"] = Schedule(**settings["schedule"])
+        settings["rl"] = RLSettings(**settings["rl"]) if settings["rl"] else None
         return cls(
             entry=stored["entry"],
             settings=TrainSettings(**settings),

@@ -16,9 +16,15 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from nanochat_core.base.records import Record
 
 CHARTS = {
-    "step": ("loss", "smooth_loss", "lr_multiplier", "step_ms", "tokens_per_s", "memory_gib"),
-    "validate": ("bits_per_byte", "validation_loss", "validate_s"),
-}
+    "step": (
+        "loss", "smooth_loss", "lr_multiplier", "step_ms", "tokens_per_s", "memory_gib",
+        "reward", "pass_rate", "useful_frac", "entropy", "kl", "answer_tokens", "rollout_s", "learn_s",
+    ),
+    "validate": (
+        "bits_per_byte", "validation_loss", "validate_s",
+        "held_out_reward", "standard_error", *(f"pass_at_{1 << power}" for power in range(1, 10)),
+    ),
+}  # fmt: skip
 
 
 class TensorBoardLog:

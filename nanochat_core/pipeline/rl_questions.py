@@ -1,0 +1,62 @@
+"""The step that gets the questions of reinforcement learning: some to practise on, others to measure on.
+
+An artifact of its own: the training, each of its attempts and every node of it ask the same words, whatever a hub does
+in the meantime. GSM8K's test questions are the held-out ones; of generated sums a tenth never enters training
+(data/arithmetic.py). A training question that is also held out is left out.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nanochat_core.pipeline import identity
+from nanochat_core.pipeline.step import StepRun
+
+if TYPE_CHECKING:
+    from nanochat_core.evals.benchmarks.protocol import Item
+    from nanochat_core.evals.items import Question
+    from nanochat_core.plan import RunPlan
+
+
+def rl_questions(run: StepRun) -> dict[str, Any]:
+    from nanochat_core.evals.items import write_questions
+
+    train, held_out = _sums(run.plan) if run.plan.config.rl.source == "arithmetic" else _gsm8k(run.plan)
+    asked = {question.question for question in held_out}
+    train = [question for question in train if question.question not in asked]
+    for name, questions in (("train", train), ("held_out", held_out)):
+        write_questions(run.out / f"{name}.jsonl", questions)
+    counts = {"train": len(train), "held_out": len(held_out)}
+    (run.out / "counts.json").write_text(json.dumps(counts, indent=1))
+    return {"train_questions": len(train), "held_out_questions": len(held_out)}
+
+
+def _sums(plan: "RunPlan") -> "tuple[list[Question], list[Question]]":
+    from nanochat_core.data.arithmetic import sums
+    from nanochat_core.evals.items import Question
+
+    config, seed = plan.config.rl, plan.config.seed
+    train = sums("train", count=identity.num_sums(plan), seed=seed)
+    held_out = sums("held_out", count=config.held_out_questions, seed=seed)
+    return [Question("arithmetic", *one) for one in train], [Question("arithmetic", *one) for one in held_out]
+
+
+def _gsm8k(plan: "RunPlan") -> "tuple[list[Question], list[Question]]":
+    from nanochat_core.evals.benchmarks import gsm8k
+    from nanochat_core.evals.benchmarks.sources import open_source
+
+    config, benchmarks = plan.config.rl, plan.config.benchmarks
+    source = open_source(benchmarks.source, benchmarks.path)
+    train = _drawn(gsm8k.read_items(source, "train"), config.num_questions, seed=plan.config.seed)
+    return train, _drawn(gsm8k.read_items(source, "test"), config.held_out_questions, seed=plan.config.seed)
+
+
+def _drawn(items: "Sequence[Item]", most: int | None, *, seed: int) -> "list[Question]":
+    """So many of the items, drawn at the seed; all where there are no more."""
+    from nanochat_core.evals.items import Question
+
+    numbers = range(len(items))
+    if most is not None and most < len(items):
+        numbers = sorted(random.Random(f"{seed} questions").sample(numbers, most))  # type: ignore[assignment]
+    return [Question("gsm8k", item.question, item.expected) for item in (items[number] for number in numbers)]

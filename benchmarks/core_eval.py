@@ -22,7 +22,8 @@ import torch
 from nanochat_core.base.hardware import describe, pick_device, pick_dtype
 from nanochat_core.cli.chat import open_chat
 from nanochat_core.data import documentation
-from nanochat_core.evals.core.bundle import Bundle, open_bundle
+from nanochat_core.evals.core.bundle import Bundle
+from nanochat_core.evals.core.bundle_source import open_bundle
 from nanochat_core.evals.core.prompts import BenchmarkPrompts, Prompts, write_prompts
 from nanochat_core.evals.core.scoring import GPTScorer, Score
 from nanochat_core.model.gpt import GPT

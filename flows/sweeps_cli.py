@@ -6,7 +6,6 @@ and the same command goes on. Prefect is imported late, as it takes a second tha
 
 import json
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -15,7 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from flows.server import EmbeddedServer, prefect_server
+from flows.server import prefect_server
+from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import dollars, duration
@@ -27,7 +27,6 @@ from nanochat_core.sweep.execute import titles
 from nanochat_core.sweep.finish import FinishedSweep, finish_sweep, list_sweeps, render_again
 from nanochat_core.sweep.price import CellPrice, check_cost, price_sweep
 
-ASK_ABOVE_USD = 1.0  # as `nanochat run`
 Depths = Annotated[str | None, typer.Option(help="Layers of each model, such as 12,16,20.")]
 Parallel = Annotated[int, typer.Option(help="Trainings at once.", min=1)]
 MaxCost = Annotated[float | None, typer.Option(help="Refuse a sweep whose plan is over this; stop once it is spent.")]
@@ -156,7 +155,7 @@ def _run(
         finished = _run_bare(sweep, parallel=parallel, max_cost_usd=max_cost_usd, settings=settings)
     else:
         with prefect_server() as server:
-            finished = _run_flow(server, sweep, start)
+            finished = run_flow(server, start, titles(sweep), num_tasks=_num_tasks)
     _conclude(finished)
 
 
@@ -165,9 +164,7 @@ def _announce(sweep: Sweep, prices: list[CellPrice], *, yes: bool, max_cost_usd:
     show_comparison(console, sweep, prices)
     console.print()
     check_cost(prices, max_cost_usd)
-    cost = sum(price.usd_to_pay for price in prices)
-    if cost > ASK_ABOVE_USD and not yes and sys.stdin.isatty():
-        typer.confirm(f"Start a sweep of about ${cost:,.0f}?", abort=True, err=True)
+    confirm_cost("sweep", sum(price.usd_to_pay for price in prices), yes=yes)
 
 
 def _run_bare(sweep: Sweep, *, parallel: int, max_cost_usd: float | None, settings: dict[str, Any]) -> FinishedSweep:
@@ -181,36 +178,15 @@ def _run_bare(sweep: Sweep, *, parallel: int, max_cost_usd: float | None, settin
     return finish_sweep(sweep, done, started_at=started_at, settings=settings)
 
 
-def _run_flow(server: EmbeddedServer | None, sweep: Sweep, start: Flow) -> FinishedSweep:
-    from prefect.logging.handlers import APILogWorker
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    from tasks.policy import show_core_logs
-
-    show_core_logs()
-    own: dict[Any, Any] = {}
-    if server is not None:
-        server.wait_until_ready()
-        own[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None  # as in flows/cli.py: nobody else reads it here
-    try:
-        with temporary_settings(own), display(titles(sweep)) as watching:
-            observe.use(watching)
-            state = start()
-    finally:  # after Ctrl-C too: while there is a server to take the last lines, or the exit waits a minute for it
-        APILogWorker.drain_all(timeout=5)
-    if server is not None and state.is_completed() and state.state_details.flow_run_id is not None:
-        made: FinishedSweep = state.result()
-        num_tasks = sum(len(result.fingerprints) for result in made.results)
-        server.wait_until_recorded(str(state.state_details.flow_run_id), num_tasks)
-    finished: FinishedSweep = state.result()
-    return finished
+def _num_tasks(finished: FinishedSweep) -> int:
+    return sum(len(result.fingerprints) for result in finished.results)
 
 
 def _conclude(finished: FinishedSweep) -> None:
     """The answer: what came out and where it is; exit code 1 when the money ran out first."""
     record, console = finished.record, Console()
     made = sum(len(result.made) for result in finished.results)
-    steps = sum(len(result.fingerprints) for result in finished.results)
+    steps = _num_tasks(finished)
     spent = f", {dollars(record['spent_usd'])} spent" if record["usd_per_hour"] else ""
     console.print(f"\n[bold]done[/bold] in {duration(record['seconds'])}: {made} made, {steps - made} cached{spent}")
     for result in finished.results:

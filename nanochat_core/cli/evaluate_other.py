@@ -24,7 +24,7 @@ def is_other(ref: str) -> bool:
 
 def measure_other(ref: str, plan: RunPlan) -> dict[str, Any]:
     """CORE of the model as the headline numbers of `evaluate_core`, with the folder that holds every answer."""
-    from nanochat_core.evals.core.bundle import bundle_of_config
+    from nanochat_core.evals.core.bundle_source import bundle_of_config
     from nanochat_core.evals.core.huggingface import measure_huggingface
     from nanochat_core.evals.core.results import headline, write_results
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
+from nanochat_core.presets import config_from_record
 from nanochat_core.record import line_digests
 from nanochat_core.record.archive import entry_of, write_archive
 from nanochat_core.record.chain import is_weights, manifest_name
@@ -25,7 +26,6 @@ from nanochat_core.record.evidence import (
     RUN,
     WEIGHTS,
     Evidence,
-    config_from_record,
     plan_record,
     read_evidence,
 )

@@ -11,7 +11,6 @@ from typing import Any
 
 from nanochat_core.base.errors import CorruptError
 from nanochat_core.base.fingerprint import canonical_json, identity_digest
-from nanochat_core.pipeline.step import result_digest
 from nanochat_core.pipeline.steps import STEPS, wanted
 from nanochat_core.record.archive import entry_of
 from nanochat_core.record.evidence import (
@@ -62,7 +61,7 @@ def _check_ledger(evidence: Evidence) -> None:
         found = {
             "step": artifact.step,
             "fingerprint": artifact.fingerprint,
-            "digest": result_digest(artifact),
+            "digest": artifact.result_digest,
             "is_cached": bool(line.get("is_cached")),
             "seconds": float(artifact.provenance.get("seconds", 0.0)),
             "metrics": dict(artifact.metrics),
@@ -97,8 +96,8 @@ def _check_manifest(evidence: Evidence, step: str, artifact: Artifact) -> None:
         made = evidence.manifests.get(source)
         if made is None:
             evidence.say(name, f"inputs.{source}", "has no manifest in the bundle")
-        elif digest not in (result_digest(made), made.digest):
-            evidence.say(name, f"inputs.{source}", f"is {digest}, the manifest of {source} gives {result_digest(made)}")
+        elif digest not in (made.result_digest, made.digest):
+            evidence.say(name, f"inputs.{source}", f"is {digest}, the manifest of {source} gives {made.result_digest}")
     if evidence.plan is not None and step in STEPS_OF_CONFIG and step in STEPS:
         derived = _as_json(STEPS[step].identity(evidence.plan))
         for path, claimed, expected in differences(dict(artifact.config), derived, "config"):

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from nanochat_core.evals.core.gpt2 import GPT2_CORE
 from nanochat_core.plan import GPUS
 from nanochat_core.record.clock import Clock, read_clock
 from nanochat_core.record.core_scores import is_whole
 from nanochat_core.record.evidence import PATCH, WEIGHTS, Evidence
 from nanochat_core.record.problems import Problem, differences, shown
 from nanochat_core.record.scores import last_validation
-from nanochat_core.record.significance import GPT2_CORE, above, below
+from nanochat_core.record.significance import above, below
 from nanochat_core.store.manifest import Artifact
 
 Claims = dict[str, Any]

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nanochat_core.base.intervals import Z_95, wilson_interval
 from nanochat_core.evals.core.published import BY_LABEL, PUBLISHED, Published
-from nanochat_core.evals.core.results import LOSS_DIGITS, Z_95, centered, headline, wilson_interval
+from nanochat_core.evals.core.results import LOSS_DIGITS, centered, headline
 from nanochat_core.record.chain import manifest_name
 from nanochat_core.record.evidence import CORE, OUTCOMES, Evidence
 from nanochat_core.record.problems import differences, is_close, is_count, is_number, shown
@@ -30,7 +31,7 @@ BENCHMARK_FIELDS = {
 
 @dataclass(frozen=True)
 class Tally:
-    """The items of one benchmark."""
+    """The items of one benchmark. Not evals' own Accuracy, on purpose: a mistake there must not confirm itself here."""
 
     num_items: int
     num_right: int
@@ -162,7 +163,7 @@ def _check_benchmark(evidence: Evidence, label: str, claimed: Mapping[str, Any],
     if label in BY_LABEL:
         for name, value in _published(BY_LABEL[label]).items():
             _check_value(evidence, f"{where}.{name}", claimed.get(name), value, "as published it is")
-    interval = list(wilson_interval(found.num_right, found.num_items))
+    interval = list(wilson_interval(found.accuracy, found.num_items))
     _check_interval(evidence, f"{where}.interval_95", claimed.get("interval_95"), interval)
 
 

@@ -5,15 +5,14 @@ the checks go on with the rest, so that a refusal lists everything that is wrong
 """
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError, NanochatError
-from nanochat_core.config import RunConfig
 from nanochat_core.plan import RunPlan, plan_run, summary
+from nanochat_core.presets import config_from_record
 from nanochat_core.record.problems import Problem, read_json
 from nanochat_core.record.step_log import read_log
 from nanochat_core.store.manifest import SEAL, Artifact, open_sealed_json, seal_json
@@ -175,27 +174,6 @@ def _read_outcomes(evidence: Evidence) -> list[dict[str, Any]]:
             continue
         rows.append({**row, "line": number} if isinstance(row, dict) else {"line": number})
     return rows
-
-
-def config_from_record(values: Mapping[str, Any]) -> RunConfig:
-    """A run's configuration from the values in its ledger; fields that came later have their defaults."""
-    hints = typing.get_type_hints(RunConfig)
-    built: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in hints:
-            raise ConfigError(f"unknown setting {name}", hint="read it with the version that wrote it")
-        kind = hints[name]
-        built[name] = _section(kind, name, value) if dataclasses.is_dataclass(kind) else value
-    return RunConfig(**built)
-
-
-def _section(kind: Any, name: str, values: Any) -> Any:
-    known = {field.name for field in dataclasses.fields(kind)}
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{name} is no section")
-    if unknown := sorted(values.keys() - known):
-        raise ConfigError(f"unknown setting {name}.{unknown[0]}", hint="read it with the version that wrote it")
-    return kind(**values)
 
 
 def plan_record(plan: RunPlan) -> dict[str, Any]:

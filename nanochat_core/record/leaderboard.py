@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.errors import CorruptError, NanochatError
+from nanochat_core.evals.core.gpt2 import GPT2_CORE
 from nanochat_core.record.runs import read_training
-from nanochat_core.record.significance import GPT2_CORE
 from nanochat_core.record.verify import verify
 from nanochat_core.store.store import Store
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-GPT2_CORE = 0.256525  # CORE of OpenAI's 1.6B checkpoint, as nanochat's leaderboard measures it
 MAX_TERMS = 10_000
 TINY = 1e-300  # in the place of a zero denominator
 

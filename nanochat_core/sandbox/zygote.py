@@ -329,17 +329,24 @@ def tell(error: BaseException, channel: int, main: ModuleType) -> None:
     if kind == "memory":
         main.__dict__.clear()  # room for the message
     try:
-        line, trace = None, error.__traceback__
-        while trace is not None:
-            line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == "<program>" else line
-            trace = trace.tb_next
-        text = f"{type(error).__name__}: {error}".removesuffix(": ") + (f" (line {line})" if line else "")
-        # The channel first: printing a traceback may take long, and this is what the caller reads.
+        text = described(error)
+    except BaseException:  # its own code was asked, and failed: that it raised at all is what is left to say
+        text = "raised an exception that cannot be shown"
+    # The channel first: printing a traceback may take long, and this is what the caller reads.
+    with contextlib.suppress(BaseException):  # the program may have closed it; then there is nobody to tell
         os.write(channel, json.dumps([kind, text[:MAX_ERROR_CHARS]]).encode())
+    with contextlib.suppress(BaseException):  # the program's own code again; the caller knows already
         start = error.__traceback__.tb_next if error.__traceback__ else None
         traceback.print_exception(type(error), error, start)
-    except BaseException:
-        pass
+
+
+def described(error: BaseException) -> str:
+    """The exception in one line, with the last line of the program that it came through."""
+    line, trace = None, error.__traceback__
+    while trace is not None:
+        line = trace.tb_lineno if trace.tb_frame.f_code.co_filename == "<program>" else line
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}".removesuffix(": ") + (f" (line {line})" if line else "")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ Old alone is not enough: a step's scratch goes when nobody holds its lock and no
 view or a lock file when the kernel says that no process holds it. Locks are asked for, never waited for.
 """
 
-import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat_core.store.locks import try_exclusive
 from nanochat_core.store.views import Views
 
 
@@ -47,8 +46,8 @@ def remove_leftover(leftover: Leftover, *, older_than_s: float) -> bool:
     if leftover.kind == "view":
         return Views(leftover.path.parent).remove(leftover.path)
     lock = leftover.path if leftover.kind == "lock" else _lock_of(leftover.path)
-    with _held(lock) as is_free:
-        if not is_free or time.time() - _extent(leftover.path)[1] <= older_than_s:
+    with try_exclusive(lock) as is_ours:
+        if is_ours is False or time.time() - _extent(leftover.path)[1] <= older_than_s:
             return False
         if leftover.kind == "lock":
             lock.unlink(missing_ok=True)
@@ -62,27 +61,9 @@ def _lock_of(work: Path) -> Path:
 
 
 def _is_free(lock: Path) -> bool:
-    with _held(lock) as is_free:
-        return is_free
-
-
-@contextmanager
-def _held(lock: Path) -> Iterator[bool]:
-    """Hold the lock if nobody does. A file that is not there is held by nobody."""
-    try:
-        descriptor = os.open(lock, os.O_RDWR)
-    except FileNotFoundError:
-        yield True
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
+    """Whether nobody holds it; a file that is not there is held by nobody."""
+    with try_exclusive(lock) as is_ours:
+        return is_ours is not False
 
 
 def _extent(path: Path) -> tuple[int, float]:

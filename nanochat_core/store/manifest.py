@@ -19,7 +19,7 @@ from nanochat_core.base.fingerprint import canonical_json, identity_digest
 
 FORMAT = 1
 SEAL = "seal"
-LOGS = "log/"  # files below it are kept with an artifact and are no part of its result
+LOG_FOLDER = "log"  # files below it (metrics, output) are kept with an artifact and are no part of its result
 SHA256 = re.compile(r"[0-9a-f]{64}")
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 
@@ -60,8 +60,8 @@ class Artifact:
 
     @cached_property
     def result_digest(self) -> str:
-        """Like `digest`, without the logs: what most steps know their inputs by."""
-        results = {name: entry.sha256 for name, entry in self.files.items() if not name.startswith(LOGS)}
+        """Like `digest`, without the logs: two runs that made the same thing agree, whatever their logs say."""
+        results = {name: entry.sha256 for name, entry in self.files.items() if not name.startswith(f"{LOG_FOLDER}/")}
         return identity_digest(results)
 
     @property

@@ -147,13 +147,13 @@ class Store:
 
     def reuse(self, step: str, fingerprint: str) -> Artifact | None:
         """Like `find`, for a run that will work with the artifact: gc takes it for as young as a new one."""
-        artifact = self.find(step, fingerprint)
+        key = manifest_key(step, fingerprint)
+        artifact = self._read_manifest(key)
         if artifact is None:
             return None
-        key = manifest_key(step, fingerprint)
         self._files.touch(key)
         spare(self._files, [key, *(blob_key(entry.sha256) for entry in artifact.files.values())])
-        return self.find(step, fingerprint)
+        return self.find(step, fingerprint)  # only now: gc may have been at work until `spare` stopped it
 
     def _read_manifest(self, key: str) -> Artifact | None:
         content = self._files.read(key)

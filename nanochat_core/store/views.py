@@ -12,11 +12,12 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from nanochat_core.base.fingerprint import canonical_json
+from nanochat_core.store.locks import try_exclusive
 
 VIEW_KEPT_S = 24 * 3600  # a view that nobody holds: its path may have been handed to a process without the lock
 
@@ -46,8 +47,8 @@ class Views:
         found = []
         for lock in sorted(self.folder.glob("*.lock")):
             if time.time() - _modified(lock) > older_than_s:
-                with _try_exclusive(lock) as is_free:
-                    found += [lock.with_suffix("")] if is_free else []
+                with try_exclusive(lock) as is_ours:
+                    found += [lock.with_suffix("")] if is_ours else []
         halves = [path for path in sorted(self.folder.glob("*.*-*")) if time.time() - _modified(path) > older_than_s]
         return found + halves
 
@@ -57,8 +58,8 @@ class Views:
         if view.suffix:  # half of one
             _remove(view)
             return not view.exists()
-        with _try_exclusive(lock) as is_free:
-            if is_free:
+        with try_exclusive(lock) as is_ours:
+            if is_ours:
                 _remove(view)
                 lock.unlink(missing_ok=True)
         return not lock.exists()
@@ -68,8 +69,8 @@ class Views:
         names: set[str] = set()
         for lock in self.folder.glob("*.lock"):
             view = lock.with_suffix("")
-            with _try_exclusive(lock) as is_free:
-                if not is_free:
+            with try_exclusive(lock) as is_ours:
+                if not is_ours:  # held, or another process has just removed it
                     names.update(Path(target).name for target in _links(view).values())
                 elif time.time() - lock.stat().st_mtime > VIEW_KEPT_S:
                     _remove(view)
@@ -104,24 +105,6 @@ def _is_current(lock: Path) -> bool:
         return os.path.samestat(os.fstat(_held[lock]), os.stat(lock))
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def _try_exclusive(lock: Path) -> Iterator[bool]:
-    try:
-        descriptor = os.open(lock, os.O_RDWR)
-    except FileNotFoundError:  # another process has just removed it
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
 
 
 def _links(view: Path) -> dict[str, str]:

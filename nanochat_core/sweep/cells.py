@@ -7,14 +7,13 @@ measured from the preset's own reference, so that cells differ in nothing but si
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import count
 from nanochat_core.config import PretrainConfig
-from nanochat_core.model.shape import count_params
-from nanochat_core.plan import REFERENCE_DEPTH, PretrainPlan, RunPlan, model_config, optimal_batch_tokens, plan_run
+from nanochat_core.plan import PretrainPlan, RunPlan, optimal_batch_tokens, plan_run, reference_tokens_of
 from nanochat_core.presets import load_config
 
 # Even depths: at head_dim 128 an odd depth gets the width of the next even one, and is another shape of model.
@@ -142,7 +141,8 @@ def _iso_flop_cell(preset: str, overrides: Overrides, budget: float, depth: int,
     # plan_run refuses a depth that cannot be built at any length, before the budget comes into it
     shape = plan_run(natural).pretrain
     tokens = int(budget / shape.flops_per_token)
-    batch = natural.pretrain.total_batch_tokens or _batch_tokens(natural.pretrain, shape, tokens)
+    reference = reference_tokens_of(natural.pretrain, vocab_size=shape.model.vocab_size)
+    batch = natural.pretrain.total_batch_tokens or optimal_batch_tokens(tokens, reference)
     num_steps = tokens // batch
     if num_steps < min_steps:
         return LeftOut(
@@ -156,13 +156,6 @@ def _iso_flop_cell(preset: str, overrides: Overrides, budget: float, depth: int,
     except ConfigError as error:  # the depth alone could be planned, so it is this length that cannot
         return LeftOut(name=name, reason=error.message)
     return Cell(name=name, overrides=tuple(changes), plan=plan, budget_flops=budget)
-
-
-def _batch_tokens(config: PretrainConfig, shape: PretrainPlan, tokens: int) -> int:
-    """The plan's law at the tokens of this cell; the reference is the one that plan.py scales from."""
-    reference = replace(config, depth=REFERENCE_DEPTH, n_embd=None, head_dim=128, n_kv_head=None)
-    params = count_params(model_config(reference, vocab_size=shape.model.vocab_size)).scaling
-    return optimal_batch_tokens(tokens, config.tokens_per_param * params)
 
 
 def _length(config: PretrainConfig, shape: PretrainPlan, *, tokens: int, batch: int) -> list[str]:

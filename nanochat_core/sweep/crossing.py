@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-GPT2_CORE = 0.256525
+from nanochat_core.evals.core.gpt2 import GPT2_CORE
 
 
 @dataclass(frozen=True, kw_only=True)

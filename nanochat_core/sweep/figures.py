@@ -17,9 +17,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from matplotlib.transforms import blended_transform_factory
 
 from nanochat_core.base.units import count, dollars
+from nanochat_core.evals.core.gpt2 import GPT2_CORE
 from nanochat_core.report.canvas import INK, SERIES_A, SERIES_B, SERIES_C, Chart, draw_chart, label_end
 from nanochat_core.sweep.cells import budget_name
-from nanochat_core.sweep.crossing import GPT2_CORE
 from nanochat_core.sweep.fits import LEVEL, Interval
 from nanochat_core.sweep.laws import COUNTS, TOKENS, BudgetFit, Laws, Point, PowerLaw
 from nanochat_core.sweep.results import CellResult

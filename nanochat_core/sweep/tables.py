@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat_core.base.units import count, dollars, duration
+from nanochat_core.evals.core.gpt2 import GPT2_CORE
 from nanochat_core.sweep.cells import budget_name
-from nanochat_core.sweep.crossing import GPT2_CORE, Crossing
+from nanochat_core.sweep.crossing import Crossing
 from nanochat_core.sweep.fits import LEVEL, Interval
 from nanochat_core.sweep.laws import COUNTS, TOKENS, Laws, Optimum
 from nanochat_core.sweep.results import CellResult

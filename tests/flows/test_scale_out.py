@@ -78,6 +78,7 @@ def plan_of(folder: Path, *more: str) -> RunPlan:
 def test_shards_tokenized_on_two_workers_one_of_them_killed_give_the_same_artifact(
     small_corpus: Path, small_shards: None, scheduler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))  # not the developer's, nor that of a test beside it
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "alone"))
     monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "alone/store"))
     alone = plan_of(small_corpus)

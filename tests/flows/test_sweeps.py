@@ -1,18 +1,16 @@
 """Sweeps as a user starts them: on a real Prefect server where that matters, with models that train in a second."""
 
 import json
-import os
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import MICRO, ROOT
-
-from flows.server import EmbeddedServer
+from flow_runs import newest_flow_run
+from processes import processes_of
 
 pytestmark = pytest.mark.slow
 CLI = "from nanochat_core.cli.app import app; from flows.sweeps_cli import register; register(app); app()"
@@ -36,7 +34,8 @@ def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def nanochat(module_home: Path, small_corpus: Path) -> Any:
     """The command line with the micro model; its width follows depth."""
     micro = [value for value in MICRO if "n_embd" not in value and "depth" not in value]
-    sets = [*micro, "pretrain.validate_every_steps=none", "corpus.source=path", f"corpus.path={small_corpus}"]
+    short = ["pretrain.max_tokens=5120", "pretrain.validate_every_steps=none"]  # 10 steps
+    sets = [*micro, *short, "corpus.source=path", f"corpus.path={small_corpus}"]
     options = [part for value in sets for part in ("--set", value)]
 
     def run(*arguments: str, is_sweep: bool = True) -> subprocess.CompletedProcess[str]:
@@ -44,43 +43,6 @@ def nanochat(module_home: Path, small_corpus: Path) -> Any:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
 
     return run
-
-
-def post(url: str, path: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(f"{url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of processes that were started with this test's folders."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if str(folder).encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
-                found.append((path.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
-
-
-def newest_flow_run(folder: Path) -> dict[str, Any]:
-    """State names of its task runs by name, and the keys of its artifacts, from a server over the same database."""
-    os.environ["PREFECT_HOME"] = str(folder / "prefect")
-    server = EmbeddedServer(folder / "prefect", 19231 + os.getpid() % 1000, folder / "server.log")
-    try:
-        server.wait_until_ready()
-        [newest] = post(server.url, "flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
-        chosen = {"flow_runs": {"id": {"any_": [newest["id"]]}}}
-        tasks = post(server.url, "task_runs/filter", chosen)
-        artifacts = post(server.url, "artifacts/filter", chosen)
-        return {
-            "flow": newest["state_name"],
-            "tasks": {run["name"]: run["state_name"] for run in tasks},
-            "artifacts": [artifact["key"] for artifact in artifacts],
-        }
-    finally:
-        server.stop()
 
 
 def test_a_sweep_that_is_too_dear_is_refused_before_anything_runs(nanochat: Any, module_home: Path) -> None:
@@ -105,12 +67,12 @@ def test_a_depth_added_later_runs_its_own_steps_only(nanochat: Any, module_home:
     assert done.returncode == 0, done.stderr
     assert "2 made, 8 cached" in done.stdout
     assert processes_of(module_home) == [], "something was left running"
-    seen = newest_flow_run(module_home)
-    assert seen["flow"] == "Completed"
+    seen = newest_flow_run(module_home / "prefect", module_home / "server.log")
+    assert seen.state == "Completed"
     expected = {f"{step} d1": "Cached" for step in [*SHARED_STEPS, *OWN_STEPS]}
     expected |= {f"{step} d2": "Cached" for step in SHARED_STEPS} | {f"{step} d2": "Completed" for step in OWN_STEPS}
-    assert seen["tasks"] == expected
-    assert "miniseries-report" in seen["artifacts"]
+    assert seen.tasks == expected
+    assert "miniseries-report" in seen.artifacts
     [report] = [path for path in module_home.glob("home/runs/miniseries-*/report.html") if path.as_uri() in done.stdout]
     assert report.with_suffix(".md").read_text().count("\n| d") == 2
 

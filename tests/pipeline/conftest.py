@@ -1,6 +1,7 @@
 """Homes in which the first steps are done, made once and copied for each test."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, small_corpus: Path) -> Pa
         patch.setenv("NANOCHAT_STORE", str(folder / "store"))
         run_until(steps, plan, "conversations")
     return folder
+
+
+@pytest.fixture(scope="module")
+def prepared_module(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One copy for all tests of a file, for those that share what they make or only look."""
+    folder = tmp_path_factory.mktemp("module") / "home"
+    shutil.copytree(prepared, folder, symlinks=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NANOCHAT_HOME", str(folder))
+        patch.setenv("NANOCHAT_STORE", str(folder / "store"))
+        yield folder
 
 
 @pytest.fixture

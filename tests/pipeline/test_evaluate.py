@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import MICRO
 from typer.testing import CliRunner
 
 from flows.speedrun import run_until
@@ -22,16 +23,24 @@ pytestmark = pytest.mark.slow
 LIMIT = 2
 
 
-@pytest.fixture
-def finished(prepared_home: Path, micro_sets: list[str], shared: Path, tmp_path: Path) -> FinishedRun:
-    """A whole run with both kinds of benchmarks, a few items each."""
-    shutil.copytree(shared / "data/core_eval", tmp_path / "core_eval")
-    data = [
-        "core.source=path", f"core.path={tmp_path}/core_eval", f"core.max_per_benchmark={LIMIT}",
+@pytest.fixture(scope="module")
+def data(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with CORE's data in core_eval."""
+    folder = tmp_path_factory.mktemp("data")
+    shutil.copytree(shared / "data/core_eval", folder / "core_eval")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(prepared_module: Path, small_corpus: Path, shared: Path, data: Path) -> FinishedRun:
+    """A whole run with both kinds of benchmarks, a few items each; made once for this file."""
+    sets = [
+        *MICRO, "corpus.source=path", f"corpus.path={small_corpus}",
+        "core.source=path", f"core.path={data}/core_eval", f"core.max_per_benchmark={LIMIT}",
         "benchmarks.source=path", f"benchmarks.path={shared}/data/chat_eval", f"benchmarks.max_per_benchmark={LIMIT}",
         "benchmarks.max_answer_tokens=8",
     ]  # fmt: skip
-    plan = plan_run(load_config("tiny", [*micro_sets, *data]))
+    plan = plan_run(load_config("tiny", sets))
     return finish_run(plan, run_until(steps, plan, None), started_at=time.time())
 
 
@@ -42,7 +51,7 @@ def evaluate(*arguments: str) -> dict:  # type: ignore[type-arg]
 
 
 def test_a_run_measures_both_and_the_verb_finds_what_the_run_measured(
-    finished: FinishedRun, shared: Path, tmp_path: Path
+    finished: FinishedRun, shared: Path, data: Path
 ) -> None:
     core, chat = finished.ref("evaluate_core"), finished.ref("benchmark_chat")
     base = finished.ref("benchmark_base")
@@ -59,7 +68,7 @@ def test_a_run_measures_both_and_the_verb_finds_what_the_run_measured(
     assert "CORE" in page
     assert "HumanEval" in page
 
-    again = evaluate("tiny-base", "--benchmarks", "core", "--data", str(tmp_path), "--limit", str(LIMIT))
+    again = evaluate("tiny-base", "--benchmarks", "core", "--data", str(data), "--limit", str(LIMIT))
     [result] = again["results"].values()
     assert result["is_cached"]
     assert result["core"] == core.metrics["core"]
@@ -68,10 +77,13 @@ def test_a_run_measures_both_and_the_verb_finds_what_the_run_measured(
     assert not other["results"]["benchmark_chat"]["is_cached"]
 
 
-def test_the_run_can_be_bundled_and_the_bundle_verified(finished: FinishedRun, tmp_path: Path) -> None:
+def test_the_run_can_be_bundled_and_the_bundle_verified(finished: FinishedRun, data: Path, tmp_path: Path) -> None:
     make_bundle(workspace.current().store, [finished.run_id], tmp_path / "record.zip")
-    shutil.rmtree(tmp_path / "core_eval")  # a stranger has none of the author's folders
-    verdict = verify(tmp_path / "record.zip")
+    (data / "core_eval").rename(tmp_path / "away")  # a stranger has none of the author's folders
+    try:
+        verdict = verify(tmp_path / "record.zip")
+    finally:
+        (tmp_path / "away").rename(data / "core_eval")
     assert verdict.is_sound, verdict.problems
     core = finished.ref("evaluate_core")
     assert core is not None
@@ -104,10 +116,8 @@ def _numbers(value: object) -> list[object]:
     ],
 )
 def test_what_cannot_be_measured_is_one_line_and_a_hint(
-    arguments: list[str], code: int, told: str, prepared_home: Path, micro_sets: list[str]
+    arguments: list[str], code: int, told: str, finished: FinishedRun
 ) -> None:
-    plan = plan_run(load_config("tiny", micro_sets))
-    finish_run(plan, run_until(steps, plan, "pretrain"), started_at=time.time())
     done = CliRunner().invoke(app, ["eval", *arguments])
     assert done.exit_code == code, done.output
     assert done.stderr.startswith("error: ")

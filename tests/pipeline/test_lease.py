@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from processes import wait_for_record, wait_until_no_ranks
 
 from nanochat_core import workspace
-from nanochat_core.base.records import read_records
 from nanochat_core.pipeline import steps
-from nanochat_core.pipeline.step import result_digest
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 
@@ -30,29 +29,6 @@ def start(home: Path, store: Path, sets: list[str], log: Path) -> "subprocess.Po
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log.open("wb"), stderr=subprocess.STDOUT)
 
 
-def wait_for_steps(home: Path, wanted: int, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for path in home.glob("work/pretrain-*/attempt-*/metrics.jsonl"):
-            if any(record["event"] == "step" and record["step"] >= wanted for record in read_records(path)):
-                return
-        assert process.poll() is None, "the driver ended early"
-        time.sleep(0.01)
-    raise AssertionError(f"no {wanted} steps")
-
-
-def ranks_of(home: Path) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"nanochat_core.train.worker" in words and any(word.startswith(str(home).encode()) for word in words):
-            found.append(int(path.parent.name))
-    return found
-
-
 def test_a_driver_past_its_lease_publishes_nothing_and_its_ranks_die(
     prepared_home: Path, micro_sets: list[str], tmp_path: Path
 ) -> None:
@@ -61,7 +37,7 @@ def test_a_driver_past_its_lease_publishes_nothing_and_its_ranks_die(
     first = start(tmp_path / "first", store, sets, tmp_path / "first.log")
     second: subprocess.Popen[bytes] | None = None
     try:
-        wait_for_steps(tmp_path / "first", 5, first)
+        wait_for_record(tmp_path / "first", "pretrain", 5, first)
         first.send_signal(signal.SIGSTOP)
         second = start(tmp_path / "second", store, sets, tmp_path / "second.log")
         assert second.wait(150) == 0, (tmp_path / "second.log").read_text()
@@ -71,9 +47,7 @@ def test_a_driver_past_its_lease_publishes_nothing_and_its_ranks_die(
         first.send_signal(signal.SIGCONT)
         woken = time.monotonic()
         assert first.wait(30) == 1
-        while ranks_of(tmp_path / "first") and time.monotonic() - woken < 30:
-            time.sleep(0.05)
-        assert ranks_of(tmp_path / "first") == []
+        wait_until_no_ranks(tmp_path / "first", timeout_s=30)
         assert time.monotonic() - woken < 15
     finally:
         for process in (first, second):
@@ -90,7 +64,7 @@ def published() -> dict[str, object]:
     newest, *_ = workspace.current().store.artifacts("pretrain")
     assert newest.metrics["num_steps"] == 80
     facts = newest.provenance
-    return {name: facts[name] for name in ("fencing_number", "finished_at")} | {"digest": result_digest(newest)}
+    return {name: facts[name] for name in ("fencing_number", "finished_at")} | {"digest": newest.result_digest}
 
 
 def test_what_two_drivers_made_is_what_one_makes(prepared_home: Path, micro_sets: list[str]) -> None:

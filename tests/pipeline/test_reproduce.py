@@ -16,17 +16,17 @@ from flows.speedrun import run_until
 from nanochat_core import workspace
 from nanochat_core.pipeline import steps
 from nanochat_core.pipeline.finish import finish_run
-from nanochat_core.pipeline.ingredients import Evidence, differences, evidence, toml_of
+from nanochat_core.pipeline.ingredients import Evidence, differences, evidence, machine_differences, toml_of
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def gathered(prepared_home: Path, micro_sets: list[str]) -> Evidence:
+@pytest.fixture(scope="module")
+def gathered(prepared_module: Path, small_corpus: Path) -> Evidence:
     """What the store knows of a run up to the base model."""
-    plan = plan_run(load_config("tiny", micro_sets))
+    plan = plan_run(load_config("tiny", [*MICRO, "corpus.source=path", f"corpus.path={small_corpus}"]))
     finished = finish_run(plan, run_until(steps, plan, "pretrain"), started_at=time.time())
     return evidence(workspace.current().store, finished.run_id)
 
@@ -58,6 +58,14 @@ def test_the_same_ingredients_are_not_refused_and_every_other_one_is_named(gathe
     for path, (value, named) in cases.items():
         found = differences(altered(gathered, path, value), tmp_path)
         assert any(named in line for line in found), (path, found)
+
+
+def test_another_machine_is_said_and_not_refused(gathered: Evidence, tmp_path: Path) -> None:
+    assert machine_differences(gathered) == []
+    elsewhere = altered(gathered, ("steps", 0, "provenance", "cpu"), "Pentium 60")
+    [said] = machine_differences(elsewhere)
+    assert said.startswith("cpu: Pentium 60 -> ")
+    assert differences(elsewhere, tmp_path) == []
 
 
 def test_a_data_file_that_changed_is_named(gathered: Evidence, small_corpus: Path, tmp_path: Path) -> None:
@@ -103,7 +111,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_a_run_made_again_has_equal_digests_and_another_patch_is_refused(
     checkout: Path, small_corpus: Path, tmp_path: Path
 ) -> None:
-    sets = [*MICRO, "corpus.source=path", f"corpus.path={small_corpus}"]
+    sets = [*MICRO, "pretrain.max_tokens=5120", "corpus.source=path", f"corpus.path={small_corpus}"]  # 10 steps
     options = [part for value in sets for part in ("--set", value)]
     made = nanochat(checkout, tmp_path / "home", "run", "tiny", *options, "--no-prefect", "--until", "pretrain")
     assert made.returncode == 0, made.stderr

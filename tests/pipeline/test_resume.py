@@ -6,15 +6,14 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from processes import TIMEOUT_S, ranks_of, wait_for_record, wait_until_no_ranks
 
 from flows.speedrun import run_until
 from nanochat_core import workspace
-from nanochat_core.base.records import read_records
 from nanochat_core.pipeline import steps
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
@@ -22,7 +21,6 @@ from nanochat_core.store.manifest import Artifact
 
 pytestmark = pytest.mark.slow
 WEIGHTS = ("model.safetensors", "optimizer.safetensors")
-TIMEOUT_S = 120
 
 
 def weights(artifact: Artifact) -> dict[str, str]:
@@ -47,31 +45,6 @@ def _hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def wait_for_step(home: Path, step: str, wanted: int, process: subprocess.Popen[bytes]) -> None:
-    """Until the training of `step` has taken `wanted` steps."""
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        for path in home.glob(f"work/{step}-*/attempt-*/metrics.jsonl"):
-            if any(record["event"] == "step" and record["step"] >= wanted for record in read_records(path)):
-                return
-        assert process.poll() is None, f"the run ended before {step} took {wanted} steps"
-        time.sleep(0.01)
-    raise AssertionError(f"{step} did not take {wanted} steps in {TIMEOUT_S} s")
-
-
-def ranks() -> list[int]:
-    """Process ids of training ranks whose plan lies in this test's home."""
-    home, found = os.environ["NANOCHAT_HOME"], []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"nanochat_core.train.worker" in words and any(word.startswith(home.encode()) for word in words):
-            found.append(int(path.parent.name))
-    return found
-
-
 def train_once(home: Path, sets: list[str], until: str) -> dict[str, str]:
     run_until(steps, plan_run(load_config("tiny", sets)), until)
     return weights(newest(until))
@@ -86,17 +59,14 @@ def test_a_killed_training_ends_with_the_bits_of_an_unbroken_one(
     first = newest(step)
     workspace.current().store.discard(first)
     process = start(micro_sets, "--until", step)
-    wait_for_step(prepared_home, step, random.randint(3, 15), process)
+    wait_for_record(prepared_home, step, random.randint(3, 15), process)
     if victim == "everything":
         process.kill()
         process.wait()
-    for rank in ranks():
+    for rank in ranks_of(prepared_home):
         os.kill(rank, signal.SIGKILL)
     process.wait(TIMEOUT_S)
-    deadline = time.monotonic() + 15
-    while ranks() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert ranks() == []
+    wait_until_no_ranks(prepared_home)
     assert workspace.current().store.find(step, first.fingerprint) is None
 
     resumed = train_once(prepared_home, micro_sets, step)
@@ -119,10 +89,10 @@ def test_a_stopped_training_saves_a_checkpoint_and_says_so(
     # no checkpoint by time: the only one is that of the stop
     sets = [*micro_sets, "runtime.checkpoint_every_s=1000"]
     process = start(sets, "--until", "pretrain")
-    wait_for_step(prepared_home, "pretrain", 5, process)
+    wait_for_record(prepared_home, "pretrain", 5, process)
     process.send_signal(stop)
     assert process.wait(TIMEOUT_S) == 130
-    assert ranks() == []
+    assert ranks_of(prepared_home) == []
     kept = list((prepared_home / "store/partial/pretrain").glob("*/step-*/complete.json"))
     assert len(kept) == 1
     assert train_once(prepared_home, sets, "pretrain") == expected
@@ -130,14 +100,11 @@ def test_a_stopped_training_saves_a_checkpoint_and_says_so(
 
 def test_ranks_die_with_a_killed_supervisor(prepared_home: Path, micro_sets: list[str]) -> None:
     process = start([*micro_sets, "pretrain.max_tokens=2000000"], "--until", "pretrain")
-    wait_for_step(prepared_home, "pretrain", 3, process)
-    assert ranks()
+    wait_for_record(prepared_home, "pretrain", 3, process)
+    assert ranks_of(prepared_home)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 15
-    while ranks() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert ranks() == []
+    wait_until_no_ranks(prepared_home)
 
 
 def test_two_gloo_processes_give_what_one_gives(prepared_home: Path, micro_sets: list[str]) -> None:

@@ -57,11 +57,6 @@ def find_contamination(items: Iterable[Item], conversations: Iterable[Mapping[st
     return Contamination(report, sorted(index.conversations))
 
 
-def check_contamination(items: Iterable[Item], conversations: Iterable[Mapping[str, Any]]) -> Report:
-    """The report of `find_contamination` alone."""
-    return find_contamination(items, conversations).report
-
-
 @dataclass(frozen=True)
 class _Hashed:
     """A batch of texts as hashes."""

@@ -15,6 +15,7 @@ from nanochat_core.data.rows import Mapped
 from nanochat_core.evals.benchmarks.sources import Source
 
 ITEMS_NAME = "items.jsonl"
+EVERY_NAME = "every.jsonl"  # all items of the same benchmarks: what may not be trained on, also where few are asked
 PREPARED_NAME = "prepared.json"
 Kind = Literal["choice", "generate"]
 Content = str | list[dict[str, str]]
@@ -74,8 +75,12 @@ def is_expected(item: Item, answer: str) -> bool:
 def write_item_file(path: Path, items: Iterable[Item]) -> None:
     """One line per item."""
     with path.open("w", encoding="utf-8") as file:
-        for item in items:
-            file.write(json.dumps(asdict(item)) + "\n")
+        file.writelines(map(item_line, items))
+
+
+def item_line(item: Item) -> str:
+    """An item as it stands in a file, with the end of the line."""
+    return json.dumps(asdict(item)) + "\n"
 
 
 def read_item_file(path: Path) -> list[Item]:

@@ -6,14 +6,14 @@ the same words. Which items a limited look draws depends on the seed alone, so m
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.config import BenchmarksConfig
 from nanochat_core.evals.benchmarks import arc, gsm8k, humaneval, mmlu, spelling_bee
-from nanochat_core.evals.benchmarks.protocol import ITEMS_NAME, PREPARED_NAME, Benchmark, Item, write_item_file
+from nanochat_core.evals.benchmarks.protocol import EVERY_NAME, ITEMS_NAME, PREPARED_NAME, Benchmark, Item, item_line
 from nanochat_core.evals.benchmarks.sources import open_source
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -44,16 +44,15 @@ def find(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-EVERY_NAME = "every.jsonl"
-
-
 def write_items(config: BenchmarksConfig, out: Path, *, seed: int) -> dict[str, Any]:
     """Write the items of all chosen benchmarks; returns how many there are of each and where they are from."""
     source = open_source(config.source, config.path)
     out.mkdir(parents=True, exist_ok=True)
     counts: dict[str, dict[str, Any]] = {}
-
-    def items() -> Iterator[Item]:
+    with (
+        (out / ITEMS_NAME).open("w", encoding="utf-8") as asked,
+        (out / EVERY_NAME).open("w", encoding="utf-8") as every,
+    ):
         for benchmark in chosen(config.names):
             available = benchmark.read(source, "test")
             drawn = _draw(benchmark, available, config.max_per_benchmark, seed=seed)
@@ -62,19 +61,19 @@ def write_items(config: BenchmarksConfig, out: Path, *, seed: int) -> dict[str, 
                 "num_available": len(available),
                 "is_limited": len(drawn) < len(available),
             }
-            yield from (available[index] for index in drawn)
-
-    write_item_file(out / ITEMS_NAME, items())
-    every = (item for benchmark in chosen(config.names) for item in benchmark.read(source, "test"))
-    write_item_file(out / EVERY_NAME, every)  # what may not be trained on, also where only some are asked
+            for number, item in enumerate(available):  # once: a split may be large, or generated
+                line = item_line(item)
+                every.write(line)
+                if number in drawn:
+                    asked.write(line)
     metrics = {"benchmarks": counts, "origins": dict(sorted(source.origins.items()))}
     (out / PREPARED_NAME).write_text(json.dumps(metrics, indent=1))
     return {"num_items": sum(count["num_items"] for count in counts.values()), **metrics}
 
 
-def _draw(benchmark: Benchmark, items: Sequence[Item], most: int | None, *, seed: int) -> list[int]:
+def _draw(benchmark: Benchmark, items: Sequence[Item], most: int | None, *, seed: int) -> set[int]:
     if not items:
         raise MissingError(f"{benchmark.title} has no items", hint="its file is empty")
     if most is None or most >= len(items):
-        return list(range(len(items)))
-    return sorted(random.Random(f"{seed} {benchmark.name}").sample(range(len(items)), most))
+        return set(range(len(items)))
+    return set(random.Random(f"{seed} {benchmark.name}").sample(range(len(items)), most))

@@ -1,8 +1,7 @@
 """From marks to scores: accuracy with its standard error and interval, pass@k, the centred accuracy, ChatCORE.
 
 ChatCORE is nanochat's: the mean over benchmarks of (accuracy - baseline) / (1 - baseline), so guessing gives 0 and
-perfection 1. pass@k is the unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, section 2.1); the interval is
-Wilson's, which stays inside of 0..1 and says something even where all answers are wrong.
+perfection 1. pass@k is the unbiased estimator of Chen et al. 2021 (arXiv 2107.03374, section 2.1).
 """
 
 import math
@@ -10,9 +9,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nanochat_core.base.intervals import wilson_interval
 from nanochat_core.evals.benchmarks.protocol import Benchmark
 
-Z_95 = 1.959964  # of the normal distribution, two sides
 Marks = Sequence[Sequence[bool]]  # per item, per sample
 Scores = dict[str, Any]
 
@@ -46,15 +45,6 @@ def standard_error(marks: Marks) -> float:
     """Of the accuracy over items: samples of one item are no independent draws, so the items' means are what varies."""
     means = [mean_of(samples) for samples in marks]
     return statistics.pstdev(means) / math.sqrt(len(means))
-
-
-def wilson_interval(accuracy: float, num_items: int) -> tuple[float, float]:
-    """The 95% score interval of Wilson 1927. With several samples per item it is a little wider than it need be."""
-    z2 = Z_95**2
-    middle = (accuracy + z2 / (2 * num_items)) / (1 + z2 / num_items)
-    spread = accuracy * (1 - accuracy) / num_items + z2 / (4 * num_items**2)
-    half = Z_95 * math.sqrt(max(0.0, spread)) / (1 + z2 / num_items)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def pass_at_ks(marks: Marks) -> dict[str, float]:

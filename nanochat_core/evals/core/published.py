@@ -1,18 +1,14 @@
-"""What CORE is made of, and what is known of GPT-2 on it: constants, so that a result can be checked without the data.
+"""What CORE is made of: constants, so that a result can be checked without the data.
 
 The benchmarks, shots, kinds and delimiters are those of DCLM's low-variance set (mlfoundations/dclm, eval/, commit
 361714bd), the baselines and categories those of its eval_meta_data.csv; the counts are the lines of the data files in
 mosaicml/llm-foundry (8c8dd48f), 91,037 in all. A test compares this table with a bundle.
-The scores of the GPT-2 sizes are nanochat's: 0.256525 from its README, the others from dev/estimate_gpt3_core.ipynb
-(commit 03880dbc), which give four digits.
 """
 
 from dataclasses import dataclass
 
 from nanochat_core.evals.core.bundle import DEFAULT_DELIMITER, Kind
 
-GPT2_CORE = {"gpt2": 0.1139, "gpt2-medium": 0.1849, "gpt2-large": 0.2146, "gpt2-xl": 0.256525}
-"""CORE by Hugging Face name (124M, 355M, 774M, 1.6B parameters)."""
 ANSWER = "\nAnswer: "
 
 

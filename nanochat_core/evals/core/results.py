@@ -3,7 +3,6 @@
 An accuracy is centred so that guessing is 0 and perfection 1: (accuracy - baseline) / (1 - baseline). CORE is the plain
 mean over the benchmarks. Standard errors are binomial per benchmark and go into CORE's as independent ones; two
 benchmarks share their items (HellaSwag with and without examples), which makes CORE's error a little too small.
-Intervals of accuracies are Wilson's: the textbook one has no width where all answers are right, or none.
 """
 
 import json
@@ -13,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat_core.base.intervals import Z_95, wilson_interval
 from nanochat_core.evals.core.bundle import Benchmark
 from nanochat_core.evals.core.published import BY_LABEL
 
 CORE_NAME, OUTCOMES_NAME = "core.json", "outcomes.jsonl"
-Z_95 = 1.959964  # two-sided 95 % of a normal distribution
 LOSS_DIGITS = 6
 
 
@@ -76,7 +75,7 @@ class Accuracy:
         return {
             "accuracy": self.accuracy,
             "standard_error": self.standard_error,
-            "interval_95": list(wilson_interval(self.num_right, self.num_items)),
+            "interval_95": list(wilson_interval(self.accuracy, self.num_items)),
             "centered": self.centered,
             "baseline_percent": self.benchmark.baseline_percent,
             "num_items": self.num_items,
@@ -90,14 +89,6 @@ def centered(accuracy: float, baseline_percent: float) -> float:
     """0 for guessing, 1 for all right."""
     baseline = baseline_percent / 100
     return (accuracy - baseline) / (1 - baseline)
-
-
-def wilson_interval(num_right: int, num_items: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    share, square = num_right / num_items, Z_95**2 / num_items
-    middle = (share + square / 2) / (1 + square)
-    half = Z_95 * math.sqrt(share * (1 - share) / num_items + square / (4 * num_items)) / (1 + square)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def core_of(accuracies: Sequence[Accuracy]) -> tuple[float, float]:

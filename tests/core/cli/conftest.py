@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from threads import one_thread as one_thread
 
 from nanochat_core.cli.chat import ChatModel
 from nanochat_core.config import GPTConfig
@@ -18,14 +19,6 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     return tmp_path / "home"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from nanochat_core.config import SftConfig
 from nanochat_core.data.sft_mix import HELD_OUT_WHO, build_mix
 from nanochat_core.inference.calculator import calculate
-from nanochat_core.tokenizer.conversation import check_messages
+from nanochat_core.tokenizer.conversation import render_conversation
 
 CONFIG = SftConfig(num_documentation=200, num_arithmetic=1500, num_spelling=400, num_identity=30)
 NUM_QUESTIONS = 40
@@ -134,9 +134,11 @@ def test_operands_have_one_two_and_three_digits(mix):
     assert min(digits.values()) > 100
 
 
-def test_every_conversation_can_be_rendered(mix):
+def test_every_conversation_can_be_rendered_and_something_in_it_is_learnt(mix, tokenizer):
     for conversation in _all(mix):
-        check_messages(conversation["messages"])
+        tokens, learnt = render_conversation(tokenizer, conversation["messages"])
+        assert len(tokens) == len(learnt)
+        assert any(learnt), _asked(conversation)
 
 
 def test_kinds_can_be_left_out_and_another_seed_gives_other_questions(mix):

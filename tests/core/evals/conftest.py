@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import torch
+from threads import one_thread as one_thread
 
 from nanochat_core.data.loader import PackedConversations
 from nanochat_core.tokenizer.tokenizer import Tokenizer
@@ -22,12 +22,3 @@ def make_rows(tmp_path):
         return PackedConversations(tmp_path, "validation")
 
     return make
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

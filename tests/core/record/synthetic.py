@@ -18,7 +18,6 @@ from nanochat_core.base.fingerprint import identity_digest
 from nanochat_core.evals.core.bundle import Benchmark
 from nanochat_core.evals.core.published import PUBLISHED
 from nanochat_core.evals.core.results import Accuracy, Outcome, headline, summary
-from nanochat_core.pipeline.step import result_digest
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
@@ -172,7 +171,7 @@ class Runs:
             else json.loads(json.dumps(STEPS[step].identity(plan)))
         )
         identity = {
-            "step": step, "config": config, "inputs": {name: result_digest(made[name]) for name in names},
+            "step": step, "config": config, "inputs": {name: made[name].result_digest for name in names},
             "code": {"nanochat_core.train.loop": "ab" * 32}, "packages": {"torch": "2.13.0"},
         }  # fmt: skip
         provenance = {
@@ -190,7 +189,7 @@ class Runs:
         run_id = f"{plan.config.preset}-20261122-1000{self.count:02d}-a{self.count:03x}"
         steps = [
             {
-                "step": step, "fingerprint": artifact.fingerprint, "digest": result_digest(artifact),
+                "step": step, "fingerprint": artifact.fingerprint, "digest": artifact.result_digest,
                 "is_cached": False, "seconds": 90.0, "metrics": dict(artifact.metrics),
             }
             for step, artifact in made.items()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import MICRO, ROOT
+from processes import wait_for_record
 
 from flows.speedrun import run_until
 from nanochat_core import workspace
-from nanochat_core.base.records import read_records
 from nanochat_core.pipeline import steps
 from nanochat_core.pipeline.finish import finish_run
 from nanochat_core.plan import plan_run
@@ -21,7 +21,6 @@ from nanochat_core.record.bundle import make_bundle
 from nanochat_core.record.verify import verify
 
 pytestmark = pytest.mark.slow
-TIMEOUT_S = 120
 
 
 def test_a_killed_and_resumed_run_bundles_and_verifies(home: Path, small_corpus: Path, tmp_path: Path) -> None:
@@ -31,7 +30,7 @@ def test_a_killed_and_resumed_run_bundles_and_verifies(home: Path, small_corpus:
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    _wait_for_step(home, 14, process)
+    wait_for_record(home, "pretrain", 14, process, event="checkpoint")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -45,14 +44,3 @@ def test_a_killed_and_resumed_run_bundles_and_verifies(home: Path, small_corpus:
     assert run["num_steps"] == 30
     assert run["bits_per_byte"] == pytest.approx(run["val_bits_per_byte"], rel=1e-3)
     assert 0 < made.claims["clock_s"] < 60
-
-
-def _wait_for_step(home: Path, wanted: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < deadline:
-        for path in home.glob("work/pretrain-*/attempt-*/metrics.jsonl"):
-            if any(record["event"] == "checkpoint" and record["step"] >= wanted for record in read_records(path)):
-                return
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.005)
-    raise AssertionError(f"no checkpoint of step {wanted} in {TIMEOUT_S} s")

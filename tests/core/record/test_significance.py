@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from nanochat_core.record.significance import GPT2_CORE, above, below, incomplete_beta, student_t_tail
+from nanochat_core.evals.core.gpt2 import GPT2_CORE
+from nanochat_core.record.significance import above, below, incomplete_beta, student_t_tail
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,11 @@ def test_a_failure_names_the_exception_and_the_line(run) -> None:
     assert 'File "<program>", line 3, in f' in outcome.stderr
 
 
+def test_an_exception_that_cannot_be_shown_is_still_said_to_be_one(run) -> None:
+    outcome = run("class E(Exception):\n def __str__(self): raise SystemExit(0)\nraise E")
+    assert (outcome.status, outcome.error) == ("failed", "raised an exception that cannot be shown")
+
+
 def test_any_output_can_be_read(run) -> None:
     outcome = run("import sys, os\nprint('\\ud800 \\U0001f600', flush=True)\nos.write(1, bytes(range(128, 256)))")
     assert outcome.status == "passed"

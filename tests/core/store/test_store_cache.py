@@ -42,8 +42,13 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(memory_bench, artifacts):
 
 def test_a_good_copy_is_not_fetched_again(memory_bench, artifacts, monkeypatch):
     memory_bench.store.fetch(artifacts["a"])
-    monkeypatch.setattr(type(memory_bench.store._files), "get", lambda *_: pytest.fail("fetched again"))
-    memory_bench.store.fetch(artifacts["a"])
+    kind = type(memory_bench.store._files)
+    original, calls = kind.get, []
+    monkeypatch.setattr(kind, "get", lambda files, key, local: calls.append(key) or original(files, key, local))
+    assert (memory_bench.store.fetch(artifacts["a"]) / "a").read_bytes() == blob("a")
+    assert calls == []
+    memory_bench.open("other").fetch(artifacts["a"])  # a cache without a copy: this is what fetching looks like
+    assert len(calls) == 1
 
 
 def test_a_transfer_that_went_wrong_once_is_repeated(memory_bench, artifacts, monkeypatch):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from nanochat_core.sweep.crossing import GPT2_CORE, Measured, find_crossing
+from nanochat_core.evals.core.gpt2 import GPT2_CORE
+from nanochat_core.sweep.crossing import Measured, find_crossing
 
 
 def model(name: str, core: float, flops: float) -> Measured:

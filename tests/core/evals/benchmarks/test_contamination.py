@@ -6,7 +6,7 @@ import pytest
 
 from nanochat_core.evals.benchmarks import contamination, gsm8k, spelling_bee
 from nanochat_core.evals.benchmarks.choice import choice_item
-from nanochat_core.evals.benchmarks.contamination import MAX_SHARED, check_contamination, find_contamination
+from nanochat_core.evals.benchmarks.contamination import MAX_SHARED, find_contamination
 from nanochat_core.evals.benchmarks.protocol import Item, conversation
 
 WORDS = [f"word{number}" for number in range(5000)]
@@ -39,7 +39,7 @@ def noise():
 
 
 def found(items, conversations):
-    return check_contamination(items, conversations)["b"]
+    return find_contamination(items, conversations).report["b"]
 
 
 def test_unrelated_conversations_contain_nothing(items, noise):
@@ -107,23 +107,23 @@ def test_tool_calls_and_long_texts_are_looked_through(items):
 
 
 def test_no_items_and_no_conversations_are_no_contamination(items):
-    assert check_contamination([], [talk("hello")]) == {}
+    assert find_contamination([], [talk("hello")]).report == {}
     assert found(items, [])["num_contaminated"] == 0
 
 
 def test_real_training_questions_hardly_hold_test_questions(source):
     """What was found on 2026-11-22: three of GSM8K's 1319 test questions share a phrase with a training question."""
     asked = gsm8k.BENCHMARK.read(source, "test")
-    report = check_contamination(asked, gsm8k.BENCHMARK.read(source, "train").then(conversation))
+    report = find_contamination(asked, gsm8k.BENCHMARK.read(source, "train").then(conversation)).report
     assert [example["id"] for example in report["gsm8k"]["examples"]] == ["581", "602", "632"]
-    everything = check_contamination(asked, asked.then(conversation))["gsm8k"]
+    everything = find_contamination(asked, asked.then(conversation)).report["gsm8k"]
     assert everything["num_contaminated"] == everything["num_items"] == 1319
 
 
 def test_spelling_questions_are_never_in_the_training_that_is_generated(source):
     asked = spelling_bee.read_items(source, "test")
     learnt = spelling_bee.letter_counts(source, "train", count=5000).then(conversation)
-    assert check_contamination(asked, learnt)["spelling_bee"]["num_contaminated"] == 0
+    assert find_contamination(asked, learnt).report["spelling_bee"]["num_contaminated"] == 0
 
 
 def test_every_conversation_that_holds_an_item_is_named_also_repeated_ones(items, noise):

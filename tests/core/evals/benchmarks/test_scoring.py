@@ -14,7 +14,6 @@ from nanochat_core.evals.benchmarks.scoring import (
     pass_at_ks,
     score,
     standard_error,
-    wilson_interval,
 )
 
 
@@ -44,22 +43,6 @@ def test_one_sample_per_item_gives_the_binomial_error(marks):
 
 def test_samples_of_one_item_are_no_independent_draws():
     assert standard_error([[True] * 8, [False] * 8]) == standard_error([[True], [False]])
-
-
-@given(st.integers(1, 400), st.data())
-def test_the_interval_ends_where_the_accuracy_is_196_errors_away(num_items, data):
-    """Wilson's definition: the error is that of the bound, not that of the accuracy."""
-    accuracy = data.draw(st.integers(0, num_items)) / num_items
-    for bound in wilson_interval(accuracy, num_items):
-        error = math.sqrt(bound * (1 - bound) / num_items)
-        assert abs(accuracy - bound) == pytest.approx(1.959964 * error, abs=1e-6)
-
-
-@given(st.floats(0, 1), st.integers(1, 10_000))
-def test_the_interval_holds_the_accuracy_and_stays_inside(accuracy, num_items):
-    low, high = wilson_interval(accuracy, num_items)
-    assert 0 <= low <= accuracy + 1e-12
-    assert accuracy - 1e-12 <= high <= 1
 
 
 def test_a_score_says_all_that_the_report_shows():

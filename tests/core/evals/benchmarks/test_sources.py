@@ -78,6 +78,16 @@ def test_a_limited_look_draws_by_the_seed_and_says_so(folder, tmp_path):
     assert json.loads((tmp_path / "a/prepared.json").read_text())["benchmarks"] == metrics["benchmarks"]
 
 
+def test_what_is_not_asked_is_known_as_well_in_the_same_order(folder, tmp_path):
+    """It may not be trained on either."""
+    _, asked = items_of(folder, tmp_path / "a", max_per_benchmark=9)
+    _, whole = items_of(folder, tmp_path / "b")
+    every = read_item_file(tmp_path / "a/every.jsonl")
+    assert every == whole
+    assert len(every) > len(asked)
+    assert asked == [item for item in every if item in asked]
+
+
 def test_words_are_the_folders_own_where_it_has_a_list(folder, tmp_path):
     words = [a + b + c + d for a in "abcd" for b in "efgh" for c in "ijkl" for d in "mnop"]
     (folder / "words_alpha.txt").write_text("\r\n".join([*words, "x", "it's", "ä"]))

@@ -2,15 +2,27 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help speedrun setup dev check format test test-fast lock clean
+.PHONY: help up down speedrun setup dev check format test test-fast lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 speedrun: $(VENV)/.runtime ## The whole pipeline on this machine, in minutes: text, tokenizer, training, chat model, report
 	@$(BIN)/nanochat run tiny
+
+COMPOSE := docker compose --project-directory infra --file infra/compose.yaml
+
+up: ## A lasting server in containers: UI, pools, store; infra/env.example says what it needs to be told
+	@docker compose version > /dev/null 2>&1 && docker info > /dev/null 2>&1 \
+		|| { echo "docker compose does not work here; the same as plain processes: nanochat up --local" >&2; exit 1; }
+	@test -f infra/.env || { echo "infra/.env is missing: cp infra/env.example infra/.env, and fill it in" >&2; exit 2; }
+	@$(COMPOSE) $$(command -v nvidia-smi > /dev/null && echo --profile gpu) up --build --detach
+
+down: ## Stop it, after running trainings have saved a checkpoint; data stays
+	@$(COMPOSE) --profile gpu down
 
 setup: $(VENV)/.runtime ## Install what a run needs into .venv, versions locked
 
@@ -42,10 +54,10 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix .
 
 test: $(VENV)/.dev ## All tests: units, a real S3 server, a real Prefect server, real training
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(WORKERS)
 
 test-fast: $(VENV)/.dev ## The tests that need no server and no training process
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 lock: ## Pin the newest versions that pyproject.toml allows
 	@infra/lock.sh $(PYTHON)

@@ -11,18 +11,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from flows import sweeps_cli
+from flows import deploy, nightly_cli, stack_cli, sweeps_cli
 from flows.server import EmbeddedServer, prefect_server
+from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
 from nanochat_core.base.units import duration
+from nanochat_core.cli import bench, export, serve
 from nanochat_core.cli.app import Preset, Sets, app, check_step, derived_plan
 from nanochat_core.cli.display import display
 from nanochat_core.cli.plan_view import preview_steps, show_plan
 from nanochat_core.pipeline.finish import FinishedRun, finish_run
 from nanochat_core.pipeline.steps import STEPS, wanted
 from nanochat_core.plan import RunPlan, estimate
-
-ASK_ABOVE_USD = 1.0  # a run that costs more is started after a yes
 
 
 @app.command()
@@ -58,9 +58,7 @@ def _announce(plan: RunPlan, until: str | None, *, yes: bool) -> None:
     console = Console(stderr=True)
     show_plan(console, plan, preview_steps(plan, until))
     console.print()
-    cost = estimate(plan).usd
-    if cost > ASK_ABOVE_USD and not yes and sys.stdin.isatty():
-        typer.confirm(f"Start a run of about ${cost:,.0f}?", abort=True, err=True)
+    confirm_cost("run", estimate(plan).usd, yes=yes)
 
 
 def _run_bare(plan: RunPlan, until: str | None) -> FinishedRun:
@@ -76,30 +74,18 @@ def _run_bare(plan: RunPlan, until: str | None) -> FinishedRun:
 def _run_flow(
     server: EmbeddedServer | None, preset: str, sets: list[str] | None, plan: RunPlan, until: str | None
 ) -> FinishedRun:
-    from prefect.logging.handlers import APILogWorker
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from flows.speedrun import speedrun  # while the server starts
 
-    from flows.speedrun import speedrun
-    from tasks.policy import show_core_logs
+    titles = _titles(plan, until)
 
-    show_core_logs()
-    settings: dict[Any, Any] = {}
-    if server is not None:
-        server.wait_until_ready()
-        settings[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = (
-            None  # nobody else reads it here, and it costs a second at the end
-        )
-    try:
-        with temporary_settings(settings), display(_titles(plan, until)) as watching:
-            observe.use(watching)
-            fresh, drift = list(plan.fresh), list(plan.accept_drift)
-            state = speedrun(preset, list(sets or []), until, fresh, drift, return_state=True)
-    finally:
-        APILogWorker.drain_all(timeout=5)  # while there is a server to take the last lines, also after a Ctrl-C
-    if server is not None and state.is_completed() and state.state_details.flow_run_id is not None:
-        server.wait_until_recorded(str(state.state_details.flow_run_id), len(_titles(plan, until)))
-    finished: FinishedRun = state.result()
-    return finished
+    def start() -> Any:
+        fresh, drift = list(plan.fresh), list(plan.accept_drift)
+        return speedrun(preset, list(sets or []), until, fresh, drift, return_state=True)
+
+    def num_tasks(_finished: FinishedRun) -> int:
+        return len(titles)
+
+    return run_flow(server, start, titles, num_tasks=num_tasks)
 
 
 def _titles(plan: RunPlan, until: str | None) -> dict[str, str]:
@@ -116,13 +102,13 @@ def _conclude(finished: FinishedRun) -> None:
     console.print(
         f"\n[bold]done[/bold] in {duration(finished.seconds)}: {made} made, {len(finished.refs) - made} cached"
     )
-    for name in ("evaluate_base", "evaluate_chat"):
+    for name in ("evaluate_base", "evaluate_chat", "evaluate_rl"):
         if ref := finished.ref(name):
             console.print(f"  {name.removeprefix('evaluate_'):<6} {ref.metrics['bits_per_byte']:.4f} bits per byte")
-    for name in ("evaluate_core", "benchmark_chat"):
+    for name in ("evaluate_core", "benchmark_chat", "rl", "benchmark_rl"):
         if ref := finished.ref(name):
             console.print(f"  {STEPS[name].headline(ref.metrics)}")
-    if ref := finished.ref("evaluate_chat"):
+    if ref := finished.ref("evaluate_rl") or finished.ref("evaluate_chat"):
         for name, score in ref.metrics.get("benchmarks", {}).items():
             console.print(f"  {name:<14} {score['accuracy']:.0%} of {score['num_asked']} held-out questions")
         _sample(console, ref.metrics)
@@ -150,9 +136,16 @@ def _link(path: Path) -> str:
 
 
 sweeps_cli.register(app)
+export.register(app)
+serve.register(app)
+deploy.register(app)
+bench.register(app)
+nightly_cli.register(app)
+stack_cli.register(app)
 
 
 def main() -> None:
+    stack_cli.adopt_stack()
     app()
 
 

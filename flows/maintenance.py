@@ -4,24 +4,38 @@ The same collection as `nanochat runs gc`. Beside a running pipeline it is safe;
 second one fails with the name of the first.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from pydantic import Field
 
+from flows.parameters import run_name
 from nanochat_core import workspace
 from nanochat_core.base.units import size
 from nanochat_core.config import RuntimeConfig
 from nanochat_core.store.gc import Report, clean
 from nanochat_core.store.reach import Policy
+from tasks import policy as task_policy
 
 ROWS_SHOWN = 200  # the artifact is for reading; `nanochat runs gc --json` has all of it
 DEFAULTS = RuntimeConfig()
 
 
-@flow(name="maintenance", description="Delete what no ref, pin, kept run or running step reaches.")
+def maintenance_name() -> str:
+    """maintenance-2026-11-22-a1b2."""
+    return run_name("maintenance")
+
+
+@flow(
+    name="maintenance",
+    description="Delete what no ref, pin, kept run or running step reaches.",
+    flow_run_name=maintenance_name,
+)
 def maintenance(
-    dry_run: bool = False, keep_runs: int = DEFAULTS.keep_runs, keep_days: float = DEFAULTS.keep_days
+    dry_run: bool = False,
+    keep_runs: Annotated[int, Field(ge=0)] = DEFAULTS.keep_runs,
+    keep_days: Annotated[float, Field(ge=0, le=36_500)] = DEFAULTS.keep_days,
 ) -> dict[str, Any]:
     """Collect the store's garbage.
 
@@ -30,6 +44,7 @@ def maintenance(
         keep_runs: Keep what so many of the newest runs made.
         keep_days: Keep what is younger than this, finished or not.
     """
+    task_policy.begin_run()
     space = workspace.current()
     logger = get_run_logger()
     policy = Policy(keep_runs=keep_runs, keep_days=keep_days)

@@ -11,10 +11,15 @@ from typing import Protocol
 from prefect import flow
 
 import tasks
+from flows.parameters import Placement, PresetName, Settings, StepName, check_cost, speedrun_name
+from flows.placement import placed
+from nanochat_core.cli.app import check_step, derived_plan
 from nanochat_core.pipeline.finish import FinishedRun
 from nanochat_core.pipeline.step import Ref
-from nanochat_core.plan import RunPlan, plan_run
-from nanochat_core.presets import load_config
+from nanochat_core.plan import RunPlan
+from tasks import policy
+
+DEFAULTS = Settings()
 
 
 class Steps(Protocol):
@@ -43,7 +48,12 @@ def pipeline(steps: Steps, plan: RunPlan) -> Iterator[Ref | None]:
     yield (chat := steps.sft(plan, tokenizer, conversations, base))
     yield (chat_evals := steps.evaluate_chat(plan, tokenizer, tokens, conversations, chat))
     yield (chat_marks := steps.benchmark_chat(plan, tokenizer, items, chat))
-    yield steps.report(plan, tokenizer, base, base_evals, core, base_marks, chat, chat_evals, chat_marks)
+    yield (questions := steps.rl_questions(plan))
+    yield (rl := steps.rl(plan, tokenizer, questions, chat))
+    yield (rl_evals := steps.evaluate_rl(plan, tokenizer, tokens, conversations, rl))
+    yield (rl_marks := steps.benchmark_rl(plan, tokenizer, items, rl))
+    scores = (base_evals, core, base_marks, chat, chat_evals, chat_marks, rl, rl_evals, rl_marks)
+    yield steps.report(plan, tokenizer, base, *scores)
 
 
 def run_until(steps: Steps, plan: RunPlan, until: str | None) -> list[Ref]:
@@ -58,25 +68,37 @@ def run_until(steps: Steps, plan: RunPlan, until: str | None) -> list[Ref]:
     return refs
 
 
-@flow(name="speedrun", description="Train a chat model from raw text: cached, resumable, with a report.")
+@flow(
+    name="speedrun",
+    description="Train a chat model from raw text: cached, resumable, with a report.",
+    flow_run_name=speedrun_name,
+    on_crashed=[policy.tell_cancelled],
+)
 def speedrun(
-    preset: str = "tiny",
+    preset: PresetName = "tiny",
     overrides: list[str] | None = None,
-    until: str | None = None,
-    fresh: list[str] | None = None,
-    accept_drift: list[str] | None = None,
+    until: StepName | None = None,
+    fresh: list[StepName] | None = None,
+    accept_drift: list[StepName] | None = None,
+    settings: Settings = DEFAULTS,
+    placement: Placement = "inline",
 ) -> FinishedRun:
     """Train a chat model from raw text to a report.
 
     Args:
-        preset: Name of a preset: tiny (a laptop, minutes), cpu, d12, gpt2.
-        overrides: Changes to the preset, each as section.field=value.
+        preset: Where to start from: tiny (a laptop, minutes), cpu (half an hour), d12 (nightly), gpt2 (the speedrun).
+        overrides: Any setting of the preset, each as section.field=value; they win over the settings below.
         until: Stop after this step.
         fresh: Steps to make again although they are cached.
         accept_drift: Steps whose artifact is reused although their code changed.
+        settings: What people change most.
+        placement: inline runs every step in this run's own process; pool sends the GPU steps to the gpu work pool.
     """
     started_at = time.time()
-    config = load_config(preset, overrides or ())
-    plan = plan_run(config, fresh=tuple(fresh or ()), accept_drift=tuple(accept_drift or ()))
-    refs = run_until(tasks, plan, until)
+    policy.begin_run()
+    plan = derived_plan(preset, [*settings.overrides(), *(overrides or [])], fresh=fresh, accept_drift=accept_drift)
+    check_step(until, plan)
+    check_cost(plan, settings.max_cost_usd)
+    with placed(placement):
+        refs = run_until(tasks, plan, until)
     return tasks.publish_summary(plan, refs, started_at=started_at)

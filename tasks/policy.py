@@ -1,18 +1,22 @@
-"""What makes a core function a Prefect task of ours: name, retries, and how a cache hit is shown.
+"""What makes a core function a Prefect task of ours: name, retries, where it runs, and how a cache hit is shown.
 
 The store's manifests are the only truth about what is cached. Prefect's own result cache is left off (it would be a
 second record, and one that can be stale); a step that was found in the store ends in the state `Cached`, which is
 what a hit looks like everywhere in Prefect, also with a new Prefect database.
 """
 
+import contextlib
 import functools
+import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.runtime import task_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
@@ -22,8 +26,38 @@ from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.failures import UnreachableError
 from nanochat_core.store.lease import LeaseLostError
+from tasks import log_budget, progress, pulse
 
 StepFunction = Callable[..., Any]
+Sender = Callable[[str, RunPlan, Mapping[str, Ref]], Ref]
+"""Makes a step elsewhere: name, plan and inputs in, its ref out."""
+GPU_STEPS = ("pretrain", "sft", "rl")
+GPU_PREFIXES = ("evaluate_", "benchmark_")
+INLINE_TAG = "gpu-inline"  # of GPU steps that run in the flow's own process; `nanochat deploy` limits how many at once
+tell_cancelled = pulse.tell_cancelled
+
+_sender: ContextVar[Sender | None] = ContextVar("sender", default=None)
+
+
+def needs_gpu(name: str) -> bool:
+    """Whether a step trains or runs a model."""
+    return name in GPU_STEPS or name.startswith(GPU_PREFIXES)
+
+
+@contextlib.contextmanager
+def sending(sender: Sender | None) -> Iterator[None]:
+    """Within the block GPU steps are made by `sender`; None: by this process."""
+    token = _sender.set(sender)
+    try:
+        yield
+    finally:
+        _sender.reset(token)
+
+
+def begin_run() -> None:
+    """What a flow of ours does first: signs of life, and log lines that reach the server in bounded number."""
+    show_core_logs()
+    pulse.begin()
 
 
 def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -38,7 +72,7 @@ def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
     return False
 
 
-def as_task(function: StepFunction, *, name: str, run_name: str, retries: int) -> Task[..., Any]:
+def as_task(function: StepFunction, *, name: str, run_name: str | Callable[[], str], retries: int) -> Task[..., Any]:
     """A Prefect task around a function that returns a ref; a cached ref ends it in the state `Cached`."""
 
     @functools.wraps(function)
@@ -70,13 +104,16 @@ def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
 
     def decorate(function: StepFunction) -> StepFunction:
         name = function.__name__
-        prefect_task = as_task(function, name=name, run_name=name, retries=retries)
+        here = as_task(_watched(name, function), name=name, run_name=title_of_run, retries=retries)
+        tasks = {True: here.with_options(tags=[INLINE_TAG]), False: here} if needs_gpu(name) else {True: here}
 
         @functools.wraps(function)
         def call(plan: RunPlan, *args: Any, **kwargs: Any) -> Ref | None:
             if not STEPS[name].is_wanted(plan):
                 return None
-            result = prefect_task(plan, *args, **kwargs)
+            begin_run()
+            is_inline = _sender.get() is None or not needs_gpu(name)
+            result = tasks[is_inline](plan, *args, **kwargs)
             return result.result() if isinstance(result, State) else result
 
         return call
@@ -84,6 +121,33 @@ def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
     return decorate
 
 
+def _watched(name: str, function: StepFunction) -> StepFunction:
+    """The step function with its progress shown in Prefect, made here or sent elsewhere."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def body(plan: RunPlan, *args: Any, **kwargs: Any) -> Any:
+        sender = _sender.get() if needs_gpu(name) else None
+        refs = list(signature.bind(plan, *args, **kwargs).arguments.values())[1:]
+        inputs = {source: ref for source, ref in zip(STEPS[name].inputs, refs, strict=True) if ref is not None}
+        with pulse.in_step(), progress.shown(name, plan, inputs, has_log=sender is None and needs_gpu(name)):
+            return function(plan, *args, **kwargs) if sender is None else sender(name, plan, inputs)
+
+    return body
+
+
+def title(name: str, plan: RunPlan) -> str:
+    """What a step is and how big: "pretrain · depth 3 · 3.4M tokens"."""
+    return " · ".join([name, *STEPS[name].title(plan).split(", ")])
+
+
+def title_of_run() -> str:
+    """Of the current task run."""
+    return title(task_run.task_name, task_run.parameters["plan"])
+
+
 def show_core_logs() -> None:
-    """Let the core's log lines reach the run's log; needs PREFECT_LOGGING_EXTRA_LOGGERS=nanochat_core as well."""
+    """Let the core's log lines reach the run's log, at most hundreds of them; needs
+    PREFECT_LOGGING_EXTRA_LOGGERS=nanochat_core as well."""
     logging.getLogger("nanochat_core").setLevel(logging.INFO)
+    log_budget.install()

@@ -6,20 +6,22 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from flow_runs import FlowRun, newest_flow_run
+from processes import processes_of
 
-from flows.server import EmbeddedServer
 from nanochat_core import workspace
 
 pytestmark = pytest.mark.slow
 STEPS = [
-    "corpus", "tokenizer", "tokens", "pretrain", "evaluate_base", "conversations", "sft", "evaluate_chat", "report",
+    "corpus", "tokenizer", "tokens", "pretrain", "evaluate_base", "conversations", "sft", "evaluate_chat",
+    "rl_questions", "rl", "evaluate_rl", "report",
 ]  # fmt: skip
+SHORT = ("pretrain.max_tokens=4096", "sft.num_documentation=10", "sft.num_arithmetic=30", "sft.num_spelling=10")
 
 
 def nanochat(*arguments: str, sets: list[str] = (), timeout: float = 300) -> subprocess.CompletedProcess[str]:  # type: ignore[assignment]
@@ -40,64 +42,33 @@ def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def task_states(prefect_home: Path, log: Path) -> dict[str, list[str]]:
-    """State names of the task runs of the newest flow run, asked from a server over the same database."""
-    os.environ["PREFECT_HOME"] = str(prefect_home)
-    server = EmbeddedServer(prefect_home, 18231 + os.getpid() % 1000, log)
-    try:
-        server.wait_until_ready()
-        [newest] = post(server.url, "flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
-        runs = post(server.url, "task_runs/filter", {"flow_runs": {"id": {"any_": [newest["id"]]}}})
-        states: dict[str, list[str]] = {"flow": [newest["state_name"]]}
-        for run in runs:
-            states.setdefault(run["name"].split("-")[0], []).append(run["state_name"])
-        artifacts = post(server.url, "artifacts/filter", {"flow_runs": {"id": {"any_": [newest["id"]]}}})
-        states["artifacts"] = [artifact["key"] for artifact in artifacts]
-        return states
-    finally:
-        server.stop()
-
-
-def post(url: str, path: str, body: dict[str, object]) -> list[dict[str, str]]:
-    request = urllib.request.Request(f"{url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)
-
-
-def processes_of(home: Path) -> list[str]:
-    """Command lines of processes that this test's home or its server belongs to."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if str(home).encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
-                found.append((path.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
+def states_of(seen: FlowRun) -> dict[str, str]:
+    """State names by step: the first word of a task run's name."""
+    return {name.split(" ")[0]: state for name, state in seen.tasks.items()}
 
 
 def test_first_run_makes_every_step(module_home: Path, small_corpus: Path) -> None:
     sets = micro(small_corpus)
     done = nanochat("run", "tiny", sets=sets)
     assert done.returncode == 0, done.stderr
-    assert "9 made, 0 cached" in done.stdout
+    assert "12 made, 0 cached" in done.stdout
     report = next((module_home / "home/runs").glob("*/report.html"))
     assert report.as_uri() in done.stdout
     assert processes_of(module_home) == [], "something was left running"
-    states = task_states(module_home / "prefect", module_home / "server.log")
-    assert states["flow"] == ["Completed"]
-    assert {step: states[step] for step in STEPS} == {step: ["Completed"] for step in STEPS}
-    assert "speedrun-report" in states["artifacts"]
+    seen = newest_flow_run(module_home / "prefect", module_home / "server.log")
+    assert seen.state == "Completed"
+    assert states_of(seen) == dict.fromkeys(STEPS, "Completed")
+    assert "speedrun-report" in seen.artifacts
 
 
 def test_second_run_finds_every_step_cached(module_home: Path, small_corpus: Path) -> None:
     started = time.monotonic()
     done = nanochat("run", "tiny", sets=micro(small_corpus))
     assert done.returncode == 0, done.stderr
-    assert "0 made, 9 cached" in done.stdout
+    assert "0 made, 12 cached" in done.stdout
     assert time.monotonic() - started < 60  # 8 s on an idle machine; RELEASE figures are in benchmarks/RESULTS.md
-    states = task_states(module_home / "prefect", module_home / "server.log")
-    assert {step: states[step] for step in STEPS} == {step: ["Cached"] for step in STEPS}
+    seen = newest_flow_run(module_home / "prefect", module_home / "server.log")
+    assert states_of(seen) == dict.fromkeys(STEPS, "Cached")
 
 
 def test_a_new_prefect_home_finds_every_step_cached(module_home: Path, small_corpus: Path) -> None:
@@ -105,9 +76,9 @@ def test_a_new_prefect_home_finds_every_step_cached(module_home: Path, small_cor
         patch.setenv("PREFECT_HOME", str(module_home / "prefect2"))
         done = nanochat("run", "tiny", sets=micro(small_corpus))
         assert done.returncode == 0, done.stderr
-        assert "0 made, 9 cached" in done.stdout
-        states = task_states(module_home / "prefect2", module_home / "server.log")
-        assert {step: states[step] for step in STEPS} == {step: ["Cached"] for step in STEPS}
+        assert "0 made, 12 cached" in done.stdout
+        seen = newest_flow_run(module_home / "prefect2", module_home / "server.log")
+        assert states_of(seen) == dict.fromkeys(STEPS, "Cached")
 
 
 def test_more_epochs_rerun_fine_tuning_and_what_follows_only(module_home: Path, small_corpus: Path) -> None:
@@ -118,7 +89,7 @@ def test_more_epochs_rerun_fine_tuning_and_what_follows_only(module_home: Path, 
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     made = [line.split()[0] for line in lines if " made in " in line]
-    assert made == ["sft", "evaluate_chat", "report"]
+    assert made == ["sft", "evaluate_chat", "rl", "evaluate_rl", "report"]
 
 
 def test_a_damaged_blob_is_found_and_made_again(module_home: Path, small_corpus: Path) -> None:
@@ -133,7 +104,7 @@ def test_a_damaged_blob_is_found_and_made_again(module_home: Path, small_corpus:
     done = nanochat("run", "tiny", "--no-prefect", sets=micro(small_corpus))
     assert done.returncode == 0, done.stderr
     assert "damaged" in done.stderr
-    assert "1 made, 8 cached" in done.stdout
+    assert "1 made, 11 cached" in done.stdout
     assert store.verify(store.artifacts("tokens")[0]) == []
 
 
@@ -146,7 +117,7 @@ def test_until_stops_after_the_step(module_home: Path, small_corpus: Path) -> No
 def test_fresh_makes_the_step_again(module_home: Path, small_corpus: Path) -> None:
     done = nanochat("run", "tiny", "--no-prefect", "--fresh", "tokenizer", sets=micro(small_corpus))
     assert done.returncode == 0, done.stderr
-    assert "1 made, 8 cached" in done.stdout, "the same tokenizer again: what follows stays cached"
+    assert "1 made, 11 cached" in done.stdout, "the same tokenizer again: what follows stays cached"
 
 
 def test_chat_answers(module_home: Path) -> None:
@@ -203,7 +174,7 @@ def test_a_changed_constant_reruns_the_training_and_what_follows_and_is_named(
 ) -> None:
     edit(copied_tree, "nanochat_core/model/cross_entropy.py", "SOFTCAP = 15.0", "SOFTCAP = 16.0")
     rows = planned(copied_tree, small_corpus)
-    assert runs(rows) == ["pretrain", "evaluate_base", "sft", "evaluate_chat", "report"]
+    assert runs(rows) == ["pretrain", "evaluate_base", "sft", "evaluate_chat", "rl", "evaluate_rl", "report"]
     assert rows["pretrain"]["why"] == ["code nanochat_core.model.cross_entropy changed"]
 
 
@@ -222,9 +193,9 @@ def test_a_changed_file_of_the_corpus_reruns_it(module_home: Path, tmp_path: Pat
 
 
 def micro(small_corpus: Path) -> list[str]:
-    from conftest import MICRO
+    from conftest import MICRO, MICRO_RL
 
-    return [*MICRO, "corpus.source=path", f"corpus.path={small_corpus}"]
+    return [*MICRO, *MICRO_RL, "corpus.source=path", f"corpus.path={small_corpus}"]
 
 
 def test_the_same_flow_runs_on_object_storage(
@@ -233,12 +204,13 @@ def test_the_same_flow_runs_on_object_storage(
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NANOCHAT_STORE", s3_url)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    first = nanochat("run", "tiny", sets=micro(small_corpus))
+    sets = [*micro(small_corpus), *SHORT, "rl.enabled=false"]
+    first = nanochat("run", "tiny", sets=sets)
     assert first.returncode == 0, first.stderr
     assert "9 made, 0 cached" in first.stdout
     # another machine: nothing local is left, the bucket is the same
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "other"))
-    second = nanochat("run", "tiny", "--no-prefect", sets=micro(small_corpus))
+    second = nanochat("run", "tiny", "--no-prefect", sets=sets)
     assert second.returncode == 0, second.stderr
     assert "0 made, 9 cached" in second.stdout
     assert nanochat("chat", "-p", "hi").returncode == 0

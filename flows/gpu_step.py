@@ -1,0 +1,108 @@
+"""What the gpu pool runs: one step of somebody's pipeline, with everything else coming from the store.
+
+A driver on the cpu pool sends it (placement.py). The step is the same Prefect task as in an inline run, so it shows
+its progress, retries what can heal, and goes on from the last checkpoint of whoever was at it before.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from prefect import flow, runtime
+from pydantic import BaseModel, ConfigDict, Field
+
+import tasks
+from flows.parameters import StepName, run_name
+from nanochat_core import workspace
+from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.config import RunConfig
+from nanochat_core.pipeline.step import Ref, ref_of, step_key
+from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.plan import RunPlan, plan_run
+from tasks import policy
+
+
+class SentArtifact(BaseModel):
+    """An artifact in the store, by what it takes to find it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fingerprint: str = Field(description="The fingerprint of the step that made it.")
+    inputs: list[str] = Field(default_factory=list, description="The steps that it was made from.")
+
+
+def gpu_step_name() -> str:
+    """gpu-step-pretrain-d12-2026-11-22-a1b2."""
+    parameters = runtime.flow_run.parameters
+    depth = parameters.get("config", {}).get("pretrain", {}).get("depth")
+    return run_name("gpu-step", str(parameters.get("step", "")).replace("_", "-"), f"d{depth}" if depth else "")
+
+
+@flow(
+    name="gpu_step",
+    description="One step of a run, made on the gpu pool; the run that wants it sends it.",
+    flow_run_name=gpu_step_name,
+)
+def gpu_step(
+    step: StepName,
+    config: dict[str, Any],
+    inputs: dict[str, SentArtifact],
+    fingerprint: str,
+    fresh: bool = False,
+) -> str:
+    """Make one step of a run; returns the fingerprint of its artifact.
+
+    Args:
+        step: Which step.
+        config: The whole configuration of the run that sends it.
+        inputs: What the step reads, and what that was made from, by step.
+        fingerprint: The artifact that the sender waits for; a worker with other code or packages refuses.
+        fresh: Make it again although it is cached.
+    """
+    policy.begin_run()
+    plan = plan_run(config_of(config), fresh=(step,) if fresh else ())
+    refs = found(inputs)
+    sources = {source: refs[source] for source in STEPS[step].inputs if source in inputs}
+    check_same(step, plan, sources, fingerprint)
+    made: Ref = getattr(tasks, step)(plan, *(sources.get(source) for source in STEPS[step].inputs))
+    return made.fingerprint
+
+
+def config_of(values: Mapping[str, Any]) -> RunConfig:
+    """A configuration from its plain values."""
+    sections = {field.name: field.default_factory for field in fields(RunConfig) if is_dataclass(field.default_factory)}
+    try:
+        return RunConfig(
+            **{name: sections[name](**value) if name in sections else value for name, value in values.items()}
+        )
+    except TypeError as error:
+        raise ConfigError(
+            f"the configuration does not fit this worker's code: {error}", hint="give both pools the same commit"
+        ) from error
+
+
+def found(inputs: Mapping[str, SentArtifact]) -> dict[str, Ref]:
+    """The refs of artifacts, by step; the senders put each one after those that it was made from."""
+    store, refs = workspace.current().store, dict[str, Ref]()
+    for name, sent in inputs.items():
+        artifact = store.find(name, sent.fingerprint)
+        if artifact is None:
+            raise MissingError(
+                f"{name}/{sent.fingerprint[:12]} is not in {store.url}",
+                hint="give the workers of both pools the same NANOCHAT_STORE",
+            )
+        refs[name] = ref_of(artifact, {source: refs[source] for source in sent.inputs})
+    return refs
+
+
+def check_same(step: str, plan: RunPlan, sources: Mapping[str, Ref], fingerprint: str) -> None:
+    """Refuse before the first second of GPU time when this worker would make something else than the sender wants."""
+    wanted = STEPS[step]
+    digests = {source: ref.content if wanted.reads_logs else ref.digest for source, ref in sources.items()}
+    key = step_key(wanted, plan, digests)
+    if key.fingerprint != fingerprint:
+        raise ConfigError(
+            f"this worker would make {step}/{key.fingerprint[:12]}, and {fingerprint[:12]} is wanted",
+            hint="give the workers of both pools the same commit, packages and files; `nanochat why` names the "
+            "differences",
+        )

@@ -1,0 +1,216 @@
+"""A lasting server on one machine: what it consists of, remembered in a folder.
+
+The choices of the first `nanochat up --local` (ports, which database, which store, generated secrets) are written down
+once, so that a second `up` starts the same thing and never another one beside it. A file in NANOCHAT_HOME names the
+folder: later verbs find server and store by it. What the environment says itself is left alone.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shlex
+import socket
+import sys
+from collections.abc import Iterator, MutableMapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from flows.stack_process import State, state_of
+from nanochat_core.base.errors import ConfigError, CorruptError, HardwareError
+from nanochat_core.workspace import home_from_environment
+
+DEFAULT_PORT = 4200
+FILE = "stack.json"
+ENV_FILE = "env"
+POINTER = "stack-folder"  # in NANOCHAT_HOME: where the stack is
+FOLDER_VARIABLE = "NANOCHAT_STACK"  # in the exports: a shell that has them does not bring a store of its own
+ROOT_FOLDER = Path("/var/lib/nanochat")
+NUM_PORTS = 6  # server, database, and up to four for the store
+BUCKET = "nanochat"
+REGION = "us-east-1"
+S3_STORES = ("versitygw", "minio", "swift")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """What was chosen at the first start; everything else follows from it."""
+
+    folder: str
+    database: str
+    """postgresql or sqlite."""
+    store: str
+    """versitygw, minio, swift, folder, or given: the NANOCHAT_STORE of the first start."""
+    store_url: str
+    ports: tuple[int, ...]
+    """Of the server, the database and the store, in this order; from a row of free ones."""
+    user: str | None
+    """Who runs the database: root may not. None: whoever starts the rest."""
+    database_password: str
+    store_key: str
+    store_secret: str
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder)
+
+    @property
+    def url(self) -> str:
+        """The server's page."""
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    @property
+    def api_url(self) -> str:
+        return f"{self.url}/api"
+
+    @property
+    def store_endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.ports[2]}"
+
+    @property
+    def store_exports(self) -> dict[str, str]:
+        """What a process needs to reach the store. One unit: half of it from elsewhere reaches nothing."""
+        exports = {"NANOCHAT_STORE": self.store_url}
+        if self.store in S3_STORES:
+            exports |= {
+                "AWS_ENDPOINT_URL": self.store_endpoint,
+                "AWS_ACCESS_KEY_ID": self.store_key,
+                "AWS_SECRET_ACCESS_KEY": self.store_secret,
+                "AWS_REGION": REGION,
+            }
+        return exports
+
+    @property
+    def exports(self) -> dict[str, str]:
+        """What somebody who uses the stack sets."""
+        return {"PREFECT_API_URL": self.api_url, **self.store_exports, FOLDER_VARIABLE: self.folder}
+
+
+def default_folder() -> Path:
+    """Where the stack of this home is, or would be.
+
+    Root's home is closed to the database's user, so root's stack lives where services keep their state.
+    """
+    home = home_from_environment()
+    with contextlib.suppress(OSError):
+        return Path((home / POINTER).read_text().strip())
+    if os.geteuid() == 0 and home.is_relative_to("/root"):
+        return ROOT_FOLDER
+    return home / "server"
+
+
+def load(folder: Path) -> Stack | None:
+    """The stack of a folder; None where none was started."""
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    try:
+        held = json.loads(file.read_text())
+        return Stack(**{field.name: held[field.name] for field in fields(Stack)} | {"ports": tuple(held["ports"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptError(f"{file} cannot be read: {error!r}", hint="restore it, or remove the folder") from error
+
+
+def save(stack: Stack) -> None:
+    """Write down the stack, the exports for a shell, and where the home finds both."""
+    _write_private(stack.path / FILE, json.dumps(asdict(stack), indent=1))
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in stack.exports.items()]
+    _write_private(stack.path / ENV_FILE, "".join(lines))
+    announce(stack)
+
+
+def announce(stack: Stack) -> None:
+    """Let the later verbs of this home find the stack."""
+    home = home_from_environment()
+    home.mkdir(parents=True, exist_ok=True)
+    (home / POINTER).write_text(f"{stack.folder}\n")
+
+
+def withdraw(stack: Stack) -> None:
+    """Forget where the stack was."""
+    pointer = home_from_environment() / POINTER
+    with contextlib.suppress(OSError):
+        if pointer.read_text().strip() == stack.folder:
+            pointer.unlink()
+
+
+def adopt(environment: MutableMapping[str, str]) -> None:
+    """Point a verb at the running stack of this home, as far as the environment does not say otherwise.
+
+    After `down` it is left out. After a crash its store is still set: an error is better than artifacts in a place
+    where nobody looks for them.
+    """
+    if not (home_from_environment() / POINTER).is_file() or (stack := load(default_folder())) is None:
+        return
+    state = state_of(stack.path, "server")
+    if state is State.STOPPED:
+        return
+    if "NANOCHAT_STORE" not in environment:
+        environment.update(stack.store_exports)
+    if "PREFECT_API_URL" in environment:
+        return
+    if state is State.RUNNING:
+        environment["PREFECT_API_URL"] = stack.api_url
+    else:
+        print(f"note: the server of {stack.folder} is down; nanochat up --local starts it again", file=sys.stderr)
+
+
+def new_stack(folder: Path, *, database: str, store: str, user: str | None, port: int | None) -> Stack:
+    """Choose ports and secrets for a first start."""
+    given = os.environ.get("NANOCHAT_STORE", "")
+    urls = {"folder": str(folder / "store"), "given": given}
+    return Stack(
+        folder=str(folder),
+        database=database,
+        store=store,
+        store_url=urls.get(store, f"s3://{BUCKET}/store"),
+        ports=_row_of_ports(port),
+        user=user,
+        database_password=secrets.token_urlsafe(24),
+        store_key="nanochat:store" if store == "swift" else "nanochat",  # Swift's keys are account:user
+        store_secret=secrets.token_urlsafe(24),
+    )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One `up` or `down` of a folder at a time."""
+    import fcntl
+
+    with (folder / "lock").open("w") as guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"another up or down of {folder} is at work", hint="wait for it") from error
+        yield
+
+
+def _write_private(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    part.replace(path)
+
+
+def _row_of_ports(first: int | None) -> tuple[int, ...]:
+    """Free ports from `first` on. Not those the kernel hands out for connections: one of them may be taken later."""
+    if first is not None and not is_free(first):
+        raise HardwareError(f"port {first} is in use", hint="choose another with --port")
+    found: list[int] = []
+    for port in range(first or DEFAULT_PORT, 65536):
+        if is_free(port):
+            found.append(port)
+        if len(found) == NUM_PORTS:
+            return tuple(found)
+    raise HardwareError(f"no {NUM_PORTS} free ports from {first or DEFAULT_PORT} on", hint="choose a lower --port")
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on the port here."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,192 @@
+"""The processes of a stack, in the order in which each needs those before it: database, store, server, workers.
+
+The settings that differ from Prefect's defaults are here, each for a measured reason: limits in the server's memory
+leak when it restarts, the UI asks the wrong port when it is not told, the embedded telemetry wants the internet.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from signal import SIGINT
+
+from flows import stack_store
+from flows.stack import Stack
+from flows.stack_process import Part, launched_at
+from flows.stack_worker import GRACE_S, WORKER_S
+from nanochat_core.base.errors import NanochatError
+from nanochat_core.workspace import home_from_environment
+
+ROOT = Path(__file__).resolve().parents[1]
+POOLS = ("cpu", "gpu")
+POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/opt/postgresql*/bin")
+DATABASE_USERS = ("postgres", "nobody")  # for root, whom PostgreSQL refuses
+DATABASE = "prefect"
+PRIVATE = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+
+
+def groups(stack: Stack) -> list[list[Part]]:
+    """What is started together, and stopped together in the opposite order."""
+    first = [*([_database(stack)] if stack.database == "postgresql" else []), *stack_store.parts(stack)]
+    return [first, [_server(stack)], [_worker(stack, pool) for pool in POOLS]]
+
+
+def postgres_programs() -> Path | None:
+    """The folder of the newest PostgreSQL that is installed, on the path or not."""
+    if found := shutil.which("initdb"):
+        return Path(found).resolve().parent
+    there = [path for pattern in POSTGRES_FOLDERS for path in Path("/").glob(f"{pattern[1:]}/initdb")]
+    return max(there, key=_version).parent if there else None
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    return tuple(int(part) for piece in path.parts for part in piece.split("-")[-1].split(".") if part.isdigit())
+
+
+def database_user(folder: Path) -> tuple[bool, str | None]:
+    """Whether a database can run in the folder, and as whom; None: as ourselves."""
+    if os.geteuid() != 0:
+        return True, None
+    for user in DATABASE_USERS:
+        command = ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)]
+        try:
+            done = subprocess.run(command, user=user, group=_group(user), extra_groups=[], capture_output=True, cwd="/")
+        except (KeyError, OSError):  # no such user, or a container that may not change users
+            continue
+        if done.returncode == 0:
+            return True, user
+    return False, None
+
+
+def _group(user: str) -> int:
+    import pwd
+
+    return pwd.getpwnam(user).pw_gid
+
+
+def _database(stack: Stack) -> Part:
+    port, data = stack.ports[1], stack.path / "database"
+    programs = postgres_programs() or Path()
+    options = ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
+    check = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    return Part(
+        name="database",
+        command=[str(programs / "postgres"), "-D", str(data), *options],
+        port=port,
+        user=stack.user,
+        is_ready=lambda: subprocess.run(check, capture_output=True).returncode == 0,
+        before=lambda: _init_database(stack, programs, data),
+        after=lambda: _create_database(stack, programs),
+        stop_signal=SIGINT,  # ends connections and writes everything down; SIGTERM would wait for the clients
+        stop_s=60,
+    )
+
+
+def _init_database(stack: Stack, programs: Path, data: Path) -> None:
+    if (data / "PG_VERSION").is_file():
+        return
+    shutil.rmtree(data, ignore_errors=True)  # a first start that was interrupted
+    data.mkdir(mode=0o700)
+    password = stack.path / "database.password"
+    password.touch(mode=0o600)
+    password.write_text(stack.database_password)
+    if stack.user:
+        shutil.chown(data, stack.user)
+        shutil.chown(password, stack.user)
+    command = [str(programs / "initdb"), "-D", str(data), "-U", DATABASE, "--encoding=UTF8", "--locale=C.UTF-8"]
+    try:
+        done = subprocess.run(
+            [*command, "--auth=scram-sha-256", f"--pwfile={password}"],
+            user=stack.user, group=_group(stack.user) if stack.user else None,
+            extra_groups=[] if stack.user else None, capture_output=True, text=True, cwd="/",
+        )  # fmt: skip
+    finally:
+        password.unlink()
+    if done.returncode:
+        raise NanochatError(f"initdb failed: {done.stderr.strip()[-300:]}", hint=f"is the disk of {data} full?")
+
+
+def _create_database(stack: Stack, programs: Path) -> None:
+    host = ["-h", "127.0.0.1", "-p", str(stack.ports[1]), "-U", DATABASE]
+    environment = {**os.environ, "PGPASSWORD": stack.database_password}
+    command = [str(programs / "createdb"), *host, "--maintenance-db=postgres", DATABASE]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode and "already exists" not in done.stderr:
+        raise NanochatError(f"createdb failed: {done.stderr.strip()[-300:]}", hint="see the log of the database")
+
+
+def _server(stack: Stack) -> Part:
+    port, home = stack.ports[0], stack.path / "prefect"
+    url = f"postgresql+asyncpg://{DATABASE}:{stack.database_password}@127.0.0.1:{stack.ports[1]}/{DATABASE}"
+    if stack.database == "sqlite":
+        url = f"sqlite+aiosqlite:///{home}/prefect.db"
+    environment = {
+        **PRIVATE,
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": stack.api_url,
+        "PREFECT_UI_API_URL": stack.api_url,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": url,
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    }
+    application = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
+    return Part(
+        name="server",
+        command=[
+            sys.executable, "-m", "uvicorn", *application, "--host", "127.0.0.1", "--port", str(port),
+            "--log-level", "warning", "--timeout-graceful-shutdown", "5",
+        ],
+        environment=environment,
+        port=port,
+        is_ready=lambda: stack_store.answers_http(f"{stack.api_url}/ready"),
+        before=lambda: home.mkdir(mode=0o700, exist_ok=True),
+    )  # fmt: skip
+
+
+def worker_name(pool: str) -> str:
+    return f"{pool}-{socket.gethostname()}"
+
+
+def _worker(stack: Stack, pool: str) -> Part:
+    name = f"worker-{pool}"
+    return Part(
+        name=name,
+        command=[sys.executable, "-m", "flows.stack_worker", "--pool", pool, "--name", worker_name(pool)],
+        environment={
+            **PRIVATE,
+            **stack.exports,
+            "PREFECT_HOME": str(stack.path / "worker"),
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            "PREFECT_LOGGING_EXTRA_LOGGERS": "nanochat_core",
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+            "NANOCHAT_HOME": str(home_from_environment()),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+            "PYTHONUNBUFFERED": "1",
+        },
+        is_ready=lambda: is_online(stack.api_url, pool, worker_name(pool), since=launched_at(stack.path, name)),
+        before=lambda: (stack.path / "worker").mkdir(mode=0o700, exist_ok=True),
+        stop_s=GRACE_S + WORKER_S + 5,
+    )
+
+
+def is_online(api_url: str, pool: str, name: str, *, since: float) -> bool:
+    """Whether the server has lately heard from the worker, and from the one that was started at `since`."""
+    from datetime import datetime
+
+    request = urllib.request.Request(
+        f"{api_url}/work_pools/{pool}/workers/filter", b"{}", {"Content-Type": "application/json"}, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            workers = json.load(answer)
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+    found = [worker for worker in workers if worker["name"] == name and worker["status"] == "ONLINE"]
+    heard = [datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() for worker in found]
+    return any(moment >= since for moment in heard)

@@ -1,0 +1,84 @@
+"""A Prefect process worker that lets its runs save before it stops: `python -m flows.stack_worker --pool gpu`.
+
+Prefect's worker kills its flow processes at once on SIGTERM, and their runs stay "Running" for ever (prefect#16746).
+So this one stands before it: on SIGTERM the worker is held (it takes no new run), its runs are told to end as a cancel
+tells them, which saves a checkpoint and calls them Crashed, and only then does the worker go. In a container it is the
+first process, whose end would kill all others. A run with the tag autoresume is scheduled again by the automation.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+from flows.stack_process import children_of
+from nanochat_core.base.process import die_with_parent
+
+GRACE_S = 40.0  # a training gets 25 s to save (nanochat_core/base/child.py); reporting the end takes some more
+WORKER_S = 10.0
+
+
+def main() -> None:
+    """Run a worker until it ends or is told to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pool", required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--grace", type=float, default=GRACE_S, help="seconds for the runs to save")
+    options, more = parser.parse_known_args()
+    # handled here, and so back to the default in the worker: started by a shell's &, it would ignore SIGINT, which is
+    # how it stops
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _stop)
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", options.pool, "--name", options.name]
+    worker = subprocess.Popen([*command, *more], preexec_fn=die_with_parent)
+    try:
+        code = worker.wait()
+    except _ToldToStop:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        drain(worker, grace_s=options.grace)
+        code = 0
+    raise SystemExit(code)
+
+
+class _ToldToStop(BaseException):
+    pass
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise _ToldToStop
+
+
+def drain(worker: "subprocess.Popen[bytes]", *, grace_s: float) -> None:
+    """Hold the worker, let its runs save and say that they ended, then stop it."""
+    os.kill(worker.pid, signal.SIGSTOP)
+    for engine in children_of(worker.pid):
+        _tell(engine)
+    deadline = time.monotonic() + grace_s
+    while children_of(worker.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    worker.send_signal(signal.SIGTERM)  # waits until the worker goes on, and then is the first thing it sees
+    worker.send_signal(signal.SIGCONT)
+    try:
+        worker.wait(WORKER_S)
+    except subprocess.TimeoutExpired:
+        worker.kill()
+        worker.wait()
+
+
+def _tell(engine: int) -> None:
+    """As a cancel does: the whole group of a flow process, which leads one."""
+    try:
+        if os.getpgid(engine) == engine:
+            os.killpg(engine, signal.SIGTERM)
+        else:
+            os.kill(engine, signal.SIGTERM)
+    except ProcessLookupError:
+        pass  # it has just ended by itself
+
+
+if __name__ == "__main__":
+    main()

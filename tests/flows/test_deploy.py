@@ -1,0 +1,201 @@
+"""`nanochat deploy` on a real server, and what the server then refuses, schedules and shows."""
+
+import json
+import shutil
+import subprocess
+import sys
+import urllib.error
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from prefect_team import Team, team_in
+
+from flows import deploy
+from flows.parameters import SETTINGS, Settings, check_cost, depth_of
+from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
+from nanochat_core.bounds import BOUNDS
+from nanochat_core.plan import plan_run
+from nanochat_core.presets import load_config
+from tasks import log_budget
+
+FILE = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+LINES = """
+import logging, sys
+from prefect import flow
+from tasks.policy import begin_run
+@flow
+def chatter():
+    begin_run()
+    log = logging.getLogger("nanochat_core.train")
+    for number in range(1_000_000):
+        log.info("step %d", number)
+    log.warning("the end")
+    from prefect.runtime import flow_run
+    return flow_run.id
+print(chatter())
+"""
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory, small_corpus: Path) -> Iterator[Team]:
+    with team_in(tmp_path_factory.mktemp("deploy"), small_corpus) as team:
+        yield team
+
+
+def told(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    assert done.returncode == 0, done.stderr
+    return {f"{item['kind']} {item['name']}": item["did"] for item in json.loads(done.stdout)}
+
+
+@pytest.mark.slow
+def test_deploying_again_changes_nothing(team: Team) -> None:
+    first = told(team.nanochat("deploy", "--all", "--json"))
+    assert set(first.values()) == {"created"}
+    before = everything(team)
+    second = told(team.nanochat("deploy", "--all", "--json"))
+    assert second == dict.fromkeys(first, "unchanged")
+    assert everything(team) == before
+
+
+def everything(team: Team) -> list[object]:
+    paths = ("deployments", "work_pools", "automations", "v2/concurrency_limits")
+    found = [team.api(f"{path}/filter", {}) for path in paths]
+    changing = ("status", "last_polled", "active_slots", "default_queue_id")
+    return [[{k: v for k, v in item.items() if k not in changing} for item in items] for items in found]
+
+
+@pytest.mark.slow
+def test_the_server_holds_what_the_files_say(team: Team) -> None:
+    held = {item["name"]: item for item in team.api("deployments/filter", {})}
+    for spec in FILE["deployments"]:
+        there = held.pop(spec["name"])
+        assert there["entrypoint"] == spec["entrypoint"]
+        assert there["description"] == spec["description"].strip()
+        assert there["tags"] == spec["tags"]
+        assert there["parameters"] == spec.get("parameters", {})
+        assert there["work_pool_name"] == spec["work_pool"]["name"]
+        assert there["job_variables"] == spec["work_pool"]["job_variables"]
+        crons = [(entry["schedule"]["cron"], entry["schedule"]["timezone"]) for entry in there["schedules"]]
+        assert crons == [(entry["cron"], entry["timezone"]) for entry in spec.get("schedules", [])]
+    assert held == {}
+    pools = {pool["name"]: pool for pool in team.api("work_pools/filter", {})}
+    assert (pools["cpu"]["concurrency_limit"], pools["gpu"]["concurrency_limit"]) == (None, 1)
+    limits = {limit["name"]: limit["limit"] for limit in team.api("v2/concurrency_limits/filter", {})}
+    assert limits["tag:gpu-inline"] == 1
+
+
+@pytest.mark.slow
+def test_what_was_paused_stays_paused_and_what_changed_is_named(team: Team, tmp_path: Path) -> None:
+    there = team.api("deployments/name/maintenance/maintenance", method="GET")
+    [schedule] = there["schedules"]
+    team.api(f"deployments/{there['id']}/schedules/{schedule['id']}", {"active": False}, method="PATCH")
+    (tmp_path / "deployments").mkdir()
+    for name in ("pools", "automations"):
+        shutil.copy(ROOT / f"deployments/{name}.yaml", tmp_path / f"deployments/{name}.yaml")
+    changed = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+    [maintenance] = [spec for spec in changed["deployments"] if spec["name"] == "maintenance"]
+    maintenance["tags"] = ["nanochat"]
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(changed))
+    code = "import sys; from pathlib import Path; from flows.deploy import register_all\n"
+    code += "for item in register_all(Path(sys.argv[1]), ['maintenance']): print(item.name, item.did)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=team.environment, capture_output=True, text=True
+    )
+    assert "maintenance/maintenance updated: tags, pull_steps" in done.stdout, done.stderr
+    again = team.api("deployments/name/maintenance/maintenance", method="GET")
+    assert again["tags"] == ["nanochat"]
+    assert [entry["active"] for entry in again["schedules"]] == [False]
+    assert told(team.nanochat("deploy", "maintenance", "--json"))["deployment maintenance/maintenance"].startswith(
+        "upd"
+    )
+    team.api(f"deployments/{there['id']}/schedules/{schedule['id']}", {"active": True}, method="PATCH")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"preset": "nonesuch"},
+        {"settings": {"depth": 0}},
+        {"settings": {"depht": 4}},
+        {"settings": {"corpus_source": "web"}},
+        {"until": "nowhere"},
+        {"placement": "moon"},
+        {"overrides": "sft.epochs=2"},
+    ],
+)
+def test_the_form_refuses_what_cannot_work(team: Team, parameters: dict[str, object]) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        team.start(**parameters)
+    assert refused.value.code in (409, 422)
+
+
+@pytest.mark.slow
+def test_the_scheduler_makes_runs(team: Team) -> None:
+    """With SQLAlchemy 2.1 it silently makes none."""
+    count = lambda: team.api("flow_runs/count", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})  # noqa: E731
+    assert team.until(count, lambda number: number > 0) > 0
+
+
+@pytest.mark.slow
+def test_a_million_lines_leave_hundreds_of_records(team: Team) -> None:
+    environment = {**team.environment, "PREFECT_LOGGING_EXTRA_LOGGERS": "nanochat_core"}
+    environment |= {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+    done = subprocess.run([sys.executable, "-c", LINES], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    run_id = done.stdout.split()[-1]
+    query = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200, "sort": "TIMESTAMP_DESC"}
+    records = team.until(lambda: team.api("logs/filter", query), lambda found: "the end" in str(found))
+    count = sum(len(team.api("logs/filter", {**query, "offset": offset})) for offset in range(0, 1000, 200))
+    assert log_budget.BURST < count <= log_budget.MOST
+    assert any(record["message"].startswith("the end") for record in records)
+
+
+def test_every_setting_of_the_form_is_one_of_the_configuration_with_its_bounds() -> None:
+    schema = Settings.model_json_schema()["properties"]
+    assert set(schema) == {*SETTINGS, "max_cost_usd"}
+    assert all(field["description"] for field in schema.values())
+    for name, setting in SETTINGS.items():
+        if setting in BOUNDS:
+            [number] = [kind for kind in schema[name]["anyOf"] if kind["type"] != "null"]
+            assert number["minimum"] == BOUNDS[setting][0]
+            assert number.get("maximum", float("inf")) in (BOUNDS[setting][1], float("inf"))
+
+
+def test_settings_change_the_configuration_and_overrides_win() -> None:
+    settings = Settings(depth=4, seed=7, corpus_source="path", corpus_path="/a folder/*.txt", sft_epochs=2)
+    config = load_config("tiny", [*settings.overrides(), "sft.epochs=3"])
+    assert (config.pretrain.depth, config.seed, config.corpus.path) == (4, 7, "/a folder/*.txt")
+    assert config.sft.epochs == 3
+    assert Settings().overrides() == []
+
+
+def test_a_plan_over_the_limit_is_refused_before_it_starts() -> None:
+    plan = plan_run(load_config("gpt2"))
+    check_cost(plan, None)
+    check_cost(plan, 1e6)
+    with pytest.raises(NanochatError, match="costs about"):
+        check_cost(plan, 1.0)
+
+
+def test_a_run_that_cannot_be_planned_still_has_a_name() -> None:
+    assert depth_of({"preset": "tiny", "settings": Settings(depth=5)}) == "d5"
+    assert depth_of({"preset": "tiny", "overrides": ["pretrain.depth=6"]}) == "d6"
+    assert depth_of({"preset": "nonesuch"}) == "nonesuch"
+
+
+def test_a_misspelt_key_is_refused(tmp_path: Path) -> None:
+    for spec in ({"name": "a", "tag": []}, {"name": "a", "schedules": [{"cron": "* * * * *", "timezon": "UTC"}]}):
+        (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({"deployments": [spec]}))
+        with pytest.raises(ConfigError, match="unknown keys"):
+            deploy.read_deployments(tmp_path)
+
+
+def test_a_deployment_that_is_not_there_is_named() -> None:
+    with pytest.raises(MissingError, match="nonesuch"):
+        deploy.chosen(deploy.read_deployments(ROOT), ["nonesuch"])
+    with pytest.raises(MissingError, match=r"flows/nonesuch\.py"):
+        deploy.load_flow("flows/nonesuch.py:nonesuch")

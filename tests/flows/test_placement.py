@@ -1,0 +1,114 @@
+"""GPU steps on the gpu pool: sent, shown, and carried on by another worker when theirs is taken away."""
+
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from prefect_team import ENDLESS, Team
+
+from flows.gpu_step import SentArtifact, check_same, config_of, found
+from flows.placement import sent_inputs
+from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.pipeline import steps
+from nanochat_core.plan import RunPlan, plan_run
+from tasks import policy
+
+LONG = ("pretrain.max_tokens=204800", "runtime.checkpoint_every_s=2")  # 400 steps
+
+
+@pytest.mark.slow
+def test_a_step_goes_on_with_another_worker_when_its_own_is_killed(team: Team) -> None:
+    team.work("cpu", "driver")
+    first = team.work("gpu", "gpu-0")
+    run_id = team.speedrun(*LONG, until="pretrain", placement="pool")
+    team.wait_for_training()
+    partial = team.folder / "home/store/partial/pretrain"
+    team.until(lambda: [*partial.glob("*/step-*/complete.json")], bool)
+    [engine] = [pid for pid in team.engines() if _parent(pid) == first.pid]
+    first.kill()
+    os.kill(engine, signal.SIGKILL)
+    team.work("gpu", "gpu-1")
+    team.wait(run_id, "Completed")
+    assert [child["state_name"] for child in team.children()] == ["Crashed", "Completed"]
+    states = team.until(lambda: team.tasks(run_id), lambda states: states.get("pretrain", [""])[0] == "Completed")
+    assert states["pretrain"] == ["Completed"], "for the parent it is one task run"
+    assert _resumed_from(team) > 0
+    links = [artifact["data"] for artifact in team.artifacts(run_id) if artifact["key"] == "pretrain-run"]
+    assert {child["id"] for child in team.children()} == {link.rpartition("/")[2].rstrip(")") for link in links}
+
+
+@pytest.mark.slow
+def test_a_cached_step_is_found_before_anything_is_sent(team: Team) -> None:
+    before = len(team.children())
+    run_id = team.speedrun(*LONG, until="pretrain", placement="pool")
+    team.wait(run_id, "Completed")
+    states = team.until(lambda: team.tasks(run_id), lambda states: "pretrain" in states)
+    assert states["pretrain"] == ["Cached"]
+    assert len(team.children()) == before
+
+
+@pytest.mark.slow
+def test_a_cancel_of_the_parent_cancels_the_child(team: Team) -> None:
+    run_id = team.speedrun("seed=5", *ENDLESS, until="pretrain", placement="pool")
+    team.wait_for_training()
+    team.api(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    team.until(team.ranks, lambda ranks: not ranks, timeout_s=30)
+    team.wait(run_id, "Cancelled")
+    team.wait(team.children()[-1]["id"], "Cancelled")
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _resumed_from(team: Team) -> int:
+    """The step at which the last attempt of the training began."""
+    [manifest] = (team.folder / "home/store/steps/pretrain").glob("*.json")
+    metrics = json.loads(manifest.read_text())["files"]["log/metrics.jsonl"]["sha256"]
+    lines = (team.folder / f"home/store/blobs/sha256/{metrics[:2]}/{metrics}").read_text().splitlines()
+    starts = [record for record in map(json.loads, lines) if record["event"] == "start"]
+    assert len(starts) == 2
+    return int(starts[-1]["step"])
+
+
+def test_trainings_and_evaluations_go_to_the_pool_and_data_does_not() -> None:
+    sent = {name for name in steps.STEPS if policy.needs_gpu(name)}
+    assert {"pretrain", "sft", "evaluate_base", "evaluate_core", "benchmark_base", "evaluate_chat"} <= sent
+    assert sent.isdisjoint({"corpus", "tokenizer", "tokens", "core_bundle", "benchmarks", "conversations", "report"})
+
+
+@pytest.fixture
+def made(home: Path, micro_plan: RunPlan) -> dict[str, steps.Ref]:
+    corpus = steps.corpus(micro_plan)
+    return {"corpus": corpus, "tokenizer": steps.tokenizer(micro_plan, corpus)}
+
+
+def test_what_is_sent_finds_the_same_inputs(made: dict[str, steps.Ref], micro_plan: RunPlan) -> None:
+    sent = json.loads(json.dumps(sent_inputs({"tokenizer": made["tokenizer"]})))
+    refs = found({name: SentArtifact(**fields) for name, fields in sent.items()})
+    assert list(refs) == ["corpus", "tokenizer"]
+    assert {name: ref.digest for name, ref in refs.items()} == {name: ref.digest for name, ref in made.items()}
+    assert refs["tokenizer"].inputs["corpus"].fingerprint == made["corpus"].fingerprint
+
+
+def test_an_input_of_another_store_is_named() -> None:
+    with pytest.raises(MissingError, match="tokens/0000"):
+        found({"tokens": SentArtifact(fingerprint="0" * 64)})
+
+
+def test_a_worker_that_would_make_something_else_refuses(made: dict[str, steps.Ref], micro_plan: RunPlan) -> None:
+    check_same("tokenizer", micro_plan, {"corpus": made["corpus"]}, made["tokenizer"].fingerprint)
+    other = dataclasses.replace(micro_plan.config.tokenizer, vocab_size=600)
+    changed = plan_run(dataclasses.replace(micro_plan.config, tokenizer=other))
+    with pytest.raises(ConfigError, match="is wanted"):
+        check_same("tokenizer", changed, {"corpus": made["corpus"]}, made["tokenizer"].fingerprint)
+
+
+def test_a_configuration_survives_the_way(micro_plan: RunPlan) -> None:
+    values = json.loads(json.dumps(dataclasses.asdict(micro_plan.config)))
+    assert config_of(values) == micro_plan.config
+    with pytest.raises(ConfigError, match="does not fit"):
+        config_of({**values, "sft": {"epoches": 2}})

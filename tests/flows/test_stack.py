@@ -1,0 +1,218 @@
+"""A lasting server from nothing: PostgreSQL, an S3 server, Prefect and its workers as plain processes of this machine.
+
+The tests of this file share one stack and go in order: first it works, then it is hurt, then it is taken down.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import s3_server
+from conftest import ROOT
+
+from flows import stack_parts, stack_process
+
+pytestmark = pytest.mark.slow
+FLOW = """
+import pathlib, time
+from prefect import flow
+from nanochat_core import workspace
+
+@flow
+def probe(seconds: float, marks: str):
+    space = workspace.current()
+    space.store.files.create("probe", b"written by a worker")
+    pathlib.Path(marks, "began").touch()
+    try:
+        time.sleep(seconds)
+    except BaseException:
+        pathlib.Path(marks, "saved").touch()
+        raise
+"""
+
+
+class Stack:
+    """What a user types, and what the server says."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.folder, self.port = folder, port
+        self.api_url = f"http://127.0.0.1:{port}/api"
+        hidden = ("PREFECT_", "NANOCHAT_", "AWS_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        own = {"NANOCHAT_HOME": str(folder / "home"), "PREFECT_WORKER_QUERY_SECONDS": "1", "OMP_NUM_THREADS": "1"}
+        self.environment = kept | own | {"DO_NOT_TRACK": "1"}
+
+    def nanochat(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.cli", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=400,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def up(self, *more: str) -> subprocess.CompletedProcess[str]:
+        done = self.nanochat("up", "--local", "--folder", str(self.folder / "stack"), *more)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def states(self) -> set[str]:
+        """What `nanochat ps` says of all parts."""
+        done = self.nanochat("ps", "--json")
+        assert done.returncode == 0, done.stderr
+        return {row["state"] for row in json.loads(done.stdout)}
+
+    def pids(self) -> dict[str, int | None]:
+        names = [path.stem for path in (self.folder / "stack/pids").iterdir()]
+        return {name: stack_process.pid_of(self.folder / "stack", name) for name in names}
+
+    def kill(self, name: str, number: int) -> None:
+        pid = self.pids()[name]
+        assert pid is not None
+        os.kill(pid, number)
+
+    def api(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"{self.api_url}/{path}", data, {"Content-Type": "application/json"}, method=method
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def start_probe(self, seconds: float) -> tuple[str, Path]:
+        """Start a run on the cpu pool; returns its id and the folder of its marks."""
+        (self.folder / "probe.py").write_text(FLOW)
+        marks = Path(tempfile.mkdtemp(dir=self.folder))
+        flow = self.api("POST", "flows/", {"name": "probe"})
+        deployment = {
+            "name": "probe",
+            "flow_id": flow["id"],
+            "entrypoint": "probe.py:probe",
+            "work_pool_name": "cpu",
+            "enforce_parameter_schema": False,
+            "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(self.folder)}}],
+        }
+        identity = self.api("POST", "deployments/", deployment)["id"]
+        body = {"parameters": {"seconds": seconds, "marks": str(marks)}}
+        return self.api("POST", f"deployments/{identity}/create_flow_run", body)["id"], marks
+
+    def state(self, run_id: str) -> str:
+        return str(self.api("GET", f"flow_runs/{run_id}")["state_name"])
+
+    def processes(self) -> dict[int, str]:
+        """Whatever lives with this folder in its command line or environment."""
+        found = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                command = (path / "cmdline").read_bytes()
+                if str(self.folder).encode() in command + (path / "environ").read_bytes():
+                    found[int(path.name)] = command.replace(b"\0", b" ").decode(errors="replace")
+        return found
+
+
+def until(is_so: Callable[[], bool], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A running stack in a folder that the database's user may enter, which pytest's own may not."""
+    folder = Path(tempfile.mkdtemp(prefix="nanochat-stack-"))
+    folder.chmod(0o711)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        stack = Stack(folder, probe.getsockname()[1])
+    with contextlib.suppress(subprocess.SubprocessError, OSError):  # else the folder store is taken, and said
+        venv = s3_server.install().parent
+        (folder / "home/tools").mkdir(parents=True)
+        (folder / "home/tools" / venv.name).symlink_to(venv)
+    try:
+        yield stack
+    finally:
+        for pid in stack.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_up_from_nothing_starts_everything_and_says_what_is_not_installed(stack: Stack) -> None:
+    done = stack.up("--port", str(stack.port))
+    held = json.loads((stack.folder / "stack/stack.json").read_text())
+    assert ("SQLite" in done.stderr) == (held["database"] == "sqlite") == (stack_parts.postgres_programs() is None)
+    assert ("store is the folder" in done.stderr) == (held["store"] == "folder")
+    assert stack.states() == {"running"}
+    assert (stack.folder / "stack/env").stat().st_mode & 0o777 == 0o600
+    assert held["store_secret"] not in done.stdout + done.stderr
+    pools = {pool["name"]: pool["concurrency_limit"] for pool in stack.api("POST", "work_pools/filter", {})}
+    assert pools == {"cpu": None, "gpu": 1}
+    settings = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{stack.port}/ui-settings", timeout=30).read())
+    assert settings["api_url"] == stack.api_url, "the page asks the server that it came from"
+
+
+def test_a_run_goes_through_a_worker_and_reaches_the_store(stack: Stack) -> None:
+    run_id, _ = stack.start_probe(0.0)
+    until(lambda: stack.state(run_id) == "Completed")
+    exports = dict(
+        line.removeprefix("export ").split("=", 1) for line in (stack.folder / "stack/env").read_text().splitlines()
+    )
+    read = "from nanochat_core import workspace; print(workspace.current().store.files.read('probe').decode())"
+    done = subprocess.run(
+        [sys.executable, "-c", read], env={**stack.environment, **exports}, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "written by a worker", done.stderr
+
+
+def test_a_second_up_changes_nothing_and_other_wishes_are_refused(stack: Stack) -> None:
+    before = stack.pids()
+    assert "started" not in stack.up().stderr
+    assert stack.pids() == before
+    refused = stack.nanochat("up", "--local", "--folder", str(stack.folder / "stack"), "--port", str(stack.port + 1))
+    assert refused.returncode == 2, refused.stderr
+    assert "already" in refused.stderr
+
+
+def test_a_run_under_way_saves_and_is_not_left_running_when_its_worker_stops(stack: Stack) -> None:
+    run_id, marks = stack.start_probe(600.0)
+    until((marks / "began").exists)
+    stack.kill("worker-cpu", signal.SIGTERM)
+    until(lambda: stack.pids()["worker-cpu"] is None)
+    assert (marks / "saved").exists()
+    assert stack.state(run_id) == "Crashed"
+    assert not [command for command in stack.processes().values() if "prefect.engine" in command]
+
+
+def test_what_was_killed_is_started_again_with_its_data(stack: Stack) -> None:
+    before = stack.pids()
+    victims = {name for name in ("database", "worker-gpu") if name in before}
+    for name in victims:
+        stack.kill(name, signal.SIGKILL)
+    said = stack.up().stderr
+    after = stack.pids()
+    assert {name for name in before if after[name] != before[name]} == victims | {"worker-cpu"}, said
+    assert stack.states() == {"running"}
+    assert stack.api("POST", "flow_runs/count", {}) == 2
+
+
+def test_down_leaves_data_and_no_process_and_wipe_leaves_nothing(stack: Stack) -> None:
+    assert stack.nanochat("down").returncode == 0
+    assert stack.processes() == {}
+    assert (stack.folder / "stack/stack.json").is_file()
+    assert stack.pids() == {}
+    refused = stack.nanochat("down", "--wipe")
+    assert refused.returncode == 2, "nobody is there to answer the question"
+    wiped = stack.nanochat("down", "--wipe", "--yes")
+    assert wiped.returncode == 0, wiped.stderr
+    assert not (stack.folder / "stack").exists()

@@ -69,7 +69,7 @@ def register_all(root: Path, names: Sequence[str] | None = None) -> Iterator[Reg
     """Register the deployments of `root`/prefect.yaml (all, or those named) and what they need."""
     specs = chosen(read_deployments(root), names)  # before anything is changed
     pools, automations = read(root / "deployments/pools.yaml"), read(root / "deployments/automations.yaml")
-    with _client() as client:
+    with server_client() as client:
         from flows import automations as register
 
         for spec in pools["work_pools"]:
@@ -211,7 +211,7 @@ def _schedules(client: Any, deployment_id: Any, specs: list[Spec]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _client() -> Iterator[Any]:
+def server_client() -> Iterator[Any]:
     """A client of the server that is configured; a deployment on one that ends with this command serves nobody."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL

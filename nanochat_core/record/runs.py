@@ -19,7 +19,7 @@ from nanochat_core.store.store import Store
 
 log = logging.getLogger(__name__)
 LATEST = "latest"
-SWEEPS = ("miniseries-", "scaling-laws-")  # ids of sweeps begin so (sweep/finish.py)
+SWEEPS = ("miniseries-", "scaling-laws-", "nightly-")  # records that are no run (sweep/finish.py, gate/night.py)
 STAMP = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]+$")  # at the end of an id, in UTC
 NEAR_SHOWN = 5
 

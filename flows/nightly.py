@@ -1,0 +1,82 @@
+"""The nightly: train anew on cached data, compare with the pinned baseline, fail on a regression.
+
+What decides is in nanochat_core/gate; the steps are those of flows/speedrun.py up to the base model's evaluation. A
+retry of the run goes on with the same night, from its last checkpoint.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prefect import flow, runtime
+
+import tasks
+from flows.parameters import Placement, PresetName, check_cost, depth_of, run_name
+from flows.placement import placed
+from flows.speedrun import run_until
+from nanochat_core.gate.finish import FinishedNight, finish_night, raise_if_red
+from nanochat_core.gate.night import Asked, run_night
+from nanochat_core.pipeline.step import Ref
+from nanochat_core.plan import RunPlan, plan_run
+from nanochat_core.presets import load_config
+from nanochat_core.sweep.cells import last_step
+from tasks import policy
+from tasks.gate import publish_night
+
+if TYPE_CHECKING:
+    from flows.speedrun import Steps
+
+
+def nightly_name() -> str:
+    """nightly-d12-2026-11-22-a1b2."""
+    return run_name("nightly", depth_of(runtime.flow_run.parameters))
+
+
+@flow(
+    name="nightly",
+    description="Train again, compare with the pinned baseline, tell a regression from noise.",
+    flow_run_name=nightly_name,
+    on_crashed=[policy.tell_cancelled],
+)
+def nightly(
+    preset: PresetName = "d12",
+    overrides: list[str] | None = None,
+    seeds: int = 1,
+    max_cost_usd: float | None = None,
+    placement: Placement = "inline",
+) -> FinishedNight:
+    """Train the preset's base model with a new seed and judge it.
+
+    Args:
+        preset: What is trained: d12 on GPUs, tiny on a laptop.
+        overrides: Any setting of the preset, each as section.field=value; nights are compared with equal ones only.
+        seeds: Trainings of a night that has no baseline yet; more fill one sooner.
+        max_cost_usd: Refuse to start when the plan of one training costs more than this.
+        placement: inline runs every step in this run's own process; pool sends the GPU steps to the gpu work pool.
+    """
+    policy.begin_run()
+    plan = plan_run(load_config(preset, overrides or ()))
+    check_cost(plan, max_cost_usd)
+    asked_by = str(runtime.flow_run.id) if runtime.flow_run.id else None
+    with placed(placement):
+        finished = train_and_judge(plan, preset, overrides or [], seeds=seeds, asked_by=asked_by)
+    publish_night(finished)
+    raise_if_red(finished)
+    return finished
+
+
+def train_and_judge(
+    plan: RunPlan,
+    preset: str,
+    overrides: Sequence[str],
+    *,
+    seeds: int = 1,
+    asked_by: str | None = None,
+    steps: "Steps" = tasks,
+) -> FinishedNight:
+    """One night with `steps`, the Prefect tasks or the core's own functions."""
+
+    def train(seeded: RunPlan) -> list[Ref]:
+        return run_until(steps, seeded, last_step(seeded))
+
+    asked = Asked(preset=preset, overrides=tuple(overrides), seeds=seeds, asked_by=asked_by)
+    return finish_night(run_night(plan, asked, train))

@@ -1,0 +1,242 @@
+"""A night: its record in the store, the seeds that it trains, and how it goes on after a kill.
+
+A night trains anew because its seeds are its own: they follow from the night's id, so no earlier training has their
+fingerprint, while corpus, tokenizer and tokens, which no seed touches, are found in the store. The id is written down
+before the first step. A night that was killed is still open; the next one with the same settings and source goes on
+with it, finds the same seeds, and so the last checkpoint. A lease says that an open night is somebody's: then a night
+of its own begins. The record is a run's (runs/<id>.json), so garbage collection keeps what a kept night made.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import platform
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nanochat_core import workspace
+from nanochat_core.base.errors import CorruptError
+from nanochat_core.base.fingerprint import PACKAGE_ROOT, identity_digest
+from nanochat_core.gate import baseline
+from nanochat_core.gate.metrics import read_curve, read_metrics, read_records
+from nanochat_core.gate.verdict import NightRun, Verdict, judge, unjudged
+from nanochat_core.pipeline.step import Ref
+from nanochat_core.plan import RunPlan
+from nanochat_core.store import provenance
+from nanochat_core.store.lease import LeaseHeldError
+from nanochat_core.store.manifest import Artifact
+from nanochat_core.store.store import Store
+
+log = logging.getLogger(__name__)
+KIND = "nightly"
+OPEN_HOURS = 48.0  # an open night that is older is given up: a new day has new code
+Train = Callable[[RunPlan], list[Ref]]
+"""Runs the steps of a plan up to the base model's evaluation."""
+Night = dict[str, Any]
+"""The record of a night, as the store has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What somebody asked the gate for."""
+
+    preset: str
+    overrides: tuple[str, ...] = ()
+    seeds: int = 1
+    """Trainings of a night without a baseline."""
+    asked_by: str | None = None
+    """Who asked, such as the id of a flow run: asking again gives the same night."""
+
+
+def run_night(plan: RunPlan, asked: Asked, train: Train) -> Night:
+    """Train, measure and judge; returns the night's record. A finished night that is asked for again is returned."""
+    store = workspace.current().store
+    with _begun(store, plan, asked) as night:
+        while night["verdict"] is None:
+            verdict, chosen = _verdict(store, night)
+            if verdict is None:
+                seed = seed_of(night["run_id"], len(night["runs"]))
+                refs = train(with_seed(plan, seed))
+                _add(store, night, measured(store, refs, with_seed(plan, seed), asked), refs)
+                continue
+            night |= {"verdict": verdict.record(), "baseline": chosen, "state": verdict.outcome}
+            night["seconds"] = time.time() - datetime.fromisoformat(night["started_at"]).timestamp()
+            store.put_run(night["run_id"], night)
+        return night
+
+
+def seed_of(night: str, number: int) -> int:
+    """The seed of a night's training `number`."""
+    return int.from_bytes(hashlib.sha256(f"{night}/{number}".encode()).digest()[:4], "big") >> 1
+
+
+def with_seed(plan: RunPlan, seed: int) -> RunPlan:
+    """The plan with another seed."""
+    return dataclasses.replace(plan, config=dataclasses.replace(plan.config, seed=seed))
+
+
+def nights(store: Store) -> list[Night]:
+    """Every readable night, oldest first."""
+    found = []
+    for run_id in store.runs():
+        if not run_id.startswith(f"{KIND}-"):
+            continue
+        try:
+            record = store.run(run_id)
+        except CorruptError as error:
+            log.warning("%s: leaving it out", error)
+            continue
+        if record.get("kind") == KIND:
+            found.append(record)
+    return sorted(found, key=lambda night: str(night["started_at"]))
+
+
+def runs_of(night: Night) -> list[NightRun]:
+    return [NightRun.from_record(run) for run in night["runs"]]
+
+
+def replicates(history: Sequence[Night], conditions: dict[str, Any], *, besides: Sequence[NightRun]) -> Any:
+    """Groups of comparable runs of equal recipe in nights that were no regression."""
+    used, groups = {run.fingerprint for run in besides}, dict[str, list[NightRun]]()
+    for run in (run for night in history if night["state"] in ("green", "unjudged") for run in runs_of(night)):
+        if run.conditions == conditions and run.fingerprint not in used:
+            groups.setdefault(run.recipe, []).append(run)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def measured(store: Store, refs: Sequence[Ref], plan: RunPlan, asked: Asked) -> NightRun:
+    """A finished training as the gate sees it."""
+    by_step = {ref.step: ref for ref in refs}
+    logged = read_records(store, by_step["pretrain"])
+    made = {step: store.find(step, by_step[step].fingerprint) for step in ("pretrain", "evaluate_base")}
+    assert all(made.values()), "a step's artifact is there when the step is done"
+    trained, evaluated = made["pretrain"], made["evaluate_base"]
+    assert trained is not None
+    assert evaluated is not None
+    return NightRun(
+        seed=plan.config.seed,
+        recipe=recipe_of(trained, evaluated),
+        fingerprint=trained.fingerprint,
+        metrics=read_metrics(by_step, logged, plan),
+        conditions=_conditions(by_step, trained, logged, plan, asked),
+        curve=tuple(read_curve(logged, plan)),
+        seconds=by_step["pretrain"].seconds,
+    )
+
+
+def recipe_of(pretrain: Artifact, evaluate: Artifact) -> str:
+    """Digest of what decides a result but the seed; gate/candidate.py computes the same before a training."""
+    config = {name: value for name, value in pretrain.config.items() if name != "seed"}
+    trained = {"config": config, "inputs": pretrain.inputs, "code": pretrain.code, "packages": pretrain.packages}
+    measured = {"config": evaluate.config, "code": evaluate.code, "packages": evaluate.packages}
+    return identity_digest({"pretrain": trained, "evaluate": measured})
+
+
+def _conditions(
+    refs: dict[str, Ref], trained: Artifact, logged: Sequence[Any], plan: RunPlan, asked: Asked
+) -> dict[str, Any]:
+    """What a comparison takes for granted: the task, the text and the machine; never the recipe, which is judged."""
+    device = str(trained.metrics.get("device"))
+    return {
+        "preset": Path(asked.preset).stem,
+        "overrides": identity_overrides(asked.overrides),
+        "corpus": refs["corpus"].digest,
+        "bpb_tokens": plan.config.evaluate.bpb_tokens,
+        "device": device,
+        "dtype": str(trained.metrics.get("dtype")),
+        "processes": next((record["world_size"] for record in reversed(logged) if record["event"] == "start"), 1),
+        **({"cpu": trained.provenance.get("cpu")} if device == "cpu" else {}),
+    }
+
+
+def identity_overrides(overrides: Sequence[str]) -> list[str]:
+    """Those that change the task; the machine's and the seed are recorded apart."""
+    return sorted(text for text in overrides if not text.startswith(("runtime.", "seed=")))
+
+
+def _verdict(store: Store, night: Night) -> tuple[Verdict | None, str | None]:
+    """The verdict and the baseline's name; None while the night needs a further training."""
+    runs = runs_of(night)
+    if not runs:
+        return None, None
+    chosen = baseline.find(store, runs[0].conditions)
+    if chosen.runs is None:
+        return (unjudged(chosen.reason, num_looks=len(runs)), None) if len(runs) >= night["seeds"] else (None, None)
+    history = [other for other in nights(store) if other["run_id"] != night["run_id"]]
+    groups = replicates(history, runs[0].conditions, besides=[*chosen.runs, *runs])
+    verdict = judge(runs, chosen.runs, groups)
+    return (None if verdict.outcome == "unsure" else verdict), chosen.name
+
+
+def _add(store: Store, night: Night, run: NightRun, refs: Sequence[Ref]) -> None:
+    night["runs"].append(asdict(run))
+    known = {(line["step"], line["fingerprint"]) for line in night["steps"]}
+    night["steps"] += [_ledger_line(ref) for ref in refs if (ref.step, ref.fingerprint) not in known]
+    store.put_run(night["run_id"], night)
+
+
+def _ledger_line(ref: Ref) -> dict[str, Any]:
+    names = ("step", "fingerprint", "digest", "is_cached", "seconds", "metrics")
+    return {name: getattr(ref, name) for name in names}
+
+
+@contextlib.contextmanager
+def _begun(store: Store, plan: RunPlan, asked: Asked) -> Iterator[Night]:
+    """The night to work on, ours until the end of the block."""
+    source = provenance.git_state(PACKAGE_ROOT)
+    for night in reversed(nights(store)):
+        is_asked_again = asked.asked_by is not None and night["asked_by"] == asked.asked_by
+        if not is_asked_again and not _continues(night, asked, source):
+            continue
+        with contextlib.suppress(LeaseHeldError), contextlib.ExitStack() as stack:
+            stack.enter_context(_lease(store, night["run_id"], wait_s=None if is_asked_again else 0.0))
+            found = store.run(night["run_id"])  # who held it before may have finished it
+            if is_asked_again or found["state"] == "open":
+                yield found
+                return
+    night = _new_night(plan, asked, source)
+    with _lease(store, night["run_id"], wait_s=None):
+        store.put_run(night["run_id"], night)
+        yield night
+
+
+def _continues(night: Night, asked: Asked, source: dict[str, Any]) -> bool:
+    started = datetime.fromisoformat(night["started_at"]).timestamp()
+    is_same = night["preset"] == asked.preset and night["overrides"] == list(asked.overrides)
+    is_young = time.time() - started < OPEN_HOURS * 3600
+    return bool(night["state"] == "open" and is_same and is_young and night["source"] == source)
+
+
+def _lease(store: Store, run_id: str, *, wait_s: float | None) -> Any:
+    owner = f"process {os.getpid()} on {platform.node() or 'this machine'}"
+    return store.lease(KIND, run_id, owner=owner, wait_s=wait_s)
+
+
+def _new_night(plan: RunPlan, asked: Asked, source: dict[str, Any]) -> Night:
+    stamp = datetime.now(UTC)
+    name = Path(asked.preset).stem
+    return {
+        "run_id": f"{KIND}-{name}-{stamp:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
+        "kind": KIND,
+        "state": "open",
+        "preset": asked.preset,
+        "overrides": list(asked.overrides),
+        "seeds": asked.seeds,
+        "asked_by": asked.asked_by,
+        "started_at": stamp.isoformat(),
+        "seconds": 0.0,
+        "config": asdict(plan.config),
+        "source": source,
+        "machine": provenance.hardware(),
+        "runs": [],
+        "steps": [],
+        "baseline": None,
+        "verdict": None,
+    }

@@ -1,0 +1,49 @@
+"""What people see of a night in Prefect: the verdict first, a table, the history's picture; on red an event.
+
+An automation that waits for the event `nanochat.regression` sends the verdict on (docs/nightly.md). The event is on its
+way before the run fails: a process that ends at once would lose it.
+"""
+
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.events import emit_event
+from prefect.events.worker import EventsWorker
+
+from nanochat_core.gate.finish import FinishedNight
+
+EVENT = "nanochat.regression"
+DRAIN_S = 10
+COLUMNS = ("label", "value", "location", "scale", "effect_frac", "effect_sd", "state")
+
+
+def publish_night(finished: FinishedNight) -> FinishedNight:
+    """Attach the verdict to the current flow run; tell of a regression."""
+    about = f"nightly {finished.record['preset']} ({finished.run_id})"
+    create_markdown_artifact(markdown=finished.markdown, key="nightly-verdict", description=f"{about}: the verdict")
+    if rows := finished.record["verdict"]["rows"]:
+        table = [{name: row[name] for name in COLUMNS} for row in rows]
+        create_table_artifact(table=table, key="nightly-metrics", description=f"{about}: against the baseline")
+    if finished.plot is not None:
+        link, text = finished.plot.as_uri(), str(finished.plot)
+        create_link_artifact(link=link, link_text=text, key="nightly-history", description=f"{about}: the history")
+    if finished.is_red:
+        emit_event(EVENT, resource=_resource(finished), payload=_payload(finished))
+        EventsWorker.drain_all(timeout=DRAIN_S, at_exit=False)
+    return finished
+
+
+def _resource(finished: FinishedNight) -> dict[str, str]:
+    preset = str(finished.record["preset"])
+    return {"prefect.resource.id": f"nanochat.nightly.{preset}", "prefect.resource.name": f"nightly {preset}"}
+
+
+def _payload(finished: FinishedNight) -> dict[str, Any]:
+    verdict, source = finished.record["verdict"], finished.record["source"]
+    names = ("summary", "effect_sd", "effect_frac", "p_value", "num_looks")
+    return {
+        "night": finished.run_id,
+        "commit": source.get("git_commit"),
+        "markdown": finished.markdown,
+        **{name: verdict[name] for name in names},
+    }

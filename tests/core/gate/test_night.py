@@ -1,0 +1,146 @@
+"""Nights, baselines and verdicts over a real store; the trainings are made up (conftest.py)."""
+
+import pytest
+
+from nanochat_core import workspace
+from nanochat_core.base.errors import MissingError
+from nanochat_core.gate import baseline
+from nanochat_core.gate.finish import finish_night, raise_if_red
+from nanochat_core.gate.night import Asked, nights, run_night, runs_of
+from nanochat_core.gate.verdict import RegressionError
+from nanochat_core.plan import RunPlan
+from nanochat_core.store.reach import Policy, make_plan
+from tests.core.gate.conftest import Trainer
+
+ASKED = Asked(preset="tiny")
+
+
+def noisy(seed: int) -> float:
+    """3 bits per byte and a hundredth of noise that the seed decides."""
+    return 3.0 + 0.01 * ((seed * 2654435761 % 2**32) / 2**31 - 1)
+
+
+@pytest.fixture
+def judged(trainer: Trainer, micro_plan: RunPlan) -> Trainer:
+    """A trainer with a baseline of twelve runs behind it."""
+    trainer.values = noisy
+    run_night(micro_plan, Asked(preset="tiny", seeds=12), trainer)
+    store = workspace.current().store
+    baseline.promote(store, nights(store))
+    trainer.seeds.clear()
+    return trainer
+
+
+def test_every_night_has_seeds_of_its_own(trainer: Trainer, micro_plan: RunPlan) -> None:
+    first = run_night(micro_plan, Asked(preset="tiny", seeds=3), trainer)
+    second = run_night(micro_plan, ASKED, trainer)
+    assert len(set(trainer.seeds)) == 4
+    assert first["state"] == second["state"] == "unjudged"
+    assert len({run.recipe for night in (first, second) for run in runs_of(night)}) == 1
+    assert "no baseline yet" in first["verdict"]["summary"]
+
+
+def test_a_killed_night_goes_on_with_its_seeds_and_a_finished_one_does_not(
+    trainer: Trainer, micro_plan: RunPlan
+) -> None:
+    trainer.fails_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        run_night(micro_plan, Asked(preset="tiny", seeds=2), trainer)
+    trainer.fails_at = None
+    night = run_night(micro_plan, Asked(preset="tiny", seeds=2), trainer)
+    assert len(nights(workspace.current().store)) == 1
+    assert trainer.seeds[1] == trainer.seeds[2], "the second training went on under the same seed"
+    assert [run["seed"] for run in night["runs"]] == [trainer.seeds[0], trainer.seeds[1]]
+    assert run_night(micro_plan, ASKED, trainer)["run_id"] != night["run_id"]
+
+
+def test_asking_again_for_a_finished_night_trains_nothing(trainer: Trainer, micro_plan: RunPlan) -> None:
+    asked = Asked(preset="tiny", asked_by="flow run 7")
+    night = run_night(micro_plan, asked, trainer)
+    again = run_night(micro_plan, asked, trainer)
+    assert (again["run_id"], len(trainer.seeds)) == (night["run_id"], 1)
+
+
+def test_a_night_that_somebody_works_on_is_left_alone(trainer: Trainer, micro_plan: RunPlan) -> None:
+    trainer.fails_at = 1
+    with pytest.raises(KeyboardInterrupt):
+        run_night(micro_plan, ASKED, trainer)
+    [held] = nights(workspace.current().store)
+    with workspace.current().store.lease("nightly", held["run_id"], owner="another machine"):
+        assert run_night(micro_plan, ASKED, trainer)["run_id"] != held["run_id"]
+    assert run_night(micro_plan, ASKED, trainer)["run_id"] == held["run_id"]
+
+
+def test_a_regression_is_red_after_one_confirming_seed(judged: Trainer, micro_plan: RunPlan) -> None:
+    judged.values, judged.code = (lambda seed: noisy(seed) + 0.1), "worse"
+    night = run_night(micro_plan, ASKED, judged)
+    verdict = night["verdict"]
+    assert (night["state"], verdict["num_looks"], len(judged.seeds)) == ("red", 2, 2)
+    assert verdict["effect_sd"] > 5
+    assert verdict["p_value"] < 1e-3
+    assert verdict["multiplier"]["value"] < 1, "tonight needs more compute"
+    finished = finish_night(night)
+    assert finished.plot is not None
+    assert finished.plot.read_bytes().startswith(b"\x89PNG")
+    assert "# RED: tiny at" in finished.markdown
+    with pytest.raises(RegressionError) as raised:
+        raise_if_red(finished)
+    assert raised.value.exit_code == 5
+
+
+def test_an_equal_night_is_green_and_adds_to_what_is_known_of_the_noise(judged: Trainer, micro_plan: RunPlan) -> None:
+    judged.values = lambda seed: 3.0
+    first = run_night(micro_plan, Asked(preset="tiny"), judged)
+    second = run_night(micro_plan, Asked(preset="tiny"), judged)
+    third = run_night(micro_plan, Asked(preset="tiny"), judged)
+    assert {first["state"], second["state"], third["state"]} == {"green"}
+    assert (first["verdict"]["degrees"], third["verdict"]["degrees"]) == (11, 12)
+
+
+def test_another_machine_is_said_and_not_compared(judged: Trainer, micro_plan: RunPlan) -> None:
+    judged.device, judged.values = "NVIDIA H100 80GB HBM3", lambda seed: 9.0
+    night = run_night(micro_plan, ASKED, judged)
+    assert night["state"] == "unjudged"
+    assert "device: cpu -> NVIDIA H100 80GB HBM3" in night["verdict"]["summary"]
+
+
+def test_speed_warns_on_a_cpu_and_fails_a_night_on_a_gpu(trainer: Trainer, micro_plan: RunPlan) -> None:
+    store = workspace.current().store
+    for device, state in (("cpu", "green"), ("NVIDIA H100 80GB HBM3", "red")):
+        trainer.device, trainer.values, trainer.step_ms = device, noisy, 10.0
+        run_night(micro_plan, Asked(preset="tiny", seeds=8), trainer)
+        baseline.promote(store, nights(store))
+        trainer.values, trainer.step_ms = (lambda seed: 2.999), 20.0
+        night = run_night(micro_plan, ASKED, trainer)
+        rows = {row["name"]: row for row in night["verdict"]["rows"]}
+        assert night["state"] == state
+        assert rows["tokens_per_s"]["state"] == ("warn" if device == "cpu" else "fail")
+        assert rows["warmup_s"]["value"] == pytest.approx(0.18)
+        assert ("bf16_mfu" in rows) == (device != "cpu")
+
+
+def test_what_a_baseline_rests_on_is_kept_and_a_red_night_is_not_in_it(judged: Trainer, micro_plan: RunPlan) -> None:
+    store = workspace.current().store
+    judged.values, judged.code = (lambda seed: noisy(seed) + 0.5), "worse"
+    red = run_night(micro_plan, ASKED, judged)
+    _, runs = baseline.promote(store, nights(store))
+    assert not {run.fingerprint for run in runs} & {run["fingerprint"] for run in red["runs"]}
+    name, accepted = baseline.promote(store, nights(store), night=red["run_id"], is_same_recipe=True)
+    assert [run.fingerprint for run in accepted] == [run["fingerprint"] for run in red["runs"]]
+    conditions = accepted[0].conditions
+    assert baseline.find(store, conditions).name == name
+    for run_id in store.runs():
+        (store.files.folder / f"runs/{run_id}.json").unlink()  # type: ignore[operator]
+    plan = make_plan(store, Policy(keep_runs=0, keep_days=0, grace_s=0))
+    doomed = {item.key for item in plan.items if item.kind == "manifest"}
+    assert doomed
+    assert not [key for run in (*runs, *accepted) for key in doomed if run.fingerprint in key and "pretrain/" in key]
+
+
+def test_a_baseline_takes_two_runs(trainer: Trainer, micro_plan: RunPlan) -> None:
+    store = workspace.current().store
+    with pytest.raises(MissingError, match="no finished night"):
+        baseline.promote(store, nights(store))
+    run_night(micro_plan, ASKED, trainer)
+    with pytest.raises(MissingError, match="two or more"):
+        baseline.promote(store, nights(store))

@@ -1,0 +1,149 @@
+"""The nightly as a team runs it: a real server, a repository of its own, a planted regression, a webhook, a search."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MICRO, ROOT
+from prefect_team import Team, team_in
+
+pytestmark = pytest.mark.slow
+SHORT = ("pretrain.max_tokens=8192", "pretrain.validate_every_steps=none", "evaluate.bpb_tokens=2048")  # 16 steps
+IDENTITY = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
+
+
+class Bench:
+    """A server, a repository that the test may commit to, and somebody who receives."""
+
+    def __init__(self, team: Team, repository: Path, url: str, received: list[dict[str, str]]) -> None:
+        self.team, self.repository, self.url, self.received = team, repository, url, received
+
+    def nightly(self, *arguments: str, is_run: bool = True) -> subprocess.CompletedProcess[str]:
+        sets = [*MICRO, *SHORT, "corpus.source=path", f"corpus.path={self.team.corpus}"]
+        options = [part for value in sets for part in ("--set", value)] if is_run else []
+        preset = ["--preset", "tiny"] if is_run else []
+        command = [sys.executable, "-m", "flows.cli", "nightly", *arguments, *preset, *options]
+        environment = {**self.team.environment, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
+        return subprocess.run(
+            command, cwd=self.repository, env=environment, capture_output=True, text=True, timeout=500,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def history(self) -> list[dict[str, Any]]:
+        done = self.nightly("history", "--json", is_run=False)
+        assert done.returncode == 0, done.stderr
+        found: list[dict[str, Any]] = json.loads(done.stdout)
+        return found
+
+    def made(self, step: str) -> int:
+        return len(list((self.team.folder / f"home/store/steps/{step}").glob("*.json")))
+
+    def newest_run(self) -> Any:
+        wanted = {"flows": {"name": {"any_": ["nightly"]}}, "sort": "START_TIME_DESC", "limit": 1}
+        return self.team.api("flow_runs/filter", wanted)[0]
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *IDENTITY, *arguments], cwd=self.repository, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def commit(self, subject: str, file: str, before: str, after: str) -> str:
+        path = self.repository / file
+        text = path.read_text()
+        assert text.count(before) == 1
+        path.write_text(text.replace(before, after))
+        self.git("commit", "-qam", subject)
+        return self.git("rev-parse", "HEAD")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, small_corpus: Path) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("nightly")
+    repository = folder / "repository"
+    for name in ("nanochat_core", "flows", "tasks"):
+        shutil.copytree(ROOT / name, repository / name, ignore=shutil.ignore_patterns("__pycache__"))
+    received: list[dict[str, str]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing on stderr."""
+
+    receiver = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    with team_in(folder / "team", small_corpus) as team:
+        bench = Bench(team, repository, f"http://127.0.0.1:{receiver.server_address[1]}/hook", received)
+        bench.git("init", "-q")
+        bench.git("add", "-A")
+        bench.git("commit", "-qm", "The beginning")
+        yield bench
+    receiver.shutdown()
+
+
+def test_two_nights_of_one_commit_train_each_and_share_what_comes_before(bench: Bench) -> None:
+    first = bench.nightly("--seeds", "2")
+    assert first.returncode == 0, first.stderr
+    assert "there is no baseline yet" in first.stdout
+    second = bench.nightly()
+    assert second.returncode == 0, second.stderr
+    nights = bench.history()
+    assert [len(night["runs"]) for night in nights] == [2, 1]
+    runs = [run for night in nights for run in night["runs"]]
+    assert len({run["recipe"] for run in runs}) == 1, "they are replicates"
+    assert len({run["seed"] for run in runs}) == len({run["fingerprint"] for run in runs}) == 3
+    assert (bench.made("pretrain"), bench.made("tokenizer"), bench.made("tokens")) == (3, 1, 1)
+    run = bench.newest_run()
+    assert (run["state_name"], bench.team.tasks(run["id"])["tokenizer"]) == ("Completed", ["Cached"])
+    keys = {artifact["key"] for artifact in bench.team.artifacts(run["id"])}
+    assert {"nightly-verdict", "nightly-history"} <= keys
+
+
+def test_a_regression_is_red_told_and_found(bench: Bench) -> None:
+    done = bench.nightly("promote", is_run=False)
+    assert done.returncode == 0, done.stderr
+    assert "3 runs" in done.stdout
+    told = bench.nightly("notify", bench.url, is_run=False)
+    assert told.returncode == 0, told.stderr
+    good = bench.git("rev-parse", "HEAD")
+    bench.commit("Say why", "nanochat_core/optim/muon.py", "@torch.no_grad()\ndef muon_step", WHY)
+    planted = bench.commit("Simplify", "nanochat_core/optim/adamw.py", "maximize=False", "maximize=True")
+    bench.commit("Say more", "nanochat_core/optim/muon.py", "# why, at length\n", "# why\n")
+
+    red = bench.nightly()
+    assert red.returncode == 5, red.stderr
+    assert "is red" in red.stderr
+    night = bench.history()[-1]
+    assert (night["state"], night["verdict"]["num_looks"]) == ("red", 2), "a confirming seed was trained by itself"
+    run = bench.newest_run()
+    assert run["state_name"] == "Failed"
+    assert "nightly-metrics" in {artifact["key"] for artifact in bench.team.artifacts(run["id"])}
+    bench.team.until(lambda: bench.received, lambda found: found, timeout_s=60)
+    assert night["run_id"] in bench.received[0]["subject"]
+    assert "# RED: tiny at" in bench.received[0]["body"]
+
+    trained = bench.made("pretrain")
+    (bench.repository / "nanochat_core/optim/muon.py").write_text(
+        "this is not Python"
+    )  # the working tree does not count
+    found = bench.nightly("bisect", "--good", good, "--bad", "HEAD")
+    assert found.returncode == 0, found.stderr
+    assert f"first bad commit: {planted}" in found.stdout
+    assert re.search(rf"{good[:12]}  good ", found.stdout)
+    assert bench.made("pretrain") == trained, "recipes that were measured are not trained again"
+    assert bench.git("worktree", "list").count("\n") == 0, "no worktree is left"
+
+
+WHY = "# why, at length\n@torch.no_grad()\ndef muon_step"

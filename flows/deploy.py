@@ -219,7 +219,7 @@ def server_client() -> Iterator[Any]:
     if not PREFECT_API_URL.value():
         raise ConfigError(
             "no Prefect server is configured",
-            hint="prefect server start, then: export PREFECT_API_URL=http://127.0.0.1:4200/api",
+            hint="nanochat up --local starts one; or export PREFECT_API_URL=http://host:4200/api",
         )
     with get_client(sync_client=True) as client:
         if (failure := client.api_healthcheck()) is not None:

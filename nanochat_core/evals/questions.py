@@ -12,7 +12,7 @@ from typing import Any
 from nanochat_core.evals.items import Question
 from nanochat_core.inference.engine import Answer, Engine
 from nanochat_core.inference.sampling import Sampling
-from nanochat_core.inference.tool_loop import ToolCall
+from nanochat_core.inference.tool_loop import ToolResult
 from nanochat_core.tokenizer.conversation import render_prompt
 
 MAX_ANSWER_TOKENS = 64
@@ -45,7 +45,7 @@ def ask(engine: Engine, questions: Sequence[Question], progress: Callable[[int, 
 
 
 def _judge(question: Question, answer: Answer) -> Outcome:
-    used_tool = any(isinstance(event, ToolCall) for event in answer.events)
+    used_tool = any(isinstance(event, ToolResult) for event in answer.events)
     is_right = is_match(answer.text, question.expected) and (used_tool or not question.needs_tool)
     return Outcome(question.benchmark, question.question, question.expected, answer.text, is_right, used_tool)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.inference.decoder_cache import Places, RingCache
 from nanochat_core.inference.decoder_graphs import StepGraphs, bucket
-from nanochat_core.inference.packed import decode_weights
+from nanochat_core.inference.packed import decode_weights, rounded_rows
 from nanochat_core.model.attention import VALUE_GATE_SCALE, causal_attention
 from nanochat_core.model.cross_entropy import SOFTCAP
 from nanochat_core.model.gpt import GPT
@@ -264,14 +264,16 @@ class Decoder:
         cache, config, dtype = self._cache, self.model.config, self.weights.dtype
         places = cache.chunk_places(rows, tokens)
         row = torch.tensor(rows, device=self.model.device)
+        # few lengths of bf16 products on a CPU, for the reason in packed.py; no token sees what is put behind it
+        is_rounded = self.model.device.type == "cpu" and dtype == torch.bfloat16
+        extra = rounded_rows(tokens) - tokens if is_rounded else 0
 
         def attend(layer: int, *heads: Tensor) -> Tensor:
             at = places[cache.sizes[layer]]
             q, k, v = (part.view(num_rows, tokens, -1, config.head_dim).transpose(1, 2) for part in heads)
             if at.mask is None:
-                mixed = causal_attention(
-                    (q * self._scale).to(dtype), k.to(dtype), v.to(dtype), window=self._windows[layer]
-                )  # (B, T, H, D)
+                padded = (F.pad(part.to(dtype), (0, 0, 0, extra)) for part in (q * self._scale, k, v))
+                mixed = causal_attention(*padded, window=self._windows[layer])[:, :tokens]  # (B, T, H, D)
                 cache.write(layer, at, k, v)
                 return mixed.reshape(num_rows * tokens, -1)
             keys = torch.cat((cache.keys[layer][row, :, : at.length], k.to(cache.dtype)), dim=2)  # (B, K, L + T, D)

@@ -6,12 +6,14 @@ every number of rows and every length. Where capture fails the steps run without
 """
 
 import logging
+import threading
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
+_capturing = threading.Lock()
 WARM_UP_RUNS = 2  # before capture: libraries set up their workspaces in the first calls
 
 Body = Callable[[int, int], tuple[Tensor, Tensor]]
@@ -58,7 +60,9 @@ class StepGraphs:
                     self._body(rows, visible)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # Several models of one server run in threads of their own: theirs may go on computing meanwhile, but torch
+            # captures on one stream for all, so they capture one after the other.
+            with _capturing, torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 outputs = self._body(rows, visible)
             self._captured[rows, visible] = (graph, outputs)
         except (RuntimeError, AssertionError) as error:

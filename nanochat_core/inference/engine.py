@@ -27,7 +27,12 @@ class Engine:
     """Generates with one model; `model` is put into evaluation mode."""
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, *, weights: str = "auto") -> None:
-        """`weights` says how a decoder holds them (inference/decoder.py); "plain" is the module itself."""
+        """`weights` says how a decoder holds them (inference/packed.py); "plain" is the module itself."""
+        if tokenizer.vocab_size != model.config.vocab_size:
+            raise ConfigError(
+                f"a model of {model.config.vocab_size:,} tokens with a tokenizer of {tokenizer.vocab_size:,}",
+                hint="use the tokenizer that it was trained with",
+            )
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.weights = weights

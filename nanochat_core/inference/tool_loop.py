@@ -107,10 +107,23 @@ class ToolLoop(TextLoop):
         self._collected.append(token)
         return []
 
+    def finish(self, reason: str) -> list[Event]:
+        """The answer ends here; a call that was being written is shown as one that gave nothing."""
+        return [*self._unfinished(), *super().finish(reason)]
+
+    def _unfinished(self) -> list[Event]:
+        """The call whose end never came: without it a reader would see an answer of many tokens and no text."""
+        was_inside, self._inside = self._inside, None
+        if was_inside != tk.PYTHON_START or not self._collected:
+            return []
+        expression = self.tokenizer.decode(self._collected)
+        return [ToolCall(expression), ToolError(expression)]
+
     def _feed_marker(self, name: str) -> list[Event]:
         if name in (tk.PYTHON_START, tk.OUTPUT_START):
+            before = self._unfinished()
             self._inside, self._collected = name, []
-            return self._flush()
+            return [*before, *self._flush()]
         if name == tk.PYTHON_END and self._inside == tk.PYTHON_START:
             return self._call()
         if name == tk.OUTPUT_END and self._inside == tk.OUTPUT_START:

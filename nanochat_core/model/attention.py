@@ -1,8 +1,8 @@
 """Attention: grouped queries, rotary positions, normalised queries and keys, windows, gated value embeddings.
 
 Value embeddings (after the residual values of arXiv 2410.17897) add a gated row of a lookup table to the values of
-every second layer. Three routes give the same numbers: blocks on a CPU, scaled_dot_product_attention on a GPU, and that
-against the cache while generating; a dense fp32 softmax is the oracle of all of them.
+every second layer. Two routes give the same numbers, blocks on a CPU and scaled_dot_product_attention on a GPU; a dense
+fp32 softmax is the oracle of both. Generation has an attention of its own (inference/decoder.py).
 """
 
 from functools import lru_cache
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.blocked_attention import blocked_attention
-from nanochat_core.model.kv_cache import KVCache
 from nanochat_core.model.linear import CastCopy, Linear
 from nanochat_core.model.rotary import split_heads
 from nanochat_core.model.shape import VALUE_GATE_CHANNELS, has_value_embed, kv_dim, window_sizes
@@ -27,7 +26,6 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.layer = layer
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
         self.window = window_sizes(config)[layer]
         self.q = Linear(config.n_embd, config.n_embd)
@@ -37,9 +35,7 @@ class Attention(nn.Module):
         self.value_gate = Linear(VALUE_GATE_CHANNELS, self.n_kv_head) if has_value_embed(config, layer) else None
         self._joined = CastCopy()
 
-    def forward(
-        self, x: Tensor, *, rotation: tuple[Tensor, Tensor], value_embed: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, rotation: tuple[Tensor, Tensor], value_embed: Tensor | None) -> Tensor:
         """x (B, T, C) normalised; value_embed (B, T, K D) on the layers that have one."""
         rows, tokens, width = x.shape
         qkv = self._joined.product(x, (self.q.weight, self.k.weight, self.v.weight))
@@ -50,18 +46,8 @@ class Attention(nn.Module):
             added_values = gate.unsqueeze(-1) * value_embed.view(rows, tokens, self.n_kv_head, self.head_dim)
         q, k, v = split_heads(qkv, n_head=self.n_head, rotation=rotation, added_values=added_values)
         # q (B, H, T, D), k and v (B, K, T, D)
-        mixed = self._attend(q, k, v, cache=cache)  # (B, T, H, D)
+        mixed = causal_attention(q, k, v, window=self.window)  # (B, T, H, D)
         return self.proj(mixed.reshape(rows, tokens, width))
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, cache: KVCache | None) -> Tensor:
-        if cache is None:
-            return causal_attention(q, k, v, window=self.window)
-        is_prefill = cache.is_empty and q.size(2) > 1
-        cache.append(self.layer, k, v)
-        if is_prefill:
-            return causal_attention(q, k, v, window=self.window)
-        keys, values, mask = cache.visible(self.layer, window=self.window, tokens=q.size(2))
-        return masked_attention(q, keys, values, mask=mask)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, window: int) -> Tensor:

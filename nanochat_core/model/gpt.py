@@ -16,7 +16,6 @@ from nanochat_core.config import GPTConfig
 from nanochat_core.model.attention import Attention
 from nanochat_core.model.cross_entropy import SOFTCAP, linear_cross_entropy, token_losses
 from nanochat_core.model.init import init_weights
-from nanochat_core.model.kv_cache import KVCache
 from nanochat_core.model.linear import CastCopy, Embedding, Linear
 from nanochat_core.model.rotary import Rotary
 from nanochat_core.model.shape import (
@@ -53,10 +52,8 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.mlp = MLP(config)
 
-    def forward(
-        self, x: Tensor, *, rotation: tuple[Tensor, Tensor], value_embed: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        x = x + self.attn(rms_norm(x), rotation=rotation, value_embed=value_embed, cache=cache)
+    def forward(self, x: Tensor, *, rotation: tuple[Tensor, Tensor], value_embed: Tensor | None) -> Tensor:
+        x = x + self.attn(rms_norm(x), rotation=rotation, value_embed=value_embed)
         return x + self.mlp(rms_norm(x))
 
 
@@ -99,24 +96,20 @@ class GPT(nn.Module):
         """Logits (B, T, V) in fp32 for ids (B, T)."""
         return self.logits(self.hidden(ids))
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """The normalised stream (B, T, C) before the head; with a cache, `ids` continue what it holds."""
-        if cache is not None:
-            cache.check_room(ids)
+    def hidden(self, ids: Tensor) -> Tensor:
+        """The normalised stream (B, T, C) before the head."""
         embedding = rms_norm(self.embed(ids, dtype=self.compute_dtype))
-        rotation = self._rotation(ids.size(1), cache)
-        x = x0 = self._smear(embedding, cache)
+        rotation = self._rotation(ids.size(1))
+        x = x0 = self._smear(embedding)
         middle = x
         for layer, block in enumerate(self.layers):
             x = mix(x, x0, x_weight=self.residual_weights[layer], x0_weight=self.skip_weights[layer])
             value_embed = None
             if has_value_embed(self.config, layer):
                 value_embed = self.value_embeds[str(layer)](ids, dtype=self.compute_dtype)
-            x = block(x, rotation=rotation, value_embed=value_embed, cache=cache)
+            x = block(x, rotation=rotation, value_embed=value_embed)
             if layer == self.config.n_layer // 2:
                 middle = x
-        if cache is not None:
-            cache.advance(ids.size(1), last_embedding=embedding[:, -1])
         # the constant 1 keeps one formula: x - backout * middle
         return rms_norm(x - self.backout_weight.to(x.dtype) * middle)
 
@@ -135,19 +128,12 @@ class GPT(nn.Module):
         total = linear_cross_entropy(hidden, weight, targets, vocab_size=vocab_size)
         return total if reduction == "sum" else total / (targets >= 0).sum().clamp(min=1)
 
-    def _smear(self, embedding: Tensor, cache: KVCache | None) -> Tensor:
+    def _smear(self, embedding: Tensor) -> Tensor:
         """Add a gated share of the previous token's embedding to each token's."""
-        if cache is None:
-            previous = F.pad(embedding[:, :-1], (0, 0, 1, 0))  # (B, T, C), zeros before the first token
-        else:
-            previous = torch.cat((cache.last_embedding.unsqueeze(1), embedding[:, :-1]), dim=1)
+        previous = F.pad(embedding[:, :-1], (0, 0, 1, 0))  # (B, T, C), zeros before the first token
         gate = torch.sigmoid(self.smear_gate(embedding[..., :SMEAR_CHANNELS]))  # (B, T, 1)
         return torch.addcmul(embedding, self.smear_weight.to(gate.dtype) * gate, previous)
 
-    def _rotation(self, tokens: int, cache: KVCache | None) -> tuple[Tensor, Tensor]:
-        if cache is None:
-            cos, sin = self.rotary(tokens, dtype=self.compute_dtype)
-            return cos[:tokens], sin[:tokens]
-        cos, sin = self.rotary(max(cache.lengths) + tokens, dtype=self.compute_dtype)
-        positions = cache.next_positions(tokens)
-        return cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)  # (B, 1, T, D)
+    def _rotation(self, tokens: int) -> tuple[Tensor, Tensor]:
+        cos, sin = self.rotary(tokens, dtype=self.compute_dtype)
+        return cos[:tokens], sin[:tokens]

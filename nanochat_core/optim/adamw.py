@@ -43,3 +43,5 @@ def adamw_step(
         eps=eps,
         maximize=False,
     )
+    # the fused kernel does not raise the versions by which kept casts of a weight are told to be old (model/linear.py)
+    torch.autograd.graph.increment_version(list(params))

@@ -143,7 +143,8 @@ def _add_tokenizer(app: FastAPI, models: ModelPool) -> None:
     async def detokenize(body: DetokenizeBody) -> Response:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""
         tokenizer = models.ready(body.model)[1].engine.tokenizer
-        return _json(Detokenized(prompt=tokenizer.decode(prompts.check_ids(tokenizer, body.tokens, param="tokens"))))
+        ids = await asyncio.to_thread(prompts.check_ids, tokenizer, body.tokens, param="tokens")
+        return _json(Detokenized(prompt=await asyncio.to_thread(tokenizer.decode, ids)))
 
 
 def _add_page(app: FastAPI) -> None:

@@ -72,6 +72,7 @@ async def answer_chat(pool: ModelPool, body: ChatBody, request: Request) -> Resp
     """Answer one chat request."""
     body.check_supported()
     card, scheduler = pool.ready(body.model)
+    scheduler.check_open()
     engine = scheduler.engine
 
     def read() -> Job:
@@ -89,8 +90,9 @@ async def answer_chat(pool: ModelPool, body: ChatBody, request: Request) -> Resp
         return ReplyStream(_chunks(exchange, answers), answers, limits=pool.limits)
     updates = await gathered(request, answers)
     events = merged(event for update in updates for event in update.events)
-    whole = _whole(exchange, events, [entry for update in updates for entry in update.logprobs])
-    return PlainResponse(whole.body(), media_type="application/json")
+    entries = [entry for update in updates for entry in update.logprobs]
+    written = await asyncio.to_thread(lambda: _whole(exchange, events, entries).body())
+    return PlainResponse(written, media_type="application/json")
 
 
 def _whole(exchange: Exchange, events: Sequence[Event], entries: Sequence[TokenLogprobs]) -> ChatCompletion:

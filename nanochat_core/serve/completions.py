@@ -72,9 +72,13 @@ async def answer_completion(pool: ModelPool, body: CompletionBody, request: Requ
         return ReplyStream(_chunks(body, parts, answers, head, tokenizer), answers, limits=pool.limits)
     for update in await gathered(request, answers):
         parts[update.index].take(update)
-    choices = [_choice(tokenizer, body, number, part) for number, part in enumerate(parts)]
-    whole = Completion(**head, object="text_completion", choices=choices, usage=_usage(parts))
-    return PlainResponse(whole.body(), media_type="application/json")
+
+    def write() -> str:
+        choices = [_choice(tokenizer, body, number, part) for number, part in enumerate(parts)]
+        return Completion(**head, object="text_completion", choices=choices, usage=_usage(parts)).body()
+
+    # twenty log-probs of every token of 64 long prompts take a second to write
+    return PlainResponse(await asyncio.to_thread(write), media_type="application/json")
 
 
 def _continuations(engine: Engine, body: CompletionBody, card: ModelCard, *, most: int) -> list[Continuation]:

@@ -24,6 +24,8 @@ class Limits:
     max_body_bytes: int = 4 << 20
     ping_s: float = 10.0
     """A comment goes out after so long, so that proxies do not take a long prefill for a dead connection."""
+    stalled_s: float = 60.0
+    """A reader that takes nothing of its stream for so long is let go: what it has not read is our memory."""
     shutdown_s: float = 10.0
     """Running answers may end within this time when the server is told to stop."""
     retry_after_max_s: int = 60
@@ -32,5 +34,6 @@ class Limits:
         for name, least in (("num_rows", 1), ("max_waiting", 0), ("max_prompts", 1), ("max_body_bytes", 1024)):
             if (value := getattr(self, name)) < least:
                 raise ConfigError(f"{name} = {value} is below {least}")
-        if self.ping_s <= 0 or self.shutdown_s <= 0:
-            raise ConfigError(f"ping_s = {self.ping_s} and shutdown_s = {self.shutdown_s} must be above 0")
+        for name in ("ping_s", "stalled_s", "shutdown_s"):
+            if (value := getattr(self, name)) <= 0:
+                raise ConfigError(f"{name} = {value} must be above 0")

@@ -116,6 +116,8 @@ class ModelPool:
                 continue
             scheduler.start()
             model.scheduler = scheduler
+            if self._is_closing:  # `close` may have looked before there was anything to stop
+                scheduler.close(timeout_s=self.limits.shutdown_s)
             log.info("%s is loaded, %.1f s", model.card.ref, time.monotonic() - started)
 
     def find(self, name: str | None) -> ServedModel:

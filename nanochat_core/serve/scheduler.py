@@ -43,26 +43,35 @@ class Scheduler:
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Put jobs into the queue, all or none. ApiError 429 when it is full, 503 when the engine is gone."""
-        limits, most = self.limits, self.limits.num_rows + self.limits.max_waiting
+        most = self.limits.num_rows + self.limits.max_waiting
         if len(jobs) > most:
             raise ApiError(400, f"{len(jobs)} prompts in one request; this server takes {most}", param="prompt")
         with self._changed:
-            if self.failure is not None:
-                raise ApiError(503, f"the engine of {self.name} has stopped: {self.failure}", code="engine_failed")
-            if self._is_closing:
-                raise ApiError(503, "the server is shutting down", code="shutting_down")
-            num_ahead = len(self._waiting) + len(self._running)
-            if num_ahead + len(jobs) > most:
-                self.metrics.count("rejected_requests", len(jobs))
-                wait_s = self._mean_s * max(1, len(self._waiting)) / limits.num_rows
-                raise ApiError(
-                    429, f"{num_ahead} requests are being answered or waiting; this server takes {most}",
-                    code="queue_full", retry_after_s=min(wait_s, limits.retry_after_max_s),
-                )  # fmt: skip
+            self._check_open(len(jobs))
             self._waiting.extend(jobs)
             self._changed.notify()
         for job in jobs:
             self.metrics.count("prompt_tokens", len(job.prompt.ids))
+
+    def check_open(self) -> None:
+        """The refusal that `submit` would give to one job, before a long prompt is read for nothing."""
+        with self._changed:
+            self._check_open(1)
+
+    def _check_open(self, num_jobs: int) -> None:
+        if self.failure is not None:
+            raise ApiError(503, f"the engine of {self.name} has stopped: {self.failure}", code="engine_failed")
+        if self._is_closing:
+            raise ApiError(503, "the server is shutting down", code="shutting_down")
+        limits, num_ahead = self.limits, len(self._waiting) + len(self._running)
+        most = limits.num_rows + limits.max_waiting
+        if num_ahead + num_jobs > most:
+            self.metrics.count("rejected_requests", num_jobs)
+            wait_s = self._mean_s * max(1, len(self._waiting)) / limits.num_rows
+            raise ApiError(
+                429, f"{num_ahead} requests are being answered or waiting; this server takes {most}",
+                code="queue_full", retry_after_s=min(wait_s, limits.retry_after_max_s),
+            )  # fmt: skip
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Nobody waits for these any more."""

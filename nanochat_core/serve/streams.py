@@ -6,12 +6,13 @@ is added here is that the jobs are cancelled on every way out, also when the str
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 
 import anyio
 from fastapi import Request
 from sse_starlette.event import ServerSentEvent
-from sse_starlette.sse import EventSourceResponse
+from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from nanochat_core.serve.errors import ApiError
@@ -19,6 +20,7 @@ from nanochat_core.serve.jobs import Answers, Update
 from nanochat_core.serve.limits import Limits
 from nanochat_core.serve.replies import Reply
 
+log = logging.getLogger(__name__)
 DONE = "[DONE]"
 CLIENT_CLOSED = 499  # nginx's status for it; nobody reads the answer
 SEPARATOR = "\n"
@@ -33,6 +35,7 @@ class ReplyStream(EventSourceResponse):
             ping=limits.ping_s,
             ping_message_factory=lambda: ServerSentEvent(comment="waiting", sep=SEPARATOR),
             sep=SEPARATOR,
+            send_timeout=limits.stalled_s,
             shutdown_event=anyio.Event(),
             shutdown_grace_period=limits.shutdown_s,
         )
@@ -41,6 +44,8 @@ class ReplyStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            log.info("a reader took nothing of its stream for too long and was let go")
         finally:
             self._answers.cancel()
 

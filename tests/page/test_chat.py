@@ -182,6 +182,18 @@ def test_history_outlives_a_reload_and_goes_to_another_browser_by_a_file(
     assert other.answers() == chat.answers()
 
 
+def test_two_tabs_of_one_conversation_lose_nothing_of_each_other(chat: Chat, url: str) -> None:
+    chat.choose("scripted")
+    chat.ask("first")
+    other = Chat(chat.page.context.new_page()).open(url)
+    other.page.click(".conversation >> text=first")
+    chat.ask("second")
+    other.ask("third")
+    assert other.questions() == ["first", "second", "third"]
+    chat.ask("fourth")
+    assert chat.questions() == ["first", "second", "third", "fourth"]
+
+
 def test_a_deleted_conversation_can_be_brought_back(chat: Chat) -> None:
     chat.choose("scripted")
     chat.ask("keep me")

@@ -38,8 +38,9 @@ export class Chat {
 
   /** Says something at the end of the shown branch. */
   send(text) {
-    const { conversation } = this;
     if (this.isBusy || !text.trim() || !this.#parts.chosenModels().length) return false;
+    this.#catchUp();
+    const { conversation } = this;
     const parent = lastShown(conversation, "assistant");
     this.#answer(addUser(conversation, parent, text.trim()));
     return true;
@@ -48,18 +49,21 @@ export class Chat {
   /** Says something else at this place: a new branch beside the old one. */
   edit(place, text) {
     if (this.isBusy) return;
+    this.#catchUp();
     this.#answer(addUser(this.conversation, this.conversation.nodes[place].parent, text));
   }
 
   /** Another answer to the same question, by the models that are chosen now. */
   regenerate(place) {
     if (this.isBusy) return;
+    this.#catchUp();
     const { parent } = this.conversation.nodes[place];
     this.#answer(parent, { version: versions(this.conversation, place).length });
   }
 
   /** Asks again for those answers of a node that failed, as they were asked for; the others stay. */
   retry(place) {
+    this.#catchUp();
     const failed = this.conversation.nodes[place].answers.filter((answer) => answer.status === "error");
     if (this.isBusy || !failed.length) return;
     for (const answer of failed) Object.assign(answer, newAnswer(answer.model, answer.ref, answer.sampling));
@@ -68,6 +72,7 @@ export class Chat {
 
   /** Goes to another version of a message. */
   chooseVersion(place) {
+    this.#catchUp();
     choose(this.conversation, place);
     this.#parts.store.save(this.conversation);
     this.hooks.onBranch();
@@ -78,6 +83,12 @@ export class Chat {
     const controller = this.#runs.get(this.conversation);
     controller?.abort();
     return Boolean(controller);
+  }
+
+  // nodes are only ever added, so a place here is the same place there
+  #catchUp() {
+    const kept = this.isBusy ? null : this.#parts.store.newer(this.conversation);
+    if (kept) this.open(kept);
   }
 
   #answer(question, { version = 0 } = {}) {

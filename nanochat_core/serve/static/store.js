@@ -1,8 +1,9 @@
 // Where conversations and settings are kept: this browser's localStorage, one key per conversation.
 //
-// One key each, so that two tabs do not overwrite each other's conversations. While an answer grows its conversation is
-// written once a second, and at once when the answer ends or the page goes. Where the browser allows no storage (or
-// it is full) the page works on, and says that it cannot keep what is written.
+// One key each, so that two tabs do not overwrite each other's conversations; in one that both show, a tab goes on from
+// what the other has kept (`newer`). While an answer grows its conversation is written once a second, and at once when
+// the answer ends or the page goes. Where the browser allows no storage (or it is full) the page works on, and says
+// that it cannot keep what is written.
 
 import { conversationFrom, RecordError } from "./record.js";
 
@@ -32,6 +33,16 @@ export class ConversationStore {
       }
     });
     return found.sort((a, b) => b.updatedAt - a.updatedAt);
+  }
+
+  /** The conversation with what another tab has added to it since, or null. */
+  newer(conversation) {
+    try {
+      const kept = conversationFrom(JSON.parse(localStorage.getItem(PREFIX + conversation.id)));
+      return kept.nodes.length > conversation.nodes.length ? kept : null;
+    } catch {
+      return null; // nothing is kept, or nothing that can be read
+    }
   }
 
   save(conversation) {

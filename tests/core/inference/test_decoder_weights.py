@@ -5,7 +5,16 @@ import torch
 from core.inference.test_decoder import CONFIG, ids_of, make_model
 
 from nanochat_core.inference.decoder import Decoder
-from nanochat_core.inference.packed import FP16_ROWS, INT8_ROWS, decode_weights, int8_from_float, problem_of
+from nanochat_core.inference.packed import (
+    FP16_ROWS,
+    INT8_ROWS,
+    PackedProduct,
+    PlainProduct,
+    decode_weights,
+    int8_from_float,
+    problem_of,
+    rounded_rows,
+)
 
 ROUNDING = {"bf16": 2**-8, "fp16": 2**-11, "int8": 2**-6}
 needs = {kind: pytest.mark.skipif(problem_of(kind) is not None, reason=str(problem_of(kind))) for kind in ROUNDING}
@@ -49,6 +58,22 @@ def test_what_a_row_says_does_not_hang_on_how_many_rows_there_are(model, kind):
     many = max(FP16_ROWS, INT8_ROWS) + 1  # another product than for one row
     alone, among = decoded(model, kind, rows=1), decoded(model, kind, rows=many)
     assert (alone - among).abs().max() / alone.std() < 8 * ROUNDING["bf16"]
+
+
+def test_row_counts_are_rounded_to_few_that_are_little_larger():
+    assert [rounded_rows(rows) for rows in (1, 7, 8, 9, 16, 17, 33, 2048)] == [1, 7, 8, 10, 16, 20, 40, 2048]
+    assert all(rows <= rounded_rows(rows) <= 1.25 * rows for rows in range(1, 2049))
+    assert len({rounded_rows(rows) for rows in range(1, 2049)}) < 45  # every one costs memory for good
+
+
+@needs["bf16"]
+@pytest.mark.parametrize("rows", [1, 9, 33])
+def test_rounded_row_counts_leave_no_trace_in_a_product(rows):
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(24, 32, generator=generator), torch.randn(rows, 32, generator=generator)
+    expected = (x.bfloat16().double() @ weight.bfloat16().double().T).float()
+    for product in (PackedProduct(weight), PlainProduct(weight, dtype=torch.bfloat16)):
+        torch.testing.assert_close(product(x).float(), expected, atol=0.1, rtol=0.01)
 
 
 def test_int8_weights_are_within_half_a_step():

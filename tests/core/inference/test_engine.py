@@ -7,6 +7,7 @@ from nanochat_core.base.errors import ConfigError
 from nanochat_core.inference.engine import Engine
 from nanochat_core.inference.sampling import Sampler, Sampling
 from nanochat_core.inference.tool_loop import End, Text, ToolCall, ToolError, ToolLoop, ToolResult
+from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 ASSISTANT_END, PYTHON_START, PYTHON_END = 260, 261, 262
 PROMPTS = [
@@ -234,3 +235,8 @@ def test_a_token_is_told_in_the_step_that_chose_it(endless):
     batch.add([request])
     assert batch.step() == [(request, [Text("a")])]
     assert batch.decoder.lengths == [2]  # the new token is not fed before it is needed
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(make_model):
+    with pytest.raises(ConfigError, match="265 tokens with a tokenizer of 266"):
+        Engine(make_model(), Tokenizer([*(bytes([value]) for value in range(256)), b"ab"]))

@@ -130,9 +130,9 @@ def test_bytes_of_a_call_are_decoded_together(loop):
     assert _feed(loop, PYTHON_START, '"été".count("é")', PYTHON_END) == [ToolCall('"été".count("é")'), ToolResult("2")]
 
 
-def test_a_second_start_begins_the_call_anew(loop):
+def test_a_second_start_begins_the_call_anew_and_shows_the_first_as_failed(loop):
     events = _feed(loop, PYTHON_START, "1+", PYTHON_START, "2+2", PYTHON_END, "x")
-    assert events == [ToolCall("2+2"), ToolResult("4"), Text("x")]
+    assert events == [ToolCall("1+"), ToolError("1+"), ToolCall("2+2"), ToolResult("4"), Text("x")]
 
 
 @pytest.mark.parametrize("stray", [PYTHON_END, OUTPUT_END, USER_START, USER_END, ASSISTANT_START])
@@ -146,8 +146,15 @@ def test_output_that_the_model_writes_itself_is_no_result_of_the_tool(loop):
     assert ToolResult("3") not in events
 
 
-def test_an_end_inside_a_call_ends_the_answer(loop):
-    assert _feed(loop, PYTHON_START, "1+1", ASSISTANT_END) == [End("stop")]
+def test_an_end_inside_a_call_ends_the_answer_and_shows_the_call_as_failed(loop):
+    assert _feed(loop, PYTHON_START, "1+1", ASSISTANT_END) == [ToolCall("1+1"), ToolError("1+1"), End("stop")]
+    assert _feed(loop, PYTHON_START, ASSISTANT_END) == [End("stop")]
+
+
+def test_a_call_that_the_limit_cuts_is_shown_as_failed(loop):
+    """Else a reader would see an answer of many tokens and nothing in it."""
+    _feed(loop, PYTHON_START, "12+30*7*7")
+    assert loop.finish("length") == [ToolCall("12+30*7*7"), ToolError("12+30*7*7"), End("length")]
 
 
 def test_a_result_that_spells_a_special_token_is_text(loop, tokenizer):

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nanochat_core.base.errors import MissingError, NanochatError
+from nanochat_core.inference.decoder import Decoder
 from nanochat_core.model.import_checkpoint import load_nanochat_checkpoint
-from nanochat_core.model.kv_cache import KVCache
 from nanochat_core.model.shape import flops_per_token, window_sizes
 
 GOLDEN = Path(__file__).resolve().parents[3] / "../shared/golden/nanochat_d4"
@@ -59,13 +59,11 @@ def test_losses_equal_nanochats(model, golden, expected):
     assert summed / num_targets == pytest.approx(golden["mean_loss"], abs=TOLERANCE)
 
 
-@torch.no_grad()
-def test_greedy_continuation_with_the_cache_equals_nanochats(model, golden):
-    cache = KVCache(model.config, 1, max_len=88, dtype=torch.float32)
-    ids, continuation = torch.tensor([golden["greedy_prompt"]]), []
-    for _ in golden["greedy_next_48"]:
-        ids = model.logits(model.hidden(ids, cache=cache)[:, -1:]).argmax(-1)
-        continuation.append(ids.item())
+def test_greedy_continuation_by_the_decoder_equals_nanochats(model, golden):
+    decoder = Decoder(model, num_rows=1, max_len=88)
+    continuation = [int(decoder.prefill(0, golden["greedy_prompt"]).argmax())]
+    while len(continuation) < len(golden["greedy_next_48"]):
+        continuation.append(int(decoder.step(continuation[-1:])[0].argmax()))
     assert continuation == golden["greedy_next_48"]
 
 

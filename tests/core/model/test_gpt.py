@@ -65,3 +65,14 @@ def test_gradients_of_the_whole_model_equal_finite_differences():
             param.data -= sign * step * direction
         slope, expected = (losses[0] - losses[1]) / (2 * step), param.grad.norm().item()
         assert abs(slope - expected) < 0.02 * expected + 2e-4, name
+
+
+@torch.no_grad()
+def test_changed_weights_are_seen_by_the_next_bf16_call():
+    model = _model()
+    model.compute_dtype = torch.bfloat16
+    before = model(_ids(1, 4))
+    model.head.weight.mul_(2)
+    assert not torch.equal(before, model(_ids(1, 4)))
+    model.head.weight.div_(2)
+    assert torch.equal(before, model(_ids(1, 4)))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from nanochat_core.config import GPTConfig
+from nanochat_core.inference.decoder import Decoder
 from nanochat_core.model.gpt import GPT
-from nanochat_core.model.kv_cache import KVCache
 from nanochat_core.optim.groups import OptimConfig
 from nanochat_core.optim.optimizer import MuonAdamW
 
@@ -45,13 +45,13 @@ def test_loss_and_gradients_equal_the_cpus(models, dtype, tolerance):
 
 
 @torch.no_grad()
-def test_generation_with_the_cache_equals_full_recompute(models):
+def test_generation_by_the_decoder_equals_full_recompute(models):
     _, gpu = models
-    ids = _ids(2, 150).cuda()
-    cache = KVCache(CONFIG, 2, max_len=256, dtype=torch.float32, device="cuda")
-    steps = [gpu.logits(gpu.hidden(ids[:, :140], cache=cache))]
-    steps += [gpu.logits(gpu.hidden(ids[:, t : t + 1], cache=cache)) for t in range(140, 150)]
-    torch.testing.assert_close(torch.cat(steps, dim=1), gpu(ids), atol=1e-3, rtol=0)
+    ids = _ids(2, 150)
+    decoder = Decoder(gpu, num_rows=2, max_len=256)
+    steps = [decoder.prefill_rows([0, 1], ids[:, :140])]
+    steps += [decoder.step(ids[:, t]) for t in range(140, 150)]
+    torch.testing.assert_close(torch.stack(steps, dim=1), gpu(ids.cuda())[:, 139:], atol=1e-3, rtol=0)
 
 
 def test_an_optimizer_step_equals_the_cpus(models):

@@ -20,3 +20,13 @@ def test_steps_equal_torchs_adamw():
         reference.step()
         adamw_step(params, grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs, step=step, **HYPER)
     torch.testing.assert_close(params, [param.detach() for param in expected], atol=1e-6, rtol=1e-5)
+
+
+def test_a_step_raises_the_version_by_which_kept_casts_of_a_weight_are_told_to_be_old():
+    weight = torch.nn.Parameter(torch.ones(4, 3))
+    before = weight._version
+    adamw_step(
+        [weight], [torch.ones(4, 3)], exp_avgs=[torch.zeros(4, 3)], exp_avg_sqs=[torch.zeros(4, 3)], step=1, lr=0.1,
+        betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0,
+    )  # fmt: skip
+    assert weight._version > before

@@ -20,7 +20,9 @@ from nanochat_core.serve.limits import Limits
 from nanochat_core.serve.metrics import Metrics
 from nanochat_core.serve.pool import ModelPool
 from nanochat_core.serve.prompts import Prompt
+from nanochat_core.serve.replies import Delta
 from nanochat_core.serve.scheduler import Scheduler
+from nanochat_core.serve.streams import ReplyStream
 
 from .conftest import endless, eventually
 
@@ -186,6 +188,27 @@ def test_a_failing_engine_is_an_error_for_all_who_wait_and_for_health(serve_endl
         assert served.chat().status_code == 503
         assert served.metric("nanochat_failed_requests_total", "endless") == 2
         assert served.metric("nanochat_model_ready", "endless") == 0
+
+
+def test_a_reader_that_takes_nothing_is_let_go_and_its_answer_cancelled(scheduler):
+    async def run():
+        answers = Answers(scheduler, [endless_job(scheduler.engine)])
+        scheduler.submit(answers.jobs)
+
+        async def chunks():
+            async for _ in answers.updates():
+                yield Delta(content="a")
+
+        async def send(message):
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()  # its buffers are full, and stay so
+
+        stream = ReplyStream(chunks(), answers, limits=Limits(stalled_s=0.1))
+        scope = {"type": "http", "method": "POST"}
+        await asyncio.wait_for(stream(scope, asyncio.Event().wait, send), 10)
+
+    asyncio.run(run())
+    eventually(lambda: not scheduler._running)
 
 
 def test_who_waits_while_the_server_closes_is_told(scheduler):

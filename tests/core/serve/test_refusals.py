@@ -164,6 +164,7 @@ def test_a_full_queue_is_told_when_to_come_back(serve_endless):
             assert served.metric("nanochat_rejected_requests_total", "endless") == 1
             two = served.complete(["a", "b", "c"])
             assert two.status_code == 400  # it would never fit, so waiting is no advice
+            refusal(served.chat("x" * 20_000), 429, code="queue_full")  # not read in vain to find it too long
         eventually(lambda: served.chat(max_tokens=2).status_code == 200)
 
 

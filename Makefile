@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up down speedrun setup dev check format test test-fast lock clean
+.PHONY: help up down speedrun setup dev check format test test-fast faults lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,10 +54,13 @@ format: $(VENV)/.dev ## Format the code
 	@$(BIN)/ruff check --fix .
 
 test: $(VENV)/.dev ## All tests: units, a real S3 server, a real Prefect server, real training
-	@$(BIN)/python -m pytest $(WORKERS)
+	@$(BIN)/python -m pytest $(WORKERS) -m "not torture"
 
 test-fast: $(VENV)/.dev ## The tests that need no server and no training process
-	@$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+	@$(BIN)/python -m pytest $(WORKERS) -m "not slow and not torture"
+
+faults: $(VENV)/.dev ## The long kills: workers, flow processes and GPU workers in mid-step
+	@$(BIN)/python -m pytest -m torture
 
 lock: ## Pin the newest versions that pyproject.toml allows
 	@infra/lock.sh $(PYTHON)

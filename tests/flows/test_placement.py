@@ -20,6 +20,7 @@ LONG = ("pretrain.max_tokens=204800", "runtime.checkpoint_every_s=2")  # 400 ste
 
 
 @pytest.mark.slow
+@pytest.mark.torture
 def test_a_step_goes_on_with_another_worker_when_its_own_is_killed(team: Team) -> None:
     team.work("cpu", "driver")
     first = team.work("gpu", "gpu-0")

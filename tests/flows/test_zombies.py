@@ -80,6 +80,7 @@ def test_a_killed_flow_process_leaves_no_rank_and_is_crashed(team: Team, worker:
     team.wait(run_id, "Crashed", timeout_s=STATE_TRUE_S)
 
 
+@pytest.mark.torture
 def test_a_killed_worker_and_flow_process_leave_no_rank_and_are_crashed(
     team: Team, worker: "subprocess.Popen[bytes]"
 ) -> None:

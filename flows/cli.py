@@ -114,7 +114,7 @@ def _conclude(finished: FinishedRun) -> None:
         _sample(console, ref.metrics)
     if finished.report:
         console.print(f"\n  report   {_link(finished.report)}", soft_wrap=True)
-        console.print(f"  next     [bold]{_command()} chat[/bold]")
+        console.print(f"  next     [bold]{_command()} chat[/bold], or [bold]{_command()} serve[/bold] for a page")
 
 
 def _sample(console: Console, metrics: dict[str, Any]) -> None:

@@ -52,6 +52,11 @@ def test_a_phone_shows_everything_within_its_width(new_chat: Callable[..., Chat]
     chat.choose("scripted", compare_with="random-b")
     chat.set(max_tokens=60)
     chat.ask("W" * 200)
+    # what an answer may hold by chance: a call that runs on and on
+    page.evaluate(
+        """for (const shown of document.querySelectorAll(".tool code")) shown.textContent = "9*".repeat(200);"""
+    )
+    assert page.locator(".tool code").count() > 0
     assert page.evaluate("document.querySelector('#scroller').scrollWidth <= innerWidth")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     small = """[...document.querySelectorAll("button, select, summary")].filter((one) => {

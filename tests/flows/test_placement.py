@@ -19,55 +19,70 @@ from tasks import policy
 LONG = ("pretrain.max_tokens=204800", "runtime.checkpoint_every_s=2")  # 400 steps
 
 
+@pytest.fixture(scope="module")
+def staffed(team: Team) -> Team:
+    """With a worker for each pool."""
+    team.work("cpu", "driver")
+    team.work("gpu", "gpu-0")
+    return team
+
+
+@pytest.mark.slow
+def test_a_cached_step_is_found_before_anything_is_sent(staffed: Team) -> None:
+    first = staffed.speedrun(until="pretrain", placement="pool")
+    staffed.wait(first, "Completed")
+    [child] = staffed.children()
+    assert child["state_name"] == "Completed"
+    again = staffed.speedrun(until="pretrain", placement="pool")
+    staffed.wait(again, "Completed")
+    states = staffed.until(lambda: staffed.tasks(again), lambda states: "pretrain" in states)
+    assert states["pretrain"] == ["Cached"]
+    assert len(staffed.children()) == 1
+
+
+@pytest.mark.slow
+def test_a_cancel_of_the_parent_cancels_the_child(staffed: Team) -> None:
+    run_id = staffed.speedrun("seed=5", *ENDLESS, until="pretrain", placement="pool")
+    staffed.wait_for_training()
+    staffed.api(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    staffed.until(staffed.ranks, lambda ranks: not ranks, timeout_s=30)
+    staffed.wait(run_id, "Cancelled")
+    staffed.wait(staffed.children()[-1]["id"], "Cancelled")
+
+
 @pytest.mark.slow
 @pytest.mark.torture
-def test_a_step_goes_on_with_another_worker_when_its_own_is_killed(team: Team) -> None:
-    team.work("cpu", "driver")
-    first = team.work("gpu", "gpu-0")
-    run_id = team.speedrun(*LONG, until="pretrain", placement="pool")
-    team.wait_for_training()
-    partial = team.folder / "home/store/partial/pretrain"
-    team.until(lambda: [*partial.glob("*/step-*/complete.json")], bool)
-    [engine] = [pid for pid in team.engines() if _parent(pid) == first.pid]
+def test_a_step_goes_on_with_another_worker_when_its_own_is_killed(staffed: Team) -> None:
+    before = {child["id"] for child in staffed.children()}
+    others = set((staffed.folder / "home/store").glob("partial/pretrain/*"))
+    first = staffed.workers["gpu-0"]
+    run_id = staffed.speedrun("seed=6", *LONG, until="pretrain", placement="pool")
+    staffed.wait_for_training()
+    partial = staffed.folder / "home/store/partial/pretrain"
+    [folder] = staffed.until(
+        lambda: {path.parent.parent for path in partial.glob("*/step-*/complete.json")} - others, bool
+    )
+    [engine] = [pid for pid in staffed.engines() if _parent(pid) == first.pid]
     first.kill()
     os.kill(engine, signal.SIGKILL)
-    team.work("gpu", "gpu-1")
-    team.wait(run_id, "Completed")
-    assert [child["state_name"] for child in team.children()] == ["Crashed", "Completed"]
-    states = team.until(lambda: team.tasks(run_id), lambda states: states.get("pretrain", [""])[0] == "Completed")
+    staffed.work("gpu", "gpu-1")
+    staffed.wait(run_id, "Completed")
+    children = [child for child in staffed.children() if child["id"] not in before]
+    assert [child["state_name"] for child in children] == ["Crashed", "Completed"]
+    states = staffed.until(lambda: staffed.tasks(run_id), lambda states: states.get("pretrain", [""])[0] == "Completed")
     assert states["pretrain"] == ["Completed"], "for the parent it is one task run"
-    assert _resumed_from(team) > 0
-    links = [artifact["data"] for artifact in team.artifacts(run_id) if artifact["key"] == "pretrain-run"]
-    assert {child["id"] for child in team.children()} == {link.rpartition("/")[2].rstrip(")") for link in links}
-
-
-@pytest.mark.slow
-def test_a_cached_step_is_found_before_anything_is_sent(team: Team) -> None:
-    before = len(team.children())
-    run_id = team.speedrun(*LONG, until="pretrain", placement="pool")
-    team.wait(run_id, "Completed")
-    states = team.until(lambda: team.tasks(run_id), lambda states: "pretrain" in states)
-    assert states["pretrain"] == ["Cached"]
-    assert len(team.children()) == before
-
-
-@pytest.mark.slow
-def test_a_cancel_of_the_parent_cancels_the_child(team: Team) -> None:
-    run_id = team.speedrun("seed=5", *ENDLESS, until="pretrain", placement="pool")
-    team.wait_for_training()
-    team.api(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
-    team.until(team.ranks, lambda ranks: not ranks, timeout_s=30)
-    team.wait(run_id, "Cancelled")
-    team.wait(team.children()[-1]["id"], "Cancelled")
+    assert _resumed_from(staffed, folder.name) > 0
+    links = [artifact["data"] for artifact in staffed.artifacts(run_id) if artifact["key"] == "pretrain-run"]
+    assert {child["id"] for child in children} == {link.rpartition("/")[2].rstrip(")") for link in links}
 
 
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def _resumed_from(team: Team) -> int:
+def _resumed_from(team: Team, fingerprint: str) -> int:
     """The step at which the last attempt of the training began."""
-    [manifest] = (team.folder / "home/store/steps/pretrain").glob("*.json")
+    manifest = team.folder / f"home/store/steps/pretrain/{fingerprint}.json"
     metrics = json.loads(manifest.read_text())["files"]["log/metrics.jsonl"]["sha256"]
     lines = (team.folder / f"home/store/blobs/sha256/{metrics[:2]}/{metrics}").read_text().splitlines()
     starts = [record for record in map(json.loads, lines) if record["event"] == "start"]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nanochat_core.inference.engine import Engine
 
 # R rows, A active rows, V vocabulary
+Happened = list[tuple[Request, list[Event]]]
 CHUNK_TOKENS = 256  # prompt tokens per step: about the time of a few decode steps on a CPU, of one on a GPU
 
 
@@ -71,7 +72,7 @@ class Batch:
             self._prefill.add(row, request.prompt)
 
     @torch.no_grad()
-    def step(self) -> list[tuple[Request, list[Event]]]:
+    def step(self) -> Happened:
         """The next token of every request whose prompt is complete; finished requests leave their rows.
 
         Nothing comes back while all that are active wait for their prompts.
@@ -80,15 +81,7 @@ class Batch:
         if not complete and not self._unfed:
             return []
         rows, logits = self._next_logits(complete)
-        requests = [request for request in (self.rows[row] for row in rows) if request is not None]
-        tokens = _choose(requests, logits)
-        happened = []
-        for row, request, token in zip(rows, requests, tokens, strict=True):
-            happened.append((request, request.take(token)))
-            self._unfed[row] = token
-            if request.is_done:
-                self._free(row)
-        return happened
+        return self._choose(rows, logits)
 
     def drop(self, request: Request) -> None:
         """Free the row of a request that nobody waits for any more; nothing happens if it has left already."""
@@ -102,10 +95,13 @@ class Batch:
         active = [row for row, request in enumerate(self.rows) if request is not None]
         if not active or 2 * len(active) > self.num_rows:
             return
-        self.decoder.shrink(active)
+        self._keep(active)
         self._prefill.keep(active)
         self._unfed = {active.index(row): token for row, token in self._unfed.items()}
         self.rows = [self.rows[row] for row in active]
+
+    def _keep(self, rows: list[int]) -> None:
+        self.decoder.shrink(rows)
 
     def _next_logits(self, complete: Mapping[int, Tensor]) -> tuple[list[int], Tensor]:
         """The rows that get a token now, and the logits (A, V) it is chosen from."""
@@ -117,6 +113,19 @@ class Batch:
         if complete:
             parts.append(torch.stack(list(complete.values())))
         return [*rows, *complete], parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _choose(self, rows: Sequence[int], logits: Tensor) -> Happened:
+        """Give the request of each row the token that follows from logits (A, V)."""
+        requests = [request for request in (self.rows[row] for row in rows) if request is not None]
+        tokens = _choose(requests, logits)
+        return [self._take(row, *pair) for row, pair in zip(rows, zip(requests, tokens, strict=True), strict=True)]
+
+    def _take(self, row: int, request: Request, token: int) -> tuple[Request, list[Event]]:
+        events = request.take(token)
+        self._unfed[row] = token
+        if request.is_done:
+            self._free(row)
+        return request, events
 
     def _free(self, row: int) -> None:
         self.rows[row] = None
@@ -133,11 +142,11 @@ def _choose(requests: Sequence[Request], logits: Tensor) -> list[int]:
         part = logits if len(free) == len(requests) else logits[free]
         for row, token in zip(free, next_tokens(part, [requests[row].sampler for row in free]), strict=True):
             tokens[row] = token
-    _note_logprobs(requests, logits, tokens, are_forced)
+    note_logprobs(requests, logits, tokens, are_forced)
     return tokens
 
 
-def _note_logprobs(
+def note_logprobs(
     requests: Sequence[Request], logits: Tensor, tokens: Sequence[int], are_forced: Sequence[bool]
 ) -> None:
     """Give those requests that asked for it the log-probs of their token."""

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.inference.decoder_cache import Places, RingCache
-from nanochat_core.inference.decoder_graphs import StepGraphs, bucket
 from nanochat_core.inference.packed import decode_weights, rounded_rows
 from nanochat_core.model.attention import VALUE_GATE_SCALE, causal_attention
 from nanochat_core.model.cross_entropy import SOFTCAP
@@ -27,7 +26,6 @@ from nanochat_core.model.stream import RMS_EPS
 
 # R rows, B rows of one call, T tokens, N = B T, C width, V vocabulary, H query heads, K key/value heads, G = H / K,
 # D head size, L places of the cache
-VISIBLE_BUCKET = 256  # a captured graph looks at 256, 512, 1024, ... places of a row
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, q (N, H, D), k (N, K, D), v (N, K, D)) to (N, H D); q and k have a root mean square of 1."""
@@ -41,7 +39,7 @@ class Decoder:
             raise ConfigError(f"a decoder of {num_rows} rows of {max_len} tokens", hint="both must be at least 1")
         self.model, self.max_len = model, max_len
         self.weights = decode_weights(model, weights)
-        self._cache = self._new_cache(num_rows)
+        self.cache = self._new_cache(num_rows)
         self._windows = window_sizes(model.config)
         cos, sin = model.rotary(max_len, dtype=torch.float32)
         self._rotations = torch.stack((cos[:max_len], sin[:max_len]), dim=1)  # (positions, 2, D)
@@ -59,17 +57,16 @@ class Decoder:
         self._zero = torch.zeros((), device=model.device)
         widths = (model.config.n_embd, model.config.head_dim)
         self._eps = {width: torch.tensor(math.sqrt(width * RMS_EPS), device=model.device) for width in widths}
-        self._graphs = StepGraphs(self._graph_body) if model.device.type == "cuda" else None
-        self._ids = torch.zeros(num_rows, dtype=torch.long, device=model.device)  # what a captured graph reads
+        self.ids = torch.zeros(num_rows, dtype=torch.long, device=model.device)  # what a step feeds
 
     @property
     def lengths(self) -> list[int]:
         """Tokens held by each row."""
-        return list(self._cache.lengths)
+        return list(self.cache.lengths)
 
     @property
     def num_rows(self) -> int:
-        return self._cache.num_rows
+        return self.cache.num_rows
 
     def prefill(self, row: int, ids: Sequence[int]) -> Tensor:
         """Append a chunk to a row; the fp32 logits (V,) after its last token."""
@@ -82,17 +79,17 @@ class Decoder:
             raise ConfigError(
                 f"chunks of shape {tuple(ids.shape)} for rows {list(rows)}", hint="one chunk for each row"
             )
-        self._cache.check_room(rows, tokens)
+        self.cache.check_room(rows, tokens)
         logits = self._new_logits(num_rows)
         with torch.inference_mode():
             ids = ids.to(self.model.device)
             row = torch.tensor(rows, device=self.model.device)
-            positions = self._cache.positions[row].unsqueeze(1) + torch.arange(tokens, device=self.model.device)
+            positions = self.cache.positions[row].unsqueeze(1) + torch.arange(tokens, device=self.model.device)
             attend = self._chunk_attention(rows, num_rows, tokens)
-            hidden, embedding = self._hidden(ids, self._cache.last_embedding[row], positions.flatten(), attend)
+            hidden, embedding = self._hidden(ids, self.cache.last_embedding[row], positions.flatten(), attend)
             self._logits(hidden, logits)
-            self._cache.last_embedding[row] = embedding
-            self._cache.advance(rows, tokens)
+            self.cache.last_embedding[row] = embedding
+            self.cache.advance(rows, tokens)
         return logits
 
     def step(self, tokens: Sequence[int] | Tensor, rows: Sequence[int] | None = None) -> Tensor:
@@ -103,7 +100,7 @@ class Decoder:
         active = list(range(self.num_rows)) if rows is None else list(rows)
         if len(active) != len(tokens) or not active:
             raise ConfigError(f"{len(tokens)} tokens for rows {active}", hint="one token for each active row")
-        self._cache.check_room(active, 1)
+        self.cache.check_room(active, 1)
         new = torch.as_tensor(tokens, dtype=torch.long, device=self.model.device)
         if len(active) == self.num_rows:
             logits = self._new_logits(self.num_rows)
@@ -113,30 +110,44 @@ class Decoder:
         with torch.inference_mode():
             is_all = len(active) == last - first
             if is_all and active == sorted(active):
-                self._ids[first:last] = new
+                self.ids[first:last] = new
             else:
-                self._ids[torch.tensor(active, device=self.model.device)] = new
-            if self._graphs is None:
-                embedding = self._step(first, last, logits[first:last])
-            else:
-                first, embedding = 0, self._replay(last, logits)
+                self.ids[torch.tensor(active, device=self.model.device)] = new
+            embedding = self._step(first, last, logits[first:last])
             self._commit(active, first, last, embedding)
         return logits
 
     def copy_row(self, source: int, target: int) -> None:
         """Make row `target` what row `source` is: n samples of one prompt need one prefill."""
-        self._cache.copy_row(source, target)
+        self.cache.copy_row(source, target)
 
     def clear_row(self, row: int) -> None:
         """Free a row; its next token starts a new sequence."""
-        self._cache.clear_row(row)
+        self.cache.clear_row(row)
 
     def shrink(self, rows: Sequence[int]) -> None:
         """Keep `rows` only, in that order."""
-        self._cache.keep_rows(rows)
-        self._ids = torch.zeros(len(rows), dtype=torch.long, device=self.model.device)
-        if self._graphs is not None:
-            self._graphs.clear()  # they hold the addresses of the old cache
+        self.cache.keep_rows(rows)
+        self.ids = self.ids[torch.tensor(rows, device=self.model.device)]
+
+    def check_room(self, rows: Sequence[int]) -> None:
+        """Raise `ConfigError` if one of `rows` is full."""
+        self.cache.check_room(rows, 1)
+
+    def count(self, rows: Sequence[int]) -> None:
+        """Each of `rows` has one token more: on the host, where the device has counted already."""
+        for row in rows:
+            self.cache.lengths[row] += 1
+
+    def next_logits(self, rows: int, visible: int) -> tuple[Tensor, Tensor]:
+        """Logits (B, V) and embeddings (B, C) of rows 0 .. rows - 1 for the tokens in `ids`; nothing is counted.
+
+        `visible` is how many places are looked at, at least what the longest row holds and one. Everything else is read
+        from the device, so a captured graph may hold this; running it twice changes nothing.
+        """
+        logits = torch.empty(rows, self.model.config.vocab_size, device=self.model.device)
+        places = self.cache.step_places(0, rows, longest=visible - 1, is_uniform=False)
+        return logits, self._step_at(0, rows, places, logits)
 
     def _new_cache(self, num_rows: int) -> RingCache:
         device = self.model.device
@@ -149,43 +160,28 @@ class Decoder:
 
     def _step(self, first: int, last: int, logits: Tensor) -> Tensor:
         """Logits of the next token of rows first .. last - 1; returns their embeddings."""
-        lengths = self._cache.lengths[first:last]
+        lengths = self.cache.lengths[first:last]
         longest = max(lengths)
-        places = self._cache.step_places(first, last, longest=longest, is_uniform=min(lengths) == longest)
+        places = self.cache.step_places(first, last, longest=longest, is_uniform=min(lengths) == longest)
         return self._step_at(first, last, places, logits)
 
     def _step_at(self, first: int, last: int, places: dict[int, Places], logits: Tensor) -> Tensor:
-        cache, rows = self._cache, slice(first, last)
+        cache, rows = self.cache, slice(first, last)
         attend = self._step_attention(first, last, places)
         # a full row may idle here: its position has no rotation, and nobody reads what comes of it
         positions = cache.positions[rows].clamp(max=self.max_len - 1)
-        hidden, embedding = self._hidden(self._ids[rows].unsqueeze(1), cache.last_embedding[rows], positions, attend)
+        hidden, embedding = self._hidden(self.ids[rows].unsqueeze(1), cache.last_embedding[rows], positions, attend)
         self._logits(hidden, logits)
         return embedding
 
     def _commit(self, active: list[int], first: int, last: int, embedding: Tensor) -> None:
         """The active rows have one token more."""
         if len(active) == last - first:
-            self._cache.last_embedding[first:last] = embedding
+            self.cache.last_embedding[first:last] = embedding
         else:
             index = torch.tensor(active, device=self.model.device)
-            self._cache.last_embedding[index] = embedding[index - first]
-        self._cache.advance(active, 1)
-
-    def _replay(self, last: int, logits: Tensor) -> Tensor:
-        """The step as a captured graph, for whole buckets of rows and of places."""
-        assert self._graphs is not None
-        rows = bucket(last, 1, limit=self.num_rows)
-        visible = bucket(max(self._cache.lengths[:rows]) + 1, VISIBLE_BUCKET, limit=self.max_len)
-        found, embedding = self._graphs.run(rows, visible)
-        logits[:rows] = found
-        return embedding[:last]
-
-    def _graph_body(self, rows: int, visible: int) -> tuple[Tensor, Tensor]:
-        """Logits and embeddings of rows 0 .. rows - 1 from the buffers alone; running it twice changes nothing."""
-        logits = torch.empty(rows, self.model.config.vocab_size, device=self.model.device)
-        places = self._cache.step_places(0, rows, longest=visible - 1, is_uniform=False)
-        return logits, self._step_at(0, rows, places, logits)
+            self.cache.last_embedding[index] = embedding[index - first]
+        self.cache.advance(active, 1)
 
     def _hidden(self, ids: Tensor, last_embedding: Tensor, positions: Tensor, attend: Attend) -> tuple[Tensor, Tensor]:
         """The normalised stream (B, C) of the last of ids (B, T), and that token's embedding (B, C).
@@ -246,7 +242,7 @@ class Decoder:
         return q, k, v
 
     def _step_attention(self, first: int, last: int, places: dict[int, Places]) -> Attend:
-        cache, config = self._cache, self.model.config
+        cache, config = self.cache, self.model.config
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             at = places[cache.sizes[layer]]
@@ -261,7 +257,7 @@ class Decoder:
 
     def _chunk_attention(self, rows: Sequence[int], num_rows: int, tokens: int) -> Attend:
         """New tokens see what their rows hold and each other; onto empty rows as the training forward does."""
-        cache, config, dtype = self._cache, self.model.config, self.weights.dtype
+        cache, config, dtype = self.cache, self.model.config, self.weights.dtype
         places = cache.chunk_places(rows, tokens)
         row = torch.tensor(rows, device=self.model.device)
         # few lengths of bf16 products on a CPU, for the reason in packed.py; no token sees what is put behind it

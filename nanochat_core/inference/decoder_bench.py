@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from nanochat_core.base.hardware import cpu_flags
 from nanochat_core.config import GPTConfig
 from nanochat_core.inference.decoder import Decoder
 from nanochat_core.inference.decoder_reference import ReferenceDecoder
+from nanochat_core.inference.device_steps import Chosen, DeviceSteps, Feed
 from nanochat_core.inference.packed import INT8_ROWS, pick_kind, problem_of
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.shape import count_params, kv_dim, window_sizes
@@ -70,8 +72,10 @@ class Timing:
         return sum(self.steps_cpu_s)
 
 
-Session = Callable[[], tuple[Callable[[Tensor], Tensor], Callable[[list[int]], Tensor]]]
-"""Starts empty sequences: (prefill of ids (B, T), step of one token per row), both to logits (B, V)."""
+Step = Callable[[list[int]], list[int]]
+"""The last token of each row to the next."""
+Session = Callable[[], tuple[Callable[[Tensor], Tensor], Step]]
+"""Starts empty sequences: (prefill of ids (B, T) to logits (B, V), step)."""
 
 
 def bench_decode(config: BenchConfig, *, device: torch.device | None = None) -> dict[str, object]:
@@ -154,32 +158,51 @@ def read_bandwidth(device: torch.device) -> float:
 
 
 def _session(name: str, model: GPT, config: BenchConfig) -> Session:
-    max_len = config.prompt_tokens + config.new_tokens
+    max_len = config.prompt_tokens + config.new_tokens + 1  # a GPU is a token ahead
     rows = list(range(config.num_rows))
     if name != REFERENCE and pick_kind(model, name)[0] != name:
         raise ConfigError(f"{name} weights: {pick_kind(model, name)[1]}", hint=f"--variants {REFERENCE},plain")
 
-    def start() -> tuple[Callable[[Tensor], Tensor], Callable[[list[int]], Tensor]]:
+    def start() -> tuple[Callable[[Tensor], Tensor], Step]:
         if name == REFERENCE:
             reference = ReferenceDecoder(model, num_rows=config.num_rows, max_len=max_len)
-            device = model.device
-            return reference.append, lambda tokens: reference.append(torch.tensor(tokens, device=device).unsqueeze(1))
+            column = partial(torch.tensor, device=model.device)
+            return reference.append, lambda tokens: _likeliest(reference.append(column(tokens).unsqueeze(1)))
         decoder = Decoder(model, num_rows=config.num_rows, max_len=max_len, weights=name)
-        return lambda ids: decoder.prefill_rows(rows, ids), decoder.step
+        if model.device.type == "cuda":
+            return partial(decoder.prefill_rows, rows), _ahead(DeviceSteps(decoder), rows)
+        return partial(decoder.prefill_rows, rows), lambda tokens: _likeliest(decoder.step(tokens))
 
     return start
+
+
+def _likeliest(logits: Tensor) -> list[int]:
+    return list(logits.argmax(-1).tolist())
+
+
+def _ahead(steps: DeviceSteps, rows: Sequence[int]) -> Step:
+    """As a batch on a GPU decodes: the next step is started before this one is read."""
+    started: list[Chosen] = []
+
+    def step(tokens: list[int]) -> list[int]:
+        if not started:
+            started.append(steps.launch([Feed(row, token) for row, token in zip(rows, tokens, strict=True)]))
+        started.append(steps.launch([Feed(row) for row in rows]))
+        return started.pop(0).read()
+
+    return step
 
 
 def _timed(start: Session, prompt: Tensor, new_tokens: int) -> Timing:
     """Greedy decoding, every token read back as a serving engine does."""
     prefill, step = start()
     started = time.perf_counter()
-    tokens: list[int] = prefill(prompt).argmax(-1).tolist()
+    tokens = _likeliest(prefill(prompt))
     first_token_s = time.perf_counter() - started
     steps_s, steps_cpu_s = [], []
     for _ in range(max(2, new_tokens) - 1):
         wall, cpu = time.perf_counter(), time.process_time()
-        tokens = step(tokens).argmax(-1).tolist()
+        tokens = step(tokens)
         steps_s.append(time.perf_counter() - wall)
         steps_cpu_s.append(time.process_time() - cpu)
     return Timing(first_token_s, steps_s, steps_cpu_s)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.inference.batch import CHUNK_TOKENS, Batch
+from nanochat_core.inference.batch_ahead import AheadBatch
 from nanochat_core.inference.decoder import Decoder
 from nanochat_core.inference.request import Answer, Request
 from nanochat_core.inference.sampling import Sampling
@@ -26,8 +27,14 @@ REFILL_FRAC = 8  # new prompts wait until an eighth of the rows is free: prefill
 class Engine:
     """Generates with one model; `model` is put into evaluation mode."""
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, *, weights: str = "auto") -> None:
-        """`weights` says how a decoder holds them (inference/packed.py); "plain" is the module itself."""
+    def __init__(
+        self, model: GPT, tokenizer: Tokenizer, *, weights: str = "auto", runs_ahead: bool | None = None
+    ) -> None:
+        """`weights` says how a decoder holds them (inference/packed.py); "plain" is the module itself.
+
+        `runs_ahead`: the device computes a step while the host reads the last one (batch_ahead.py); None: on a GPU,
+        which is the only device that can.
+        """
         if tokenizer.vocab_size != model.config.vocab_size:
             raise ConfigError(
                 f"a model of {model.config.vocab_size:,} tokens with a tokenizer of {tokenizer.vocab_size:,}",
@@ -36,6 +43,7 @@ class Engine:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.weights = weights
+        self.runs_ahead = model.device.type == "cuda" if runs_ahead is None else runs_ahead
 
     def stream(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Event]:
         """Events of one answer as they happen; closing the iterator stops the generation."""
@@ -61,7 +69,7 @@ class Engine:
             return []
         num_rows = min(max_rows or MAX_ROWS, len(waiting))
         max_len = max(request.max_len for request in requests)
-        batch = Batch(self, num_rows=num_rows, max_len=max_len, chunk_tokens=None)  # nobody reads along
+        batch = self.slots(num_rows, max_len=max_len, chunk_tokens=None)  # nobody reads along
         while waiting or batch.num_active:
             if waiting and batch.num_free >= max(1, batch.num_rows // REFILL_FRAC):
                 batch.add([waiting.popleft() for _ in range(min(batch.num_free, len(waiting)))])
@@ -74,7 +82,8 @@ class Engine:
     def slots(self, num_rows: int, *, max_len: int | None = None, chunk_tokens: int | None = CHUNK_TOKENS) -> Batch:
         """Rows for requests that come and go; `max_len` (None: the whole context) is prompt and answer together."""
         length = self.model.config.sequence_len if max_len is None else max_len
-        return Batch(self, num_rows=num_rows, max_len=length, chunk_tokens=chunk_tokens)
+        kind = AheadBatch if self.runs_ahead else Batch
+        return kind(self, num_rows=num_rows, max_len=length, chunk_tokens=chunk_tokens)
 
     def decoder(self, *, num_rows: int, max_len: int) -> Decoder:
         """Sequences of this model for a batch: what a batch knows of the network."""

@@ -1,9 +1,8 @@
 """Choosing the next tokens: greedy, or by temperature, top-k and top-p with random numbers of the request's own.
 
-Many rows are drawn in a few tensor operations, grouped by how their candidates are cut; a row's draw depends on its
-logits, its seed and how often it drew before, never on the other rows. So the same seed gives the same tokens alone or
-in any batch. One uniform number per draw picks the token at which the cumulative probability, in the order of the ids,
-passes it: that order does not change when rounding swaps two candidates that are nearly as likely.
+Many rows are drawn in a few tensor operations (draw.py), grouped by which of them they need; a row's draw depends on
+its logits, its seed and how often it drew before, never on the other rows. So the same seed gives the same tokens alone
+or in any batch.
 """
 
 from collections.abc import Sequence
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor
 
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.inference.draw import Cut, RowSettings, compact, draw, kth_largest
 from nanochat_core.inference.noise import uniform
 
-# N rows, V vocabulary, K candidates that are left
+# N rows, V vocabulary
 NUCLEUS_HEAD = 1024  # top-p alone looks at so many tokens first: sorting all of 32,768 takes five times as long
 GREEDY_BELOW = 1e-6  # smaller temperatures overflow fp32, and by then only the likeliest token has any chance
 
@@ -27,7 +27,7 @@ class Sampling:
     temperature: float = 0.0
     """0: the most likely token."""
     top_k: int | None = 50
-    """Only the k most likely tokens; None: all."""
+    """Only the k most likely tokens, and those exactly as likely as the last of them; None: all."""
     top_p: float | None = None
     """Of those, the fewest whose probability at this temperature reaches p (arXiv 1904.09751); None: all."""
     max_new_tokens: int = 256
@@ -59,7 +59,7 @@ class Sampling:
 
     @property
     def is_greedy(self) -> bool:
-        return self.temperature < GREEDY_BELOW
+        return self.temperature < GREEDY_BELOW or self.top_k == 1
 
 
 class Sampler:
@@ -67,91 +67,64 @@ class Sampler:
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self._num_drawn = 0
+        self.num_drawn = 0
 
-    def next_uniform(self) -> float:
-        """The random number of the next draw."""
-        self._num_drawn += 1
-        return uniform(self.sampling.seed, self._num_drawn - 1)
+    def uniform(self, ahead: int = 0) -> float:
+        """The random number of the draw that comes after `ahead` others."""
+        return 0.0 if self.sampling.is_greedy else uniform(self.sampling.seed, self.num_drawn + ahead)
 
     def next_token(self, logits: Tensor) -> int:
         """The next id for fp32 logits (V,)."""
         return next_tokens(logits.unsqueeze(0), [self])[0]
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """What rows that are drawn together have in common."""
-
-    top_k: int | None
-    has_top_p: bool
-
-
 def next_tokens(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """The next id of every row for fp32 logits (N, V)."""
-    groups: dict[_Cut | None, list[int]] = {}
+    """The next id of every row for fp32 logits (N, V); each sampler has drawn once more."""
+    vocab_size = logits.size(1)
+    groups: dict[tuple[bool, bool] | None, list[int]] = {}
     for row, sampler in enumerate(samplers):
-        groups.setdefault(_cut(sampler.sampling, logits.size(1)), []).append(row)
+        groups.setdefault(_kind(sampler.sampling, vocab_size), []).append(row)
     if not set(groups) <= {None} and logits.device.type not in ("cpu", "cuda"):
-        logits = logits.cpu()  # cumulative sums need fp64, which other devices lack
+        logits = logits.cpu()  # random numbers are fp64, which other devices lack
     chosen = torch.empty(logits.size(0), dtype=torch.long, device=logits.device)
-    for cut, rows in groups.items():
+    for kind, rows in groups.items():
         index = torch.tensor(rows, device=logits.device)
         part = logits if len(rows) == logits.size(0) else logits[index]
-        chosen[index] = part.argmax(-1) if cut is None else _draw(part, [samplers[row] for row in rows], cut)
+        chosen[index] = part.argmax(-1) if kind is None else _draw(part, [samplers[row] for row in rows])
+    for sampler in samplers:
+        sampler.num_drawn += 1
     return chosen.tolist()
 
 
-def _cut(sampling: Sampling, vocab_size: int) -> _Cut | None:
-    """None: greedy."""
+def settings_of(sampler: Sampler, vocab_size: int, *, ahead: int = 0) -> tuple[float, int, float, float]:
+    """A row's temperature (0: greedy), k, p and random number, as `RowSettings` has them."""
+    sampling = sampler.sampling
+    top_k = vocab_size if sampling.top_k is None else min(sampling.top_k, vocab_size)
+    temperature = 0.0 if sampling.is_greedy else sampling.temperature
+    return temperature, top_k, sampling.top_p or 1.0, sampler.uniform(ahead)
+
+
+def _kind(sampling: Sampling, vocab_size: int) -> tuple[bool, bool] | None:
+    """Whether it cuts by top-k and by top-p; None: greedy."""
     if sampling.is_greedy:
         return None
-    top_k = sampling.top_k if sampling.top_k is not None and sampling.top_k < vocab_size else None
-    return _Cut(top_k, sampling.top_p is not None and sampling.top_p < 1)
+    return sampling.top_k is not None and sampling.top_k < vocab_size, (sampling.top_p or 1.0) < 1
 
 
-def _draw(logits: Tensor, samplers: Sequence[Sampler], cut: _Cut) -> Tensor:
-    """One id (N,) for each row of logits (N, V); every row has the same k."""
-    temperatures = _column(logits, [sampler.sampling.temperature for sampler in samplers])
-    numbers = _column(logits, [sampler.next_uniform() for sampler in samplers])
-    tokens = None
-    if cut.top_k is not None:
-        logits, tokens = logits.topk(cut.top_k)  # (N, K)
-    probabilities = (logits / temperatures.float()).softmax(-1)
-    if not cut.has_top_p:
-        return _pick(probabilities, tokens, numbers)
-    limits = _column(logits, [sampler.sampling.top_p or 1.0 for sampler in samplers])
-    if tokens is not None:
-        return _pick(_nucleus(probabilities, limits), tokens, numbers)
-    return _draw_nucleus(probabilities, limits, numbers)
-
-
-def _draw_nucleus(probabilities: Tensor, limits: Tensor, numbers: Tensor) -> Tensor:
-    """One id (N,) for each row of probabilities (N, V) of all tokens."""
-    head, tokens = probabilities.topk(min(NUCLEUS_HEAD, probabilities.size(1)))
-    chosen = _pick(_nucleus(head, limits), tokens, numbers)
-    is_wider = head.sum(-1, dtype=torch.float64) < limits.squeeze(1)
-    if is_wider.any():  # flat distributions, where the nucleus is most of the vocabulary
-        ordered, tokens = probabilities[is_wider].sort(descending=True, stable=True)
-        chosen[is_wider] = _pick(_nucleus(ordered, limits[is_wider]), tokens, numbers[is_wider])
-    return chosen
-
-
-def _nucleus(probabilities: Tensor, limits: Tensor) -> Tensor:
-    """Zero where the likelier candidates (N, K, in their order) already reach the limit (N, 1)."""
-    before = probabilities.cumsum(-1, dtype=torch.float64) - probabilities  # exactly 0 for the first: it always stays
-    return probabilities.masked_fill(before >= limits, 0.0)
-
-
-def _pick(weights: Tensor, tokens: Tensor | None, numbers: Tensor) -> Tensor:
-    """The candidate (N,) of weights (N, K) whose cumulative share, in the order of ids, passes the number (N, 1)."""
-    if tokens is not None:
-        tokens, order = tokens.sort(dim=-1)
-        weights = weights.gather(1, order)
-    upto = weights.cumsum(-1, dtype=torch.float64)  # (N, K)
-    place = torch.searchsorted(upto, numbers * upto[:, -1:], right=True)  # right: never one of weight 0
-    return place.squeeze(1) if tokens is None else tokens.gather(1, place).squeeze(1)
-
-
-def _column(like: Tensor, values: Sequence[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64, device=like.device).unsqueeze(1)  # (N, 1)
+def _draw(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    """One id (N,) for each row of logits (N, V); the rows are of one kind."""
+    vocab_size = logits.size(1)
+    has_top_k, has_top_p = _kind(samplers[0].sampling, vocab_size) or (False, False)
+    temperatures, top_k, top_p, numbers = zip(*(settings_of(each, vocab_size) for each in samplers), strict=True)
+    device = logits.device
+    rows = RowSettings(
+        temperatures=torch.tensor(temperatures, dtype=torch.float64, device=device),
+        top_k=torch.tensor(top_k, device=device),
+        top_p=torch.tensor(top_p, dtype=torch.float64, device=device),
+        numbers=torch.tensor(numbers, dtype=torch.float64, device=device),
+    )
+    cut = Cut(num_sorted=NUCLEUS_HEAD if has_top_p else 0)
+    if not has_top_k:
+        return draw(logits, rows, cut)
+    found, tokens = compact(logits, kth_largest(logits, rows.top_k, largest_k=max(top_k)))
+    return tokens.gather(1, draw(found, rows, cut).unsqueeze(1)).squeeze(1)

@@ -31,6 +31,27 @@ def make_model():
 
 
 @pytest.fixture(scope="session")
+def scripted_model(make_model):
+    """A model that always goes on from one token to a chosen next one: the embedding decides alone."""
+
+    def make(script):
+        model = make_model(sequence_len=96)
+        width = model.config.n_embd
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+            model.residual_weights.fill_(1.0)
+            codes = torch.randn(265, width, generator=torch.Generator().manual_seed(0))
+            model.embed.weight[:265] = codes
+            for before, after in script.items():
+                unit = codes[before] / codes[before].pow(2).mean().sqrt()
+                model.head.weight[after] += 15 * unit / width
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def full_model():
     """Every feature of the network on: windows of 128 in a context of 512, groups of heads, and no weight is zero."""
     config = GPTConfig(sequence_len=512, vocab_size=265, n_layer=4, n_head=4, n_kv_head=2, n_embd=64)
@@ -45,6 +66,12 @@ def full_model():
     return model.eval()
 
 
+@pytest.fixture(scope="session", params=[False, True], ids=["in step", "ahead"])
+def runs_ahead(request):
+    """What is true of a batch is true of one that runs a step ahead of its reader."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def engine(make_model, tokenizer):
-    return Engine(make_model(), tokenizer)
+def engine(make_model, tokenizer, runs_ahead):
+    return Engine(make_model(), tokenizer, runs_ahead=runs_ahead)

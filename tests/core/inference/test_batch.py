@@ -43,18 +43,19 @@ def _same(found, expected):
 
 
 @pytest.fixture(scope="module")
-def full_engine(full_model, tokenizer):
-    return Engine(full_model, tokenizer, weights="plain")
+def full_engine(full_model, tokenizer, runs_ahead):
+    return Engine(full_model, tokenizer, weights="plain", runs_ahead=runs_ahead)
 
 
 @pytest.fixture(scope="module")
-def alone(full_engine):
-    return [full_engine.generate([prompt], [sampling])[0] for prompt, sampling in MIXED]
+def alone(full_model, tokenizer):
+    engine = Engine(full_model, tokenizer, weights="plain")
+    return [engine.generate([prompt], [sampling])[0] for prompt, sampling in MIXED]
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 16])
-def test_an_answer_is_the_same_in_a_row_that_others_had_before(make_model, tokenizer, max_rows):
-    engine = Engine(make_model(3), tokenizer)
+def test_an_answer_is_the_same_in_a_row_that_others_had_before(make_model, tokenizer, max_rows, runs_ahead):
+    engine = Engine(make_model(3), tokenizer, runs_ahead=runs_ahead)
     alone = [engine.generate([p], [s])[0] for p, s in zip(PROMPTS, SAMPLINGS, strict=True)]
     assert engine.generate(PROMPTS, SAMPLINGS, max_rows=max_rows) == alone
 

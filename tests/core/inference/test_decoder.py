@@ -43,7 +43,7 @@ def test_steps_equal_the_training_forward_while_rings_wrap_around_three_times(mo
     ids = ids_of(400, seed=2)
     decoder = Decoder(model, num_rows=1, max_len=400)
     assert decoder.weights.kind == "plain"
-    assert decoder._cache.sizes == [129, 129, 400]
+    assert decoder.cache.sizes == [129, 129, 400]
     expected = whole(model, ids)
     for position, token in enumerate(ids):
         torch.testing.assert_close(decoder.step([token])[0], expected[position], **EXACT)

@@ -9,7 +9,16 @@ from typer.testing import CliRunner
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.cli import bench
-from nanochat_core.inference.decoder_bench import BenchConfig, bench_decode, decode_bytes, random_model
+from nanochat_core.inference.decoder import Decoder
+from nanochat_core.inference.decoder_bench import (
+    BenchConfig,
+    _ahead,
+    _likeliest,
+    bench_decode,
+    decode_bytes,
+    random_model,
+)
+from nanochat_core.inference.device_steps import DeviceSteps
 
 SMALL = {"depth": 2, "vocab_size": 256, "prompt_tokens": 8, "new_tokens": 6, "num_repeats": 2}
 
@@ -50,3 +59,17 @@ def test_the_verb_prints_json_and_nothing_else():
     done = CliRunner().invoke(app, ["bench", "decode", *options, "--device", "cpu", "--json"])
     assert done.exit_code == 0, done.output
     assert set(json.loads(done.stdout)["variants"]) == {"reference", "plain"}
+
+
+def test_the_bench_of_a_gpu_decodes_what_the_other_does():
+    """A token ahead of its reader: the same greedy tokens, by way of the device's own choice."""
+    model = random_model(BenchConfig(**{**SMALL, "vocab_size": 300}), torch.float32, torch.device("cpu"))
+    rows, prompt = [0, 1], torch.arange(10).view(2, 5)
+    first, second = (Decoder(model, num_rows=2, max_len=12, weights="plain") for _ in range(2))
+    tokens = _likeliest(first.prefill_rows(rows, prompt))
+    assert tokens == _likeliest(second.prefill_rows(rows, prompt))
+    step = _ahead(DeviceSteps(second), rows)
+    for _ in range(5):
+        expected = _likeliest(first.step(tokens))
+        assert step(tokens) == expected
+        tokens = expected

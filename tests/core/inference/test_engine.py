@@ -36,24 +36,8 @@ def _recompute(engine, prompt, sampling):
 
 
 @pytest.fixture
-def scripted(make_model, tokenizer):
-    """A model that always goes on from one token to a chosen next one: the embedding decides alone."""
-
-    def make(script):
-        model = make_model(sequence_len=96)
-        width = model.config.n_embd
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.zero_()
-            model.residual_weights.fill_(1.0)
-            codes = torch.randn(265, width, generator=torch.Generator().manual_seed(0))
-            model.embed.weight[:265] = codes
-            for before, after in script.items():
-                unit = codes[before] / codes[before].pow(2).mean().sqrt()
-                model.head.weight[after] += 15 * unit / width
-        return Engine(model, tokenizer)
-
-    return make
+def scripted(scripted_model, tokenizer, runs_ahead):
+    return lambda script: Engine(scripted_model(script), tokenizer, runs_ahead=runs_ahead)
 
 
 @pytest.fixture
@@ -64,9 +48,9 @@ def endless(scripted):
 
 @torch.no_grad()
 @pytest.mark.parametrize("chunk_tokens", [50, None])
-def test_greedy_answers_are_those_of_the_training_forward(full_model, tokenizer, chunk_tokens):
+def test_greedy_answers_are_those_of_the_training_forward(full_model, tokenizer, chunk_tokens, runs_ahead):
     """Shorter and longer than a window, growing past it, and all in one batch: one forward over the whole sequence."""
-    engine = Engine(full_model, tokenizer, weights="plain")
+    engine = Engine(full_model, tokenizer, weights="plain", runs_ahead=runs_ahead)
     prompts = [[256, *(65 + place * 7 % 26 for place in range(length))] for length in (1, 60, 120, 127, 200, 300)]
     requests = [engine.request(prompt, Sampling(max_new_tokens=100, use_tools=False)) for prompt in prompts]
     batch = engine.slots(len(prompts), chunk_tokens=chunk_tokens)

@@ -6,24 +6,20 @@ swift` can install it anywhere. One copy of everything, on one disk: for a team 
 """
 
 import contextlib
-import getpass
 import shutil
 import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 
 from flows.stack import BUCKET, REGION, Stack
 from flows.stack_process import Part
+from flows.swift import LOCK, STORAGE_SERVICES, configure
 from nanochat_core.base.errors import HardwareError, MissingError, NanochatError
 from nanochat_core.workspace import home_from_environment
 
-SWIFT_LOCK = Path(__file__).resolve().parents[1] / "infra/s3_requirements.lock"
-SWIFT_SERVICES = ("account", "container", "object")
-SWIFT_FILTERS = ("catch_errors", "gatekeeper", "cache", "listing_formats", "bulk", "s3api", "tempauth", "slo", "dlo")
 INSTALL_TIMEOUT_S = 900
 
 
@@ -102,30 +98,30 @@ def answers_tcp(port: int) -> bool:
 
 def swift_is_installed() -> bool:
     done = _swift_venv() / "installed.lock"
-    return SWIFT_LOCK.is_file() and done.is_file() and _pins(done) == _pins(SWIFT_LOCK)
+    return LOCK.is_file() and done.is_file() and _pins(done) == _pins(LOCK)
 
 
 def install_swift() -> None:
     """Install the pinned versions into a venv in the home; a half-made one is made again."""
     if swift_is_installed():
         return
-    if not SWIFT_LOCK.is_file():
-        raise MissingError(f"{SWIFT_LOCK} is not there", hint="run it from a checkout of the repository")
+    if not LOCK.is_file():
+        raise MissingError(f"{LOCK} is not there", hint="run it from a checkout of the repository")
     venv = _swift_venv()
     shutil.rmtree(venv, ignore_errors=True)
     pip = [str(venv / "bin/python"), "-m", "pip", "--disable-pip-version-check"]
     try:
         _run(sys.executable, "-m", "venv", str(venv))
-        _run(*pip, "install", "--quiet", "--no-deps", "--requirement", str(SWIFT_LOCK))
+        _run(*pip, "install", "--quiet", "--no-deps", "--requirement", str(LOCK))
         _run(*pip, "check")
     except (subprocess.SubprocessError, OSError) as error:
         said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip() or str(error)
         raise HardwareError(f"OpenStack Swift cannot be installed: {said[-300:]}", hint="--store folder") from error
-    shutil.copyfile(SWIFT_LOCK, venv / "installed.lock")
+    shutil.copyfile(LOCK, venv / "installed.lock")
 
 
 def _swift_venv() -> Path:
-    version = next((pin for pin in _pins(SWIFT_LOCK) if pin.startswith("swift==")), "swift").replace("==", "-")
+    version = next((pin for pin in _pins(LOCK) if pin.startswith("swift==")), "swift").replace("==", "-")
     return home_from_environment() / f"tools/{version}-py{sys.version_info.major}{sys.version_info.minor}"
 
 
@@ -136,7 +132,7 @@ def _pins(lock: Path) -> list[str]:
 def _swift_parts(stack: Stack, folder: Path) -> list[Part]:
     """Three storage servers and the proxy that speaks S3, each one process."""
     binaries = _swift_venv() / "bin"
-    ports = {"proxy": stack.ports[2], **dict(zip(SWIFT_SERVICES, stack.ports[3:], strict=False))}
+    ports = {"proxy": stack.ports[2], **dict(zip(STORAGE_SERVICES, stack.ports[3:], strict=False))}
 
     def part(service: str, name: str) -> Part:
         port = ports[service]
@@ -149,68 +145,15 @@ def _swift_parts(stack: Stack, folder: Path) -> list[Part]:
             after=(lambda: make_bucket(stack.store_exports, BUCKET)) if service == "proxy" else lambda: None,
         )
 
-    return [*(part(service, f"store-{service}") for service in SWIFT_SERVICES), part("proxy", "store")]
+    return [*(part(service, f"store-{service}") for service in STORAGE_SERVICES), part("proxy", "store")]
 
 
 def _configure_swift(stack: Stack, folder: Path, binaries: Path, ports: dict[str, int]) -> None:
     """Write the configuration once: other hash affixes or rings would hide all objects."""
-    etc, node = folder / "etc", folder / "node"
-    if (etc / "complete").is_file():
-        return
-    etc.mkdir(parents=True, exist_ok=True)
-    (node / "d1").mkdir(parents=True, exist_ok=True)
-    affixes: dict[str, object] = {"swift_hash_path_prefix": "nanochat", "swift_hash_path_suffix": "1"}
-    _write(etc / "swift.conf", {"swift-hash": affixes})
-    for service, port in ports.items():
-        # no worker processes: a part is one process, which a signal ends
-        default: dict[str, object] = {
-            "bind_ip": "127.0.0.1",
-            "bind_port": port,
-            "workers": 0,
-            "swift_dir": etc,
-            "log_level": "WARNING",
-        }
-        default |= {"user": getpass.getuser(), "log_name": f"swift-{service}"}
-        if service == "proxy":
-            _write(etc / "proxy-server.conf", {"DEFAULT": default, **_proxy_sections(stack)})
-            continue
-        sections = {
-            "DEFAULT": default | {"devices": node, "mount_check": "false", "fallocate_reserve": "1%"},
-            "pipeline:main": {"pipeline": f"{service}-server"},
-            f"app:{service}-server": {"use": f"egg:swift#{service}"},
-        }
-        _write(etc / f"{service}-server.conf", sections)
-        ring = [str(binaries / "swift-ring-builder"), str(etc / f"{service}.builder")]
-        (etc / f"{service}.builder").unlink(missing_ok=True)
-        _run(*ring, "create", "4", "1", "1")  # 2**4 partitions, one copy
-        _run(*ring, "add", f"r1z1-127.0.0.1:{port}/d1", "1")
-        _run(*ring, "rebalance")
-    (etc / "complete").touch()
-
-
-def _proxy_sections(stack: Stack) -> dict[str, dict[str, object]]:
-    options: dict[str, dict[str, object]] = {
-        "cache": {"use": "egg:swift#memcache", "memcache_servers": "127.0.0.1:9"},  # nobody there: nothing is cached
-        "s3api": {"location": REGION, "s3_acl": "false", "dns_compliant_bucket_names": "yes"},
-        "tempauth": {f"user_{stack.store_key.replace(':', '_')}": f"{stack.store_secret} .admin"},
-    }
-    return {
-        "pipeline:main": {"pipeline": " ".join([*SWIFT_FILTERS, "proxy-server"])},
-        "app:proxy-server": {
-            "use": "egg:swift#proxy",
-            "allow_account_management": "true",
-            "account_autocreate": "true",
-        },
-        **{f"filter:{name}": {"use": f"egg:swift#{name}", **options.get(name, {})} for name in SWIFT_FILTERS},
-    }
-
-
-def _write(path: Path, sections: Mapping[str, Mapping[str, object]]) -> None:
-    lines = [
-        f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in held.items()) for name, held in sections.items()
-    ]
-    path.touch(mode=0o600)  # the proxy's holds the key
-    path.write_text("".join(lines))
+    done = folder / "etc/complete"
+    if not done.is_file():
+        configure(folder, binaries, ports, key=stack.store_key, secret=stack.store_secret)
+        done.touch()
 
 
 def _run(*command: str) -> None:

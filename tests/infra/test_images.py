@@ -65,10 +65,3 @@ def test_git_still_names_the_commit_of_a_checkout_without_its_configuration(tmp_
     (tmp_path / ".git/config").unlink()
     assert git("rev-parse", "HEAD") == commit
     assert git("diff", "HEAD") == ""
-
-
-def test_the_s3_server_is_the_one_that_the_tests_use() -> None:
-    def pins(path: str) -> list[str]:
-        return [line for line in (ROOT / path).read_text().splitlines() if line and line[0] != "#"]
-
-    assert pins("infra/s3_requirements.lock") == pins("tests/s3_requirements.lock")

@@ -55,8 +55,8 @@ def gain(plan: RunPlan, model: Path, tokenizer: Path) -> dict[str, Any]:
         records = read_records(parts["work"] / RECORDS_NAME)
     looks = [record for record in records if record["event"] == "validate"]
     last = [record for record in records if record["event"] == "step"][-1]
-    before, after = ({key: look[key] for key in look if key not in ("event", "time_s")} for look in (looks[0], looks[-1]))
-    return {"seed": plan.config.seed, "before": before, "after": after, "kl": last["kl"], "took_s": took_s}
+    ends = [{key: look[key] for key in look if key not in ("event", "time_s")} for look in (looks[0], looks[-1])]
+    return {"seed": plan.config.seed, "before": ends[0], "after": ends[1], "kl": last["kl"], "took_s": took_s}
 
 
 def main() -> None:

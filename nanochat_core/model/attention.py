@@ -1,19 +1,19 @@
 """Attention: grouped queries, rotary positions, normalised queries and keys, windows, gated value embeddings.
 
 Value embeddings (after the residual values of arXiv 2410.17897) add a gated row of a lookup table to the values of
-every second layer. Two routes give the same numbers, blocks on a CPU and scaled_dot_product_attention on a GPU; a dense
-fp32 softmax is the oracle of both. Generation has an attention of its own (inference/decoder.py).
+every second layer. On a CPU attention runs in blocks, on a GPU by what attention_ladder.py finds; all give the same
+numbers, and a dense softmax is the oracle of all. Generation has an attention of its own (inference/decoder.py).
 """
-
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat_core.config import GPTConfig
+from nanochat_core.model import attention_ladder
 from nanochat_core.model.blocked_attention import blocked_attention
-from nanochat_core.model.linear import CastCopy, Linear
+from nanochat_core.model.documents import Documents
+from nanochat_core.model.linear import CastCopy, Linear, Product
 from nanochat_core.model.rotary import split_heads
 from nanochat_core.model.shape import VALUE_GATE_CHANNELS, has_value_embed, kv_dim, window_sizes
 
@@ -33,12 +33,19 @@ class Attention(nn.Module):
         self.v = Linear(config.n_embd, kv_dim(config))
         self.proj = Linear(config.n_embd, config.n_embd)
         self.value_gate = Linear(VALUE_GATE_CHANNELS, self.n_kv_head) if has_value_embed(config, layer) else None
-        self._joined = CastCopy()
+        self.joined_product: Product = CastCopy()
 
-    def forward(self, x: Tensor, *, rotation: tuple[Tensor, Tensor], value_embed: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        rotation: tuple[Tensor, Tensor],
+        value_embed: Tensor | None,
+        documents: Documents | None = None,
+    ) -> Tensor:
         """x (B, T, C) normalised; value_embed (B, T, K D) on the layers that have one."""
         rows, tokens, width = x.shape
-        qkv = self._joined.product(x, (self.q.weight, self.k.weight, self.v.weight))
+        qkv = self.joined_product.product(x, (self.q.weight, self.k.weight, self.v.weight))
         qkv = qkv.view(rows, tokens, self.n_head + 2 * self.n_kv_head, self.head_dim)
         added_values = None
         if self.value_gate is not None and value_embed is not None:
@@ -46,20 +53,15 @@ class Attention(nn.Module):
             added_values = gate.unsqueeze(-1) * value_embed.view(rows, tokens, self.n_kv_head, self.head_dim)
         q, k, v = split_heads(qkv, n_head=self.n_head, rotation=rotation, added_values=added_values)
         # q (B, H, T, D), k and v (B, K, T, D)
-        mixed = causal_attention(q, k, v, window=self.window)  # (B, T, H, D)
+        mixed = causal_attention(q, k, v, window=self.window, documents=documents)  # (B, T, H, D)
         return self.proj(mixed.reshape(rows, tokens, width))
 
 
-def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, window: int) -> Tensor:
-    """q (B, H, T, D) scaled, k and v (B, K, T, D) to (B, T, H, D); position t sees t - window .. t."""
-    if not q.is_cuda:
-        return blocked_attention(q, k, v, window=window)
-    tokens = q.size(2)
-    is_full = window >= tokens - 1
-    mask = None if is_full else _window_mask(tokens, window, q.device)
-    has_groups = q.size(1) != k.size(1)
-    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_full, scale=1.0, enable_gqa=has_groups)
-    return mixed.transpose(1, 2)
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, window: int, documents: Documents | None = None) -> Tensor:
+    """q (B, H, T, D) scaled, k and v (B, K, T, D) to (B, T, H, D); t sees t - window .. t, of its document if given."""
+    if q.is_cuda:
+        return attention_ladder.attend(q, k, v, window=window, documents=documents)
+    return blocked_attention(q, k, v, window=window, documents=documents)
 
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) -> Tensor:
@@ -67,9 +69,3 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None) ->
     has_groups = q.size(1) != k.size(1)
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0, enable_gqa=has_groups)
     return mixed.transpose(1, 2)
-
-
-@lru_cache(maxsize=16)
-def _window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
-    distance = torch.arange(tokens, device=device).unsqueeze(1) - torch.arange(tokens, device=device)
-    return (distance >= 0) & (distance <= window)  # (T, T)

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from nanochat_core.model.documents import Documents
+
 # B rows, T tokens, H query heads, K key/value heads, G = H / K, D head size, n queries of a block, m keys of a block
 BLOCK_QUERIES = 128
 
@@ -40,14 +42,14 @@ def _bias(before: int, queries: int, window: int, group: int, dtype: torch.dtype
     return bias.repeat(group, 1).unsqueeze(0)
 
 
-def blocked_attention(q: Tensor, k: Tensor, v: Tensor, *, window: int) -> Tensor:
-    """q (B, H, T, D), k and v (B, K, T, D) to (B, T, H, D); position t sees t - window .. t."""
-    return _BlockedAttention.apply(q, k, v, min(window, q.size(2)))
+def blocked_attention(q: Tensor, k: Tensor, v: Tensor, *, window: int, documents: Documents | None = None) -> Tensor:
+    """q (B, H, T, D), k and v (B, K, T, D) to (B, T, H, D); t sees t - window .. t, of its own document if given."""
+    return _BlockedAttention.apply(q, k, v, min(window, q.size(2)), documents)
 
 
 class _BlockedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int, documents: Documents | None) -> Tensor:
         rows, heads, tokens, head_dim = q.shape
         n_kv_head = k.size(1)
         group = heads // n_kv_head
@@ -58,6 +60,8 @@ class _BlockedAttention(torch.autograd.Function):
             oldest, first, last = block
             bias = _bias(first - oldest, last - first, window, group, q.dtype, q.device)
             scores = torch.baddbmm(bias, _queries(q, block, n_kv_head), keys[:, oldest:last].mT)  # (B K, G n, m)
+            if documents is not None:
+                _hide_other_documents(scores, documents, block)
             probs = torch.softmax(scores, -1)
             mixed = torch.bmm(probs, values[:, oldest:last])  # (B K, G n, D)
             out[:, first:last].copy_(mixed.view(rows, heads, last - first, head_dim).transpose(1, 2))
@@ -85,7 +89,14 @@ class _BlockedAttention(torch.autograd.Function):
             mixed = torch.bmm(grad_scores, keys[:, oldest:last])  # (B K, G n, D)
             grad_q[:, :, first:last].copy_(mixed.view(rows, heads, last - first, head_dim))
             grad_k[:, oldest:last].add_(torch.bmm(grad_scores.mT, _queries(q, block, n_kv_head)))
-        return grad_q, grad_k.view_as(k), grad_v.view_as(v), None
+        return grad_q, grad_k.view_as(k), grad_v.view_as(v), None, None
+
+
+def _hide_other_documents(scores: Tensor, documents: Documents, block: _Block) -> None:
+    are_different = documents.are_different(slice(block.first, block.last), slice(block.oldest, block.last))
+    rows, queries, keys = are_different.shape
+    by_head = scores.view(rows, -1, queries, keys)  # (B, K G, n, m)
+    by_head.masked_fill_(are_different.unsqueeze(1), -torch.inf)
 
 
 def _queries(x: Tensor, block: _Block, n_kv_head: int) -> Tensor:

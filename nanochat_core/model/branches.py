@@ -123,7 +123,7 @@ class _State:
     def _qkv(self, layer: int, attn: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q (B, H, T, D), k and v (B, K, T, D) of the normalised stream."""
         rows, tokens, _ = x.shape
-        qkv = attn._joined.product(x, (attn.q.weight, attn.k.weight, attn.v.weight))
+        qkv = attn.joined_product.product(x, (attn.q.weight, attn.k.weight, attn.v.weight))
         qkv = qkv.view(rows, tokens, attn.n_head + 2 * attn.n_kv_head, attn.head_dim)
         added_values = None
         if attn.value_gate is not None:

@@ -2,7 +2,8 @@
 
 The logits of a batch are its largest tensor by far (tokens x vocabulary), and autograd would write and read several
 copies of it. Here chunks of tokens go through the head, and slices of each chunk, small enough for the cache, through
-the softmax in fp32; the gradient overwrites the logits. Matrix products run in the dtype of `hidden`.
+the softmax in fp32; the gradient overwrites the logits. Matrix products run in the dtype of `hidden`. On a GPU one
+Triton kernel does a chunk's softmax and gradient, and no fp32 logits exist at all (kernels/softcap_loss.py).
 With s = sigmoid(2 z / 15) the cap is 15 tanh(z / 15) = 30 s - 15 and its derivative 4 s (1 - s): torch's sigmoid is
 an order of magnitude faster than its tanh on a CPU, and the softmax does not see the constant.
 """
@@ -13,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanochat_core.kernels import launch
+
 # N tokens, C model width, V vocabulary
 SOFTCAP = 15.0
 CHUNK_TOKENS = 2048  # rows of one matrix product
+CHUNK_TOKENS_GPU = 8192  # the weights' gradient is read and written once per chunk: larger ones cost less
 SLICE_ELEMENTS_CPU = 1 << 19  # logits of one softmax: two fp32 buffers of them fit into the second-level cache
 SLICE_ELEMENTS_GPU = 1 << 26
 
@@ -34,9 +38,9 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, vocab_size:
     flat, flat_targets = hidden.reshape(-1, hidden.size(-1)), targets.reshape(-1)
     head = weight[:vocab_size].to(hidden.dtype)
     parts = []
-    for tokens, wanted in zip(flat.split(CHUNK_TOKENS), flat_targets.split(CHUNK_TOKENS), strict=True):
-        logits = F.linear(tokens, head)
-        parts.extend(_Slices(logits, wanted).losses(keep_gradient=False))
+    rows = _chunk_tokens(flat)
+    for tokens, wanted in zip(flat.split(rows), flat_targets.split(rows), strict=True):
+        parts.extend(_losses(F.linear(tokens, head), wanted, keep_gradient=False))
     return torch.cat(parts).view(targets.shape)
 
 
@@ -46,11 +50,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         head = weight[:vocab_size].to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight)
-        losses = []
-        for start in range(0, hidden.size(0), CHUNK_TOKENS):
-            chunk = slice(start, start + CHUNK_TOKENS)
+        losses, rows = [], _chunk_tokens(hidden)
+        for start in range(0, hidden.size(0), rows):
+            chunk = slice(start, start + rows)
             logits = F.linear(hidden[chunk], head)
-            losses.extend(_Slices(logits, targets[chunk]).losses(keep_gradient=True))
+            losses.extend(_losses(logits, targets[chunk], keep_gradient=True))
             grad_logits = logits  # overwritten by now
             torch.mm(grad_logits, head, out=grad_hidden[chunk])
             grad_weight[:vocab_size].add_(torch.mm(grad_logits.mT, hidden[chunk]))
@@ -61,6 +65,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return grad_hidden * grad, grad_weight * grad, None, None
+
+
+def _chunk_tokens(hidden: Tensor) -> int:
+    return CHUNK_TOKENS_GPU if hidden.is_cuda else CHUNK_TOKENS
+
+
+def _losses(logits: Tensor, targets: Tensor, *, keep_gradient: bool) -> list[Tensor]:
+    """Parts of the losses of one chunk; with `keep_gradient` their derivative by the logits replaces the logits."""
+    if launch.available(logits.device) and logits.dtype != torch.float64:
+        from nanochat_core.kernels.softcap_loss import softcap_losses
+
+        return [softcap_losses(logits, targets, softcap=SOFTCAP, keep_gradient=keep_gradient)]
+    return _Slices(logits, targets).losses(keep_gradient=keep_gradient)
 
 
 class _Slices:

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.attention import Attention
 from nanochat_core.model.cross_entropy import SOFTCAP, linear_cross_entropy, token_losses
+from nanochat_core.model.documents import Documents
+from nanochat_core.model.fp8 import Fp8Product, enable_fp8, fits, fp8_mlp
+from nanochat_core.model.fp8_scaling import Fp8State, Scaling
 from nanochat_core.model.init import init_weights
 from nanochat_core.model.linear import CastCopy, Embedding, Linear
 from nanochat_core.model.rotary import Rotary
@@ -41,6 +44,9 @@ class MLP(nn.Module):
         self.proj = Linear(MLP_RATIO * config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
+        first, second = self.fc.weight_product, self.proj.weight_product
+        if isinstance(first, Fp8Product) and isinstance(second, Fp8Product) and torch.is_grad_enabled() and fits(x):
+            return fp8_mlp(x, first=first, second=second, weights=(self.fc.weight, self.proj.weight))
         return self.proj(squared_relu(self.fc(x)))
 
 
@@ -52,15 +58,27 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor, *, rotation: tuple[Tensor, Tensor], value_embed: Tensor | None) -> Tensor:
-        x = x + self.attn(rms_norm(x), rotation=rotation, value_embed=value_embed)
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        rotation: tuple[Tensor, Tensor],
+        value_embed: Tensor | None,
+        documents: Documents | None = None,
+    ) -> Tensor:
+        x = x + self.attn(rms_norm(x), rotation=rotation, value_embed=value_embed, documents=documents)
         return x + self.mlp(rms_norm(x))
 
 
 class GPT(nn.Module):
-    """The model of a `GPTConfig`; all zero until `init_weights` or a checkpoint fills it."""
+    """The model of a `GPTConfig`; all zero until `init_weights` or a checkpoint fills it.
 
-    def __init__(self, config: GPTConfig) -> None:
+    With `fp8` the layers' products run in fp8 while gradients are recorded; `self.fp8` then holds their scales.
+    """
+
+    fp8: Fp8State | None
+
+    def __init__(self, config: GPTConfig, *, fp8: Scaling | None = None) -> None:
         super().__init__()
         check_shape(config)
         self.config = config
@@ -79,6 +97,9 @@ class GPT(nn.Module):
         self.head = Linear(config.n_embd, vocab)
         self.rotary = Rotary(config.head_dim, num_positions=config.sequence_len)
         self._head_copy = CastCopy()
+        self.fp8 = None
+        if fp8 is not None:
+            enable_fp8(self, fp8)
 
     @property
     def device(self) -> torch.device:
@@ -92,22 +113,24 @@ class GPT(nn.Module):
         """Fill every parameter from `seed`."""
         init_weights(self, seed)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits (B, T, V) in fp32 for ids (B, T)."""
-        return self.logits(self.hidden(ids))
+    def forward(self, ids: Tensor, *, documents: Documents | None = None) -> Tensor:
+        """Logits (B, T, V) in fp32 for ids (B, T); documents of a row do not see each other where they are given."""
+        return self.logits(self.hidden(ids, documents=documents))
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, *, documents: Documents | None = None) -> Tensor:
         """The normalised stream (B, T, C) before the head."""
+        if self.fp8 is not None and torch.is_grad_enabled():
+            self.fp8.advance_if_stepped(self.layers[0].attn.q.weight)
         embedding = rms_norm(self.embed(ids, dtype=self.compute_dtype))
         rotation = self._rotation(ids.size(1))
-        x = x0 = self._smear(embedding)
+        x = x0 = self._smear(embedding, documents)
         middle = x
         for layer, block in enumerate(self.layers):
             x = mix(x, x0, x_weight=self.residual_weights[layer], x0_weight=self.skip_weights[layer])
             value_embed = None
             if has_value_embed(self.config, layer):
                 value_embed = self.value_embeds[str(layer)](ids, dtype=self.compute_dtype)
-            x = block(x, rotation=rotation, value_embed=value_embed)
+            x = block(x, rotation=rotation, value_embed=value_embed, documents=documents)
             if layer == self.config.n_layer // 2:
                 middle = x
         # the constant 1 keeps one formula: x - backout * middle
@@ -119,18 +142,22 @@ class GPT(nn.Module):
         # torch's sigmoid is far faster than its tanh on a CPU: 15 tanh(z / 15) = 30 sigmoid(2 z / 15) - 15
         return logits.float().mul(2 / SOFTCAP).sigmoid().mul(2 * SOFTCAP).sub(SOFTCAP)
 
-    def loss(self, ids: Tensor, targets: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    def loss(
+        self, ids: Tensor, targets: Tensor, *, reduction: Reduction = "mean", documents: Documents | None = None
+    ) -> Tensor:
         """Cross entropy of targets (B, T) in nats; -1 is ignored. `none`: (B, T), without gradient."""
-        hidden, weight = self.hidden(ids), self.head.weight
+        hidden, weight = self.hidden(ids, documents=documents), self.head.weight
         vocab_size = self.config.vocab_size
         if reduction == "none":
             return token_losses(hidden, weight, targets, vocab_size=vocab_size)
         total = linear_cross_entropy(hidden, weight, targets, vocab_size=vocab_size)
         return total if reduction == "sum" else total / (targets >= 0).sum().clamp(min=1)
 
-    def _smear(self, embedding: Tensor) -> Tensor:
+    def _smear(self, embedding: Tensor, documents: Documents | None) -> Tensor:
         """Add a gated share of the previous token's embedding to each token's."""
         previous = F.pad(embedding[:, :-1], (0, 0, 1, 0))  # (B, T, C), zeros before the first token
+        if documents is not None:
+            previous = previous.masked_fill(documents.is_first().unsqueeze(2), 0.0)
         gate = torch.sigmoid(self.smear_gate(embedding[..., :SMEAR_CHANNELS]))  # (B, T, 1)
         return torch.addcmul(embedding, self.smear_weight.to(gate.dtype) * gate, previous)
 

@@ -6,10 +6,17 @@ bf16 the kept copy is also in oneDNN's blocked layout, which a product with one 
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+class Product(Protocol):
+    """How a layer multiplies by its weights: in the dtype of the input (`CastCopy`), or in fp8 (fp8.py)."""
+
+    def product(self, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor: ...
 
 
 class CastCopy:
@@ -25,7 +32,7 @@ class CastCopy:
     def product(self, x: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """x times the transposed weights, in the dtype of x."""
         if torch.is_grad_enabled():
-            self._key, self._copy = None, None  # training: do not hold a second copy of the model
+            self.drop()  # training: do not hold a second copy of the model
             return F.linear(x, _stack_and_cast(weights, x.dtype))
         # In-place updates raise _version, `.to(device)` moves the pointer. Writes through `.data` do neither: whoever
         # writes that way between two calls without gradients gets the old copy.
@@ -37,6 +44,10 @@ class CastCopy:
         if is_packed:
             return torch.ops.mkldnn._linear_pointwise(x, self._copy, None, "none", [], "")
         return F.linear(x, self._copy)
+
+    def drop(self) -> None:
+        """Forget the kept copy."""
+        self._key, self._copy = None, None
 
 
 def _stack_and_cast(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
@@ -56,10 +67,10 @@ class Linear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(out_features, in_features))
-        self._cast = CastCopy()
+        self.weight_product: Product = CastCopy()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._cast.product(x, (self.weight,))
+        return self.weight_product.product(x, (self.weight,))
 
 
 class Embedding(nn.Module):

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nanochat_core.model.stream import inverse_rms
+from nanochat_core.kernels import launch
+from nanochat_core.model.stream import RMS_EPS, inverse_rms
 
 # B rows, T tokens, H query heads, K key/value heads, D head size
 ROTARY_BASE = 100_000.0
@@ -57,11 +58,13 @@ def _tables(head_dim: int, num_positions: int) -> tuple[Tensor, Tensor]:
 def split_heads(
     qkv: Tensor, *, n_head: int, rotation: tuple[Tensor, Tensor], added_values: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """qkv (B, T, H + 2K, D) to q (B, H, T, D), k and v (B, K, T, D), each contiguous.
+    """qkv (B, T, H + 2K, D) to q (B, H, T, D), k and v (B, K, T, D).
 
-    `rotation`: cosines and sines, (T, D) or (B, 1, T, D). `added_values` (B, T, K, D) is added to v.
+    `rotation`: cosines and sines, (T, D) or (B, 1, T, D). `added_values` (B, T, K, D) is added to v. The results are
+    contiguous on a CPU; on a GPU they lie in memory as (B, T, heads, D), as flash attention reads them.
     """
-    return _SplitHeads.apply(qkv, added_values, n_head, *rotation)
+    function = _FusedSplitHeads if launch.available(qkv.device) else _SplitHeads
+    return function.apply(qkv, added_values, n_head, *rotation)
 
 
 class _SplitHeads(torch.autograd.Function):
@@ -98,6 +101,31 @@ class _SplitHeads(torch.autograd.Function):
         grad_v = grad_v.transpose(1, 2)  # (B, T, K, D)
         v.copy_(grad_v)
         return grad, grad_v.contiguous() if ctx.has_added_values else None, None, None, None
+
+
+class _FusedSplitHeads(torch.autograd.Function):
+    """By Triton kernels, one pass forward and one backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv: Tensor, added_values: Tensor | None, n_head: int, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        from nanochat_core.kernels.heads import HeadGains, split
+
+        query, key = _gains(qkv.size(3))
+        ctx.gains = HeadGains(query=query, key=key, eps=RMS_EPS)
+        q, k, v, inverses = split(qkv, added_values, n_head=n_head, cos=cos, sin=sin, gains=ctx.gains)
+        ctx.save_for_backward(q, k, inverses, cos, sin)
+        ctx.has_added_values = added_values is not None
+        return q, k, v
+
+    @staticmethod
+    def backward(ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor) -> tuple[Tensor | None, ...]:
+        from nanochat_core.kernels.heads import join
+
+        *outputs, cos, sin = ctx.saved_tensors
+        grad = join((grad_q, grad_k, grad_v), tuple(outputs), cos=cos, sin=sin, gains=ctx.gains)
+        return grad, grad_v.transpose(1, 2) if ctx.has_added_values else None, None, None, None
 
 
 def _gains(head_dim: int) -> tuple[float, float]:

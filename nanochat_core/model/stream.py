@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanochat_core.kernels import launch
+
 # N leading dimensions, C channels
 RMS_EPS = torch.finfo(torch.float32).eps  # torch's default for fp32, also used in bf16
 
@@ -75,7 +77,24 @@ def _scaled(x: Tensor, weight: Tensor) -> Tensor:
 
 def squared_relu(x: Tensor) -> Tensor:
     """relu(x)^2 (Primer, arXiv 2109.08668)."""
-    return _SquaredRelu.apply(x)
+    return (_FusedSquaredRelu if launch.available(x.device) else _SquaredRelu).apply(x)
+
+
+class _FusedSquaredRelu(torch.autograd.Function):
+    """By Triton kernels: keeps the input, which the product before it has written anyway, and not a copy of relu(x)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        from nanochat_core.kernels.relu_square import relu_square
+
+        ctx.save_for_backward(x)
+        return relu_square(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        from nanochat_core.kernels.relu_square import relu_square_backward
+
+        return relu_square_backward(grad, ctx.saved_tensors[0])
 
 
 class _SquaredRelu(torch.autograd.Function):

@@ -80,7 +80,9 @@ def _run_flow(
 
     def start() -> Any:
         fresh, drift = list(plan.fresh), list(plan.accept_drift)
-        return speedrun(preset, list(sets or []), until, fresh, drift, return_state=True)
+        return speedrun(
+            preset, overrides=list(sets or []), until=until, fresh=fresh, accept_drift=drift, return_state=True
+        )
 
     def num_tasks(_finished: FinishedRun) -> int:
         return len(titles)

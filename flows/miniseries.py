@@ -12,6 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import TaskRunContext
 
 import tasks
+from flows.parameters import sweep_name
 from flows.speedrun import run_until
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.sweep.cells import Cell, Sweep, last_step, plan_miniseries
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
     from flows.speedrun import Steps
 
 
-@flow(name="miniseries", description="One compute-optimal model per depth: loss and CORE over what they cost.")
+@flow(
+    name="miniseries",
+    description="One compute-optimal model per depth: loss and CORE over what they cost.",
+    flow_run_name=sweep_name,
+)
 def miniseries(
     preset: str = "series",
     depths: list[int] | None = None,

@@ -7,10 +7,11 @@ Python may name a preset by its path.
 """
 
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from prefect import runtime
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.units import dollars
@@ -39,30 +40,75 @@ SETTINGS = {
 }
 
 
+def as_form(schema: dict[str, Any]) -> None:
+    """Make a model's schema one that Prefect's page shows as people expect.
+
+    An optional value is one input that may stay empty, not a choice between a value and None: the server takes null for
+    whatever is not required and has no default (a choice of texts excepted). `position`: PostgreSQL would order the
+    fields by the length of their names.
+    """
+    for position, field in enumerate(schema["properties"].values()):
+        kinds = [kind for kind in field.pop("anyOf", []) if kind.get("type") != "null"]
+        field.pop("default", None)
+        field |= {**(kinds[0] if kinds else {}), "position": position}
+
+
 class Settings(BaseModel):
-    """The handful of settings that people change; empty: as the preset has it."""
+    """What people change most. Leave a field empty to keep what the preset says."""
 
-    model_config = ConfigDict(extra="forbid", title="Settings")
+    model_config = ConfigDict(extra="forbid", title="Settings", json_schema_extra=as_form)
 
-    depth: int | None = Field(None, ge=1, le=128, description="The one dial: layers; everything else follows from it.")
-    seed: int | None = Field(None, ge=0, description="Same seed, same model.")
-    corpus_source: Literal["embedded", "path", "hub"] | None = Field(
-        None, description="Where the text comes from: this environment's documentation, files, or Hugging Face."
+    depth: int | None = Field(
+        None, ge=1, le=128, title="Depth", description="The one dial: layers of the model; everything else follows."
     )
-    corpus_path: str | None = Field(None, description="source = path: a folder or glob of .parquet, .jsonl or .txt.")
-    corpus_dataset: str | None = Field(None, description="source = hub: a dataset as owner/name, or a URL of shards.")
-    corpus_max_shards: int | None = Field(None, ge=2, description="Only the first shards, and the last to validate.")
+    max_cost_usd: float | None = Field(
+        None, ge=0, title="Limit in US dollars", description="Refuse to start when the plan costs more than this."
+    )
     tokens_per_param: float | None = Field(
-        None, gt=0, le=1000, description="Training tokens per parameter; 12 is compute-optimal, more is overtrained."
+        None,
+        gt=0,
+        le=1000,
+        title="Tokens per parameter",
+        description="How long to train: 12 is compute-optimal, more is overtrained.",
     )
-    max_tokens: int | None = Field(None, ge=1, description="Ceiling on training tokens, whatever the depth says.")
-    sft_epochs: int | None = Field(None, ge=1, le=10_000, description="Passes over the conversations.")
-    num_processes: int | None = Field(None, ge=1, le=100_000, description="Ranks per node: one per GPU.")
+    max_tokens: int | None = Field(
+        None, ge=1, title="Tokens at most", description="Ceiling on training tokens, whatever the depth says."
+    )
+    sft_epochs: int | None = Field(
+        None, ge=1, le=10_000, title="Fine-tuning epochs", description="Passes over the conversations."
+    )
+    seed: int | None = Field(None, ge=0, title="Seed", description="Same seed, same model.")
+    corpus_source: Literal["embedded", "path", "hub"] | None = Field(
+        None,
+        title="Text: from where",
+        description="embedded: documentation of this installation. path: files. hub: a dataset of Hugging Face.",
+    )
+    corpus_path: str | None = Field(
+        None, title="Text: path", description="For path: a folder or glob of .parquet, .jsonl or .txt."
+    )
+    corpus_dataset: str | None = Field(
+        None, title="Text: dataset", description="For hub: a dataset as owner/name, or a URL of shards."
+    )
+    corpus_max_shards: int | None = Field(
+        None, ge=2, title="Text: shards at most", description="Only the first ones, and the last to validate."
+    )
+    num_processes: int | None = Field(
+        None, ge=1, le=100_000, title="GPUs per machine", description="Training processes (ranks): one per GPU."
+    )
     device_batch_rows: int | None = Field(
-        None, ge=1, description="Rows per GPU and pass: lower needs less memory and gives the same model."
+        None,
+        ge=1,
+        title="Rows per GPU",
+        description="In one pass: fewer need less memory and give the same model.",
     )
-    checkpoint_every_s: float | None = Field(None, ge=0, description="At most so much training is lost to a kill.")
-    max_cost_usd: float | None = Field(None, ge=0, description="Refuse to start when the plan costs more than this.")
+    checkpoint_every_s: float | None = Field(
+        None, ge=0, title="Seconds between checkpoints", description="At most so much training is lost to a kill."
+    )
+
+    @model_serializer(mode="wrap")
+    def _chosen_only(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run's page then lists what somebody chose, not a dozen times null."""
+        return {name: value for name, value in write(self).items() if value is not None}
 
     def overrides(self) -> list[str]:
         """The chosen values as section.field=value, as `--set` takes them."""
@@ -83,6 +129,12 @@ def check_cost(plan: RunPlan, max_cost_usd: float | None) -> None:
 def speedrun_name() -> str:
     """speedrun-d24-2026-11-22-a1b2: depth, day, and the run's own first four digits, so that a retry keeps it."""
     return run_name("speedrun", depth_of(runtime.flow_run.parameters))
+
+
+def sweep_name() -> str:
+    """miniseries-series-2026-11-22-a1b2: the flow, its preset, the day."""
+    preset = Path(str(runtime.flow_run.parameters.get("preset", ""))).stem
+    return run_name(str(runtime.flow_run.flow_name), preset[:20])
 
 
 def run_name(flow: str, *parts: str) -> str:

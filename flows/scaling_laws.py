@@ -9,11 +9,16 @@ import time
 from prefect import flow
 
 from flows.miniseries import publish, run_sweep
+from flows.parameters import sweep_name
 from nanochat_core.sweep.cells import MIN_STEPS, plan_scaling_laws
 from nanochat_core.sweep.finish import FinishedSweep, finish_sweep
 
 
-@flow(name="scaling-laws", description="Depths x FLOP budgets: the best size and length at each budget, and exponents.")
+@flow(
+    name="scaling-laws",
+    description="Depths x FLOP budgets: the best size and length at each budget, and exponents.",
+    flow_run_name=sweep_name,
+)
 def scaling_laws(
     preset: str = "series",
     budgets_flops: list[float] | None = None,

@@ -76,23 +76,23 @@ def run_until(steps: Steps, plan: RunPlan, until: str | None) -> list[Ref]:
 )
 def speedrun(
     preset: PresetName = "tiny",
+    settings: Settings = DEFAULTS,
     overrides: list[str] | None = None,
+    placement: Placement = "inline",
     until: StepName | None = None,
     fresh: list[StepName] | None = None,
     accept_drift: list[StepName] | None = None,
-    settings: Settings = DEFAULTS,
-    placement: Placement = "inline",
 ) -> FinishedRun:
     """Train a chat model from raw text to a report.
 
     Args:
-        preset: Where to start from: tiny (a laptop, minutes), cpu (half an hour), d12 (nightly), gpt2 (the speedrun).
-        overrides: Any setting of the preset, each as section.field=value; they win over the settings below.
-        until: Stop after this step.
+        preset: The size to start from. tiny: minutes on a laptop. cpu: half an hour. d12: nightly. gpt2: the speedrun.
+        settings: What people change most. Leave a field empty to keep what the preset says.
+        overrides: Any other setting, each as section.field=value, for example pretrain.depth=4; they win.
+        placement: Where GPU steps run. inline: in this run's own process. pool: each on a worker of the gpu pool.
+        until: The last step of this run; empty means all of them.
         fresh: Steps to make again although they are cached.
         accept_drift: Steps whose artifact is reused although their code changed.
-        settings: What people change most.
-        placement: inline runs every step in this run's own process; pool sends the GPU steps to the gpu work pool.
     """
     started_at = time.time()
     policy.begin_run()

@@ -21,12 +21,13 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from nanochat_core.base.errors import TrainingError
+from nanochat_core.pipeline.checks_verdict import checks_of
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.failures import UnreachableError
 from nanochat_core.store.lease import LeaseLostError
-from tasks import log_budget, progress, pulse
+from tasks import leftovers, log_budget, progress, pulse
 
 StepFunction = Callable[..., Any]
 Sender = Callable[[str, RunPlan, Mapping[str, Ref]], Ref]
@@ -58,6 +59,7 @@ def begin_run() -> None:
     """What a flow of ours does first: signs of life, and log lines that reach the server in bounded number."""
     show_core_logs()
     pulse.begin()
+    leftovers.tell()
 
 
 def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -131,7 +133,10 @@ def _watched(name: str, function: StepFunction) -> StepFunction:
         refs = list(signature.bind(plan, *args, **kwargs).arguments.values())[1:]
         inputs = {source: ref for source, ref in zip(STEPS[name].inputs, refs, strict=True) if ref is not None}
         with pulse.in_step(), progress.shown(name, plan, inputs, has_log=sender is None and needs_gpu(name)):
-            return function(plan, *args, **kwargs) if sender is None else sender(name, plan, inputs)
+            ref = function(plan, *args, **kwargs) if sender is None else sender(name, plan, inputs)
+            if not ref.is_cached:
+                progress.publish_checks(name, checks_of(ref.metrics))
+            return ref
 
     return body
 

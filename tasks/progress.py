@@ -1,4 +1,4 @@
-"""How far a step is, as a progress artifact beside the task run; and the log of its ranks when it has ended.
+"""How far a step is, as a progress artifact beside the task run; its quality checks and its ranks' log at its end.
 
 The artifact is written by a thread of its own, every 10 s at most: a server that is slow or away then slows neither
 the training nor the supervisor that follows it. A step that was found in the store shows no progress.
@@ -9,20 +9,26 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 from prefect.context import TaskRunContext
 from prefect.exceptions import PrefectException
 
 from nanochat_core import observe, workspace
 from nanochat_core.base.child import LOG_NAME
-from nanochat_core.base.units import dollars, size
+from nanochat_core.base.units import dollars, duration, size
 from nanochat_core.cli.display import TrainingState
+from nanochat_core.pipeline.checks_verdict import Check, ChecksFailedError
 from nanochat_core.pipeline.step import ATTEMPT, LOG_FOLDER, Ref, step_key
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import GPUS, RunPlan
@@ -47,6 +53,9 @@ def shown(name: str, plan: RunPlan, inputs: Inputs, *, has_log: bool) -> Iterato
     observe.use(watching)
     try:
         yield
+    except ChecksFailedError as error:
+        publish_checks(name, error.checks)
+        raise
     finally:
         observe.use(outer)
         watching.close()
@@ -54,19 +63,53 @@ def shown(name: str, plan: RunPlan, inputs: Inputs, *, has_log: bool) -> Iterato
             publish_log(name, plan, inputs)
 
 
-class TaskProgress:
-    """An observer that passes everything on, and keeps the task run's progress artifact up to date."""
+class Told:
+    """What the artifact says of a step: how far it is, how long it takes and what it costs, and its own words."""
 
-    def __init__(self, outer: observe.Observer, name: str, plan: RunPlan) -> None:
-        self._outer, self._name = outer, name
-        self._title = STEPS[name].title(plan)
+    def __init__(self, name: str, plan: RunPlan) -> None:
+        self._name, self._title = name, STEPS[name].title(plan)
         runtime = plan.config.runtime
         price = GPUS[runtime.gpu][2] if runtime.gpu in GPUS else 0.0
         price = runtime.usd_per_gpu_hour if runtime.usd_per_gpu_hour is not None else price
         self._usd_per_s = price * runtime.num_gpus / 3600
         self._began = time.monotonic()
+        self._first: tuple[float, float] | None = None  # when progress was first heard of, and how much it was
+        self._text = ""
+        self.fraction, self.outcome = 0.0, ""
+
+    def update(self, fraction: float, text: str) -> None:
+        """Take in what the step says."""
+        if self._first is None and fraction > 0:
+            self._first = (time.monotonic(), fraction)  # what came before was starting up and compiling
+        self.fraction, self._text = min(1.0, fraction), text
+
+    def restart(self) -> None:
+        """Time what is left from here on: what was told so far may be an earlier attempt's, repeated at once."""
+        self._first = None
+
+    def description(self) -> str:
+        """Three paragraphs; a run's page shows the beginning of each, so the numbers that matter lead."""
+        took_s = time.monotonic() - self._began
+        spent = [f"{dollars(self._usd_per_s * took_s)} so far"] if self._usd_per_s else []
+        going = [f"{self.fraction:.0%} done", *self._left()]
+        parts = [f"{self.outcome} after {duration(took_s)}"] if self.outcome else going
+        return f"**{self._name}** {self._title}\n\n{', '.join([*parts, *spent])}\n\n{self._text}"
+
+    def _left(self) -> list[str]:
+        if self._first is None or self.fraction <= self._first[1]:
+            return []
+        since_s, fraction = self._first
+        left_s = (time.monotonic() - since_s) / (self.fraction - fraction) * (1 - self.fraction)
+        return [f"{duration(left_s)} left"]
+
+
+class TaskProgress:
+    """An observer that passes everything on, and keeps the task run's progress artifact up to date."""
+
+    def __init__(self, outer: observe.Observer, name: str, plan: RunPlan) -> None:
+        self._outer, self._name = outer, name
         self._training = TrainingState()
-        self._fraction, self._text, self._version = 0.0, "", 0
+        self._told, self._version = Told(name, plan), 0
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -84,6 +127,8 @@ class TaskProgress:
 
     def step_record(self, step: str, record: dict[str, Any]) -> None:
         self._outer.step_record(step, record)
+        if record["event"] == "start":
+            self._told.restart()
         fraction = self._training.update(record)
         if fraction is not None:
             self._show(fraction, self._training.line)
@@ -91,12 +136,14 @@ class TaskProgress:
     def step_finished(self, step: str, *, is_cached: bool, seconds: float, headline: str) -> None:
         self._outer.step_finished(step, is_cached=is_cached, seconds=seconds, headline=headline)
         if self.has_run and step == self._name:
+            self._told.outcome = "done"
             self._show(1.0, headline)
 
     def step_failed(self, step: str, message: str) -> None:
         self._outer.step_failed(step, message)
         if self.has_run and step == self._name:
-            self._show(self._fraction, f"failed: {message.splitlines()[0] if message else ''}")
+            self._told.outcome = "failed"
+            self._show(self._told.fraction, message.splitlines()[0] if message else "")
 
     def note(self, text: str) -> None:
         self._outer.note(text)
@@ -108,7 +155,8 @@ class TaskProgress:
             self._thread.join(CLOSE_S)
 
     def _show(self, fraction: float, text: str) -> None:
-        self._fraction, self._text, self._version = fraction, text, self._version + 1
+        self._told.update(fraction, text)
+        self._version += 1
         if self._thread is None:
             context = contextvars.copy_context()  # which task run the artifact belongs to, and which server it is on
             self._thread = threading.Thread(target=context.run, args=(self._publish,), name="progress", daemon=True)
@@ -131,20 +179,37 @@ class TaskProgress:
             self._closed.wait(EVERY_S)
 
     def _write(self, artifact: UUID | None) -> UUID:
-        percent = round(100 * min(1.0, self._fraction), 1)
+        percent, said = round(100 * self._told.fraction, 1), self._told.description()
         if artifact is not None:
-            update_progress_artifact(artifact, percent, self.description())
+            update_progress_artifact(artifact, percent, said)
             return artifact
-        key = f"{self._name.replace('_', '-')}-progress"
-        created = create_progress_artifact(percent, key=key, description=self.description())
+        created = create_progress_artifact(percent, key=f"{self._name.replace('_', '-')}-progress", description=said)
         assert isinstance(created, UUID)
         return created
 
-    def description(self) -> str:
-        """What the artifact says: the step, and on the last line its numbers."""
-        spent = self._usd_per_s * (time.monotonic() - self._began)
-        parts = [self._text, *([f"{dollars(spent)} so far"] if self._usd_per_s else [])]
-        return f"**{self._name}** {self._title}\n\n{'  '.join(parts)}"
+
+def publish_checks(name: str, checks: Sequence[Check]) -> None:
+    """The quality checks of a step as a table of its task run, those that it did not pass first."""
+    if not checks or TaskRunContext.get() is None:
+        return
+    num_failed = sum(not check.is_passed for check in checks)
+    told = f"{num_failed} of {len(checks)} FAILED: nothing was published" if num_failed else f"all {len(checks)} passed"
+    rows = check_rows(sorted(checks, key=lambda check: check.is_passed))
+    try:
+        create_table_artifact(
+            table=rows, key=f"{name.replace('_', '-')}-checks", description=f"{told}: quality checks of {name}"
+        )
+    except API_ERRORS as error:
+        log.debug("the checks of %s were not recorded: %s", name, error)
+
+
+def check_rows(checks: Sequence[Check]) -> list[dict[str, str]]:
+    """Checks as the rows of a table."""
+    return [
+        {"result": "passed" if each.is_passed else "FAILED", "check": each.check, "found": each.found,
+         "wanted": each.wanted}
+        for each in checks
+    ]  # fmt: skip
 
 
 def publish_log(name: str, plan: RunPlan, inputs: Inputs) -> None:
@@ -164,7 +229,9 @@ def publish_log(name: str, plan: RunPlan, inputs: Inputs) -> None:
         path, where = attempts[-1], str(attempts[-1])
     try:
         create_markdown_artifact(
-            markdown=log_page(path, where), key=f"{name.replace('_', '-')}-log", description=f"output of {name}'s ranks"
+            markdown=log_page(path, where),
+            key=f"{name.replace('_', '-')}-log",
+            description=f"what the processes of {name} printed",
         )
     except API_ERRORS as error:
         log.debug("the log of %s was not recorded: %s", name, error)

@@ -4,32 +4,41 @@ The page comes first; the tables are the same scores for whoever wants to sort t
 and the TensorBoard folders; a browser opens those that are web addresses, the others are paths to copy.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from nanochat_core import workspace
+from nanochat_core.pipeline.checks_verdict import checks_of
 from nanochat_core.pipeline.finish import FinishedRun, finish_run
 from nanochat_core.pipeline.step import LOG_FOLDER, Ref
 from nanochat_core.pipeline.trainings import TENSORBOARD
 from nanochat_core.plan import RunPlan
 from nanochat_core.report import outline, scores
 from nanochat_core.report.markdown import summarize
+from tasks.progress import check_rows
 
 Rows = list[dict[str, Any]]
+TABLES = {  # artifact key -> what it is; a run's page shows the first few words
+    "held-out-questions": "how many held-out questions the models get right",
+    "chat-benchmarks": "percent right, by benchmark and stage",
+    "quality-checks": "what every step was checked for, all passed",
+}
 
 
 def publish_summary(plan: RunPlan, refs: list[Ref], *, started_at: float) -> FinishedRun:
     """Record the run and attach its summary to the current flow run."""
     finished = finish_run(plan, refs, started_at=started_at)
-    about = f"speedrun {plan.config.preset} ({finished.run_id})"
+    places = links(finished)
+    page = "\n\n".join([summarize(plan, refs).rstrip(), *checks_told(refs), places_told(places)])
     create_markdown_artifact(
-        markdown=summarize(plan, refs), key="speedrun-report", description=f"{about}: what came out"
+        markdown=f"{page}\n", key="speedrun-report", description=f"START HERE: what came out of {finished.run_id}"
     )
-    for key, rows in score_tables(refs).items():
-        create_table_artifact(table=rows, key=key, description=f"{about}: {key.replace('-', ' ')}")
-    for key, (link, text) in links(finished).items():
-        create_link_artifact(link=link, link_text=text, key=key, description=f"{about}: {key.replace('-', ' ')}")
+    for key, rows in (score_tables(refs) | check_table(refs)).items():
+        create_table_artifact(table=rows, key=key, description=TABLES[key])
+    for key, place in places.items():
+        create_link_artifact(link=place.link, link_text=place.text, key=key, description=place.what)
     return finished
 
 
@@ -48,17 +57,51 @@ def score_tables(refs: list[Ref]) -> dict[str, Rows]:
     return {key: rows for key, rows in (("held-out-questions", asked), ("chat-benchmarks", stages)) if rows}
 
 
-def links(finished: FinishedRun) -> dict[str, tuple[str, str]]:
-    """Where the run's results are, by artifact key: link and text."""
+def check_table(refs: list[Ref]) -> dict[str, Rows]:
+    """The quality checks that every step passed, also those of steps that were found in the store."""
+    rows = [{"step": ref.step} | row for ref in refs for row in check_rows(checks_of(ref.metrics))]
+    return {"quality-checks": rows} if rows else {}
+
+
+def checks_told(refs: list[Ref]) -> list[str]:
+    """The checks in a sentence; what was made before there were checks has none."""
+    counts = {ref.step: len(checks_of(ref.metrics)) for ref in refs}
+    checked = [f"{step} {count}" for step, count in counts.items() if count]
+    if not checked:
+        return []
+    num_checks = sum(counts.values())
+    return [f"## Quality checks\n\nAll {num_checks} passed ({', '.join(checked)}): table `quality-checks`."]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something is."""
+
+    link: str
+    text: str
+    what: str
+    """A few words for people."""
+
+
+def places_told(places: dict[str, Place]) -> str:
+    """The links as a list, for those who read the page only."""
+    lines = [f"- {place.what}: `{place.text}`" for place in places.values()]
+    return "\n".join(["## Where things are", "", *lines])
+
+
+def links(finished: FinishedRun) -> dict[str, Place]:
+    """Where the run's results are, by artifact key."""
     space = workspace.current()
     url = space.store.url
-    found = {"store": (url if "://" in url else f"file://{url}", url)}
+    found = {}
     if finished.report is not None:
-        found["report"] = (finished.report.as_uri(), str(finished.report))
+        found["report"] = Place(finished.report.as_uri(), str(finished.report), "the report with curves, on its driver")
+    found["store"] = Place(url if "://" in url else f"file://{url}", url, "the store with all artifacts")
     for ref in finished.refs:
         artifact = space.store.find(ref.step, ref.fingerprint)
         logs = [name for name in artifact.files if name.startswith(f"{LOG_FOLDER}/{TENSORBOARD}/")] if artifact else []
         if artifact is not None and logs:
             folder = space.store.fetch(artifact, logs) / LOG_FOLDER / TENSORBOARD
-            found[f"tensorboard-{ref.step}"] = (folder.as_uri(), f"tensorboard --logdir {folder}")
+            told = f"curves of {ref.step} in TensorBoard"
+            found[f"tensorboard-{ref.step}"] = Place(folder.as_uri(), f"tensorboard --logdir {folder}", told)
     return found

@@ -22,6 +22,7 @@ from typing import Any
 from nanochat_core import observe, workspace
 from nanochat_core.base import fingerprint
 from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
+from nanochat_core.pipeline.checks_verdict import Check, require
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance, why
 from nanochat_core.store.lease import Lease
@@ -126,6 +127,8 @@ class Step:
     """The files that it needs of its inputs, from its identity config; None, or an input left out: all of them."""
     reads_logs: bool = False
     """Its result depends on its inputs' logs as well."""
+    checks: Callable[[StepRun, dict[str, Any]], list[Check]] | None = None
+    """What must be true of what the body made, before it is published."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,13 @@ class StepKey:
 
 def step_key(step: Step, plan: RunPlan, digests: Mapping[str, str]) -> StepKey:
     """The fingerprint of a step, given the content digests of its inputs."""
+    functions: list[Callable[..., Any]] = [step.body, *([step.checks] if step.checks else [])]
+    written = {name: digest for each in functions for name, digest in fingerprint.function_code(each).items()}
     identity = {
         "step": step.name,
         "config": step.identity(plan),
         "inputs": dict(digests),
-        "code": fingerprint.code_closure(step.entries) | fingerprint.function_code(step.body),
+        "code": fingerprint.code_closure(step.entries) | written,
         "packages": fingerprint.package_versions(step.packages),
     }
     return StepKey(identity, fingerprint.identity_digest(identity))
@@ -287,6 +292,7 @@ def _make(
         plan, step.name, key.fingerprint, work, attempt, out, partial, folders, settings, key.identity["inputs"], lease
     )
     metrics = step.body(run)
+    metrics |= require(step.name, step.checks(run, metrics) if step.checks else [])
     artifact = space.store.publish(
         out,
         **key.identity,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from nanochat_core.base.units import count
-from nanochat_core.pipeline import bodies, evaluations, headlines, identity, trainings
+from nanochat_core.pipeline import bodies, checks, evaluations, headlines, identity, trainings
 from nanochat_core.pipeline.rl_questions import rl_questions as write_rl_questions
 from nanochat_core.pipeline.step import Ref, Step, execute
 from nanochat_core.plan import RunPlan
@@ -63,6 +63,7 @@ STEPS: dict[str, Step] = {
             name="corpus",
             title=_corpus_title,
             body=bodies.corpus,
+            checks=checks.corpus,
             identity=identity.corpus,
             entries=("nanochat_core.data.corpora",),
             packages=("pyarrow", "datasets"),
@@ -70,8 +71,9 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             name="tokenizer",
-            title=lambda plan: f"BPE, {plan.config.tokenizer.vocab_size:,} tokens",
+            title=lambda plan: f"vocabulary of {plan.config.tokenizer.vocab_size:,} tokens",
             body=bodies.tokenizer,
+            checks=checks.tokenizer,
             identity=identity.tokenizer,
             entries=("nanochat_core.tokenizer.bpe", "nanochat_core.tokenizer.domains", "nanochat_core.data.shards"),
             packages=("rustbpe", "tiktoken", "pyarrow"),
@@ -80,8 +82,9 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             name="tokens",
-            title=lambda plan: f"rows of {plan.pretrain.model.sequence_len:,} tokens",
+            title=lambda plan: f"text in rows of {plan.pretrain.model.sequence_len:,} tokens",
             body=bodies.tokens,
+            checks=checks.tokens,
             identity=identity.tokens,
             entries=("nanochat_core.data.tokenize", "nanochat_core.data.packing"),
             packages=("tiktoken", "numpy", "pyarrow"),
@@ -92,6 +95,7 @@ STEPS: dict[str, Step] = {
             name="pretrain",
             title=lambda plan: f"depth {plan.pretrain.model.n_layer}, {count(plan.pretrain.num_tokens)} tokens",
             body=trainings.pretrain,
+            checks=checks.training,
             identity=identity.pretrain,
             entries=("nanochat_core.train.pretrain", "nanochat_core.train.worker"),
             packages=TRAINING_PACKAGES,
@@ -177,8 +181,11 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             name="sft",
-            title=lambda plan: f"{plan.config.sft.epochs} epoch" + ("s" if plan.config.sft.epochs > 1 else ""),
+            title=lambda plan: (
+                f"fine-tuning, {plan.config.sft.epochs} epoch{'s' if plan.config.sft.epochs > 1 else ''}"
+            ),
             body=trainings.sft,
+            checks=checks.training,
             identity=identity.sft,
             entries=("nanochat_core.train.sft", "nanochat_core.train.worker"),
             packages=TRAINING_PACKAGES,
@@ -205,8 +212,9 @@ STEPS: dict[str, Step] = {
         ),
         Step(
             name="rl",
-            title=lambda plan: f"{plan.config.rl.samples_per_question} answers to each question",
+            title=lambda plan: f"practice, {plan.config.rl.samples_per_question} answers to each question",
             body=trainings.rl,
+            checks=checks.rl,
             identity=identity.rl,
             entries=("nanochat_core.train.rl", "nanochat_core.train.worker"),
             packages=EVALUATION_PACKAGES,

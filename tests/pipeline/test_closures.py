@@ -22,6 +22,7 @@ CHANGES_NO_RESULT = {
     "nanochat_core.base.records": "the name of the log",
     "nanochat_core.base.torchrun": "how ranks are started; a result does not depend on their number",
     "nanochat_core.pipeline.checkpoints": "keeps what a training wrote; a resumed one ends with the same weights",
+    "nanochat_core.pipeline.checks_verdict": "how a check is worded; what it looks at is in its own function",
     "nanochat_core.pipeline.identity": "what it says is in the key by value",
     "nanochat_core.pipeline.step": "runs the body; the name of the folder of logs",
     "nanochat_core.pipeline.token_parts": "finds what the same code encoded elsewhere, to the same bytes",
@@ -75,14 +76,15 @@ def reached_by(function: Callable[..., object]) -> set[str]:
 
 @pytest.mark.parametrize("step", ALL_STEPS.values(), ids=ALL_STEPS)
 def test_what_a_body_reaches_is_in_the_key_of_its_step(step: Step) -> None:
-    reached = reached_by(step.body)
+    reached = reached_by(step.body) | (reached_by(step.checks) if step.checks else set())
     assert reached, "a body that reaches nothing: this test has lost sight of it"
     forgotten = reached - code_closure(step.entries).keys() - EXCLUDED - CHANGES_NO_RESULT.keys()
     assert not forgotten, f"add these to the entries of {step.name}, or say here why they cannot change its result"
 
 
 def test_the_list_of_exceptions_holds_nothing_that_no_body_reaches() -> None:
-    reached = set().union(*(reached_by(step.body) for step in ALL_STEPS.values()))
+    functions = [each for step in ALL_STEPS.values() for each in (step.body, step.checks) if each]
+    reached = set().union(*map(reached_by, functions))
     assert CHANGES_NO_RESULT.keys() <= reached
 
 

@@ -8,21 +8,41 @@ from nanochat_core import observe
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 from tasks.policy import title
-from tasks.progress import LOG_SHOWN_BYTES, TaskProgress, log_page, shown
+from tasks.progress import LOG_SHOWN_BYTES, Told, log_page, shown
 
 
 def test_the_title_says_what_and_how_big() -> None:
     plan = plan_run(load_config("tiny", ["pretrain.depth=4"]))
     assert title("pretrain", plan).startswith("pretrain · depth 4 · ")
-    assert title("sft", plan) == "sft · 1 epoch"
+    assert title("sft", plan) == "sft · fine-tuning · 1 epoch"
 
 
 @pytest.mark.parametrize(("preset", "has_dollars"), [("tiny", False), ("gpt2", True)])
 def test_dollars_are_shown_where_the_machine_has_a_price(preset: str, has_dollars: bool) -> None:
-    watching = TaskProgress(observe.Silence(), "pretrain", plan_run(load_config(preset)))
-    heading, _, numbers = watching.description().partition("\n\n")
+    heading, numbers, _ = Told("pretrain", plan_run(load_config(preset))).description().split("\n\n")
     assert heading.startswith("**pretrain** depth ")
     assert ("so far" in numbers) == has_dollars
+
+
+def test_how_far_and_how_long_is_told_first_and_the_words_of_the_step_last() -> None:
+    told = Told("pretrain", plan_run(load_config("tiny")))
+    for done in (0.25, 0.5):
+        told.update(done, "its own words")
+    _, numbers, words = told.description().split("\n\n")
+    assert numbers.startswith("50% done, ")
+    assert numbers.endswith(" left")
+    assert words == "its own words"
+    told.outcome = "done"
+    assert told.description().split("\n\n")[1].startswith("done after ")
+
+
+def test_a_step_that_goes_on_in_the_middle_is_not_taken_for_a_quick_one() -> None:
+    told = Told("pretrain", plan_run(load_config("tiny")))
+    for done in (0.3, 0.6):
+        told.update(done, "what the earlier attempt said")
+    told.restart()
+    told.update(0.61, "from the checkpoint on")
+    assert "left" not in told.description()
 
 
 def test_outside_of_a_task_run_nothing_is_watched() -> None:

@@ -1,0 +1,93 @@
+"""The walk of somebody who has never seen this project: the form, a run, its progress, a kill, a retry, the results.
+
+Everything by the mouse, on the server that `nanochat up --local` starts. The tests go in order. Pictures are kept where
+NANOCHAT_UI_SHOTS says: `NANOCHAT_UI_SHOTS=docs/images pytest -m torture tests/browser` renews those of docs/team.md.
+"""
+
+import re
+
+import pytest
+from browser.conftest import Server
+from browser.prefect_page import PrefectPage
+
+pytestmark = [pytest.mark.torture, pytest.mark.slow, pytest.mark.timeout(3000)]
+SMALL = (  # what the form's fields do not make small
+    "tokenizer.vocab_size=512",
+    "pretrain.validation_tokens=8192",
+    "sft.num_documentation=40",
+    "sft.num_arithmetic=300",
+    "sft.num_spelling=20",
+    "sft.num_identity=10",
+    "rl.enabled=false",
+    "evaluate.bpb_tokens=2048",
+    "evaluate.num_questions=4",
+    "evaluate.sample_tokens=8",
+    "runtime.checkpoint_every_s=5",
+)
+TOO_FAST = tuple(f"pretrain.{name}_lr=50" for name in ("matrix", "embedding", "unembedding"))
+EARLY = ("corpus", "tokenizer", "tokens")
+
+
+def fill_in(page: PrefectPage, server: Server, *overrides: str, max_tokens: int) -> None:
+    page.open_form("speedrun")
+    page.fill("Depth", 2)
+    page.fill("Seed", 7)
+    page.fill("Seed", "")  # somebody who changed their mind: an empty field is one that nobody touched
+    page.fill("Tokens at most", max_tokens)
+    page.choose("Text: from where", "path")
+    page.fill("Text: path", server.folder / "corpus")
+    page.add_items("overrides", (*SMALL, *overrides))
+
+
+@pytest.fixture(scope="module")
+def run(page: PrefectPage, server: Server) -> str:
+    """The address of a run that was started by the form, killed in mid-training and retried; it has finished."""
+    fill_in(page, server, max_tokens=300_000)
+    page.page.get_by_text("Parameters", exact=True).first.scroll_into_view_if_needed()
+    page.page.mouse.wheel(0, -5000)
+    page.shot("ui-form")
+    address = page.submit()
+    page.until(lambda: re.search(r"speedrun-d2-\d{4}-\d\d-\d\d-[0-9a-f]{4}\b", page.text()) is not None)
+    page.until_artifact(r"pretrain depth 2.*\d% done, [\d.a-z ]+ left")
+    page.shot("ui-run")
+    assert server.kill("prefect.engine") == 1
+    page.until(lambda: page.state() == "Crashed", 180)
+    page.retry()
+    page.until(lambda: page.state() == "Completed", 900)
+    return address
+
+
+def test_a_killed_run_is_finished_by_the_retry_button_and_shows_what_was_cached(page: PrefectPage, run: str) -> None:
+    page.page.goto(run)
+    page.tab("Task Runs")
+    page.until(lambda: "report · curves and tables" in page.text())
+    page.shot("ui-retry", full_page=True)
+    seen = page.text()
+    assert re.search(r"\b[3-9] Cached", seen), "what was done before the kill is not done again"
+    assert "Running" not in seen, "the training that was killed is not called Running for ever"
+    assert re.search(r"pretrain · depth 2 · [\d.]+K tokens\s+gpu-inline\s+Crashed", seen)
+
+
+def test_the_results_begin_with_a_page_that_says_where_everything_is(page: PrefectPage, run: str) -> None:
+    page.page.goto(run)
+    page.open_artifact("speedrun-report", says="START HERE")
+    page.shot("ui-summary", full_page=True)
+    seen = page.text()
+    for words in ("bits per byte", "Steps", "Held-out questions", "Quality checks", "Where things are", "TensorBoard"):
+        assert words in seen
+    page.page.goto(run)
+    page.open_artifact("quality-checks", says="what every step was checked for")
+    page.shot("ui-checks")
+    assert "no validation text in training" in page.text()
+    assert "FAILED" not in page.text()
+
+
+def test_a_check_that_fails_ends_the_run_and_is_the_first_row_of_a_table(page: PrefectPage, server: Server) -> None:
+    fill_in(page, server, *TOO_FAST, max_tokens=40_000)
+    page.submit()
+    page.until(lambda: page.state() == "Failed", 600)
+    page.open_again()
+    assert "sft" not in page.text(), "nothing follows"
+    page.open_artifact("pretrain-checks", says="nothing was published")
+    page.shot("ui-failed-check")
+    assert re.search(r"FAILED\s+better than guessing", page.text())

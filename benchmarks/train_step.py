@@ -1,62 +1,48 @@
-"""Milliseconds and tokens/s of a training step (forward, backward, optimizer) at the shape of `tiny`, in bf16 and fp32.
+"""Tokens per second of training steps, optimizer included, against the step as it is usually first written.
 
-    .venv/bin/python benchmarks/train_step.py [--threads 2] [--steps 20]
+    .venv/bin/python benchmarks/train_step.py [--depth 4 6] [--threads 1 2] [--vocabulary 8192] [--rows 16]
+        [--variants plain,plain-compiled,fp32,bf16] [--first-step]
 
-Prints JSON: medians over the steps after the first three, and the ratio of the two, which is what compares machines.
+The same measurement as `nanochat bench train`, for several depths and numbers of threads in one go; prints a JSON line
+for each as soon as it is measured.
 """
 
 import argparse
 import json
-import statistics
-import time
 
 import torch
 
-from nanochat_core.base.hardware import describe
-from nanochat_core.model.gpt import GPT
+from nanochat_core.base.hardware import pick_device
 from nanochat_core.model.host_memory import keep_freed_memory
-from nanochat_core.optim.groups import OptimConfig
-from nanochat_core.optim.optimizer import MuonAdamW
-from nanochat_core.plan import plan_run
-from nanochat_core.presets import load_config
-
-WARMUP_STEPS = 3
-
-
-def median_step_s(dtype: torch.dtype, num_steps: int) -> tuple[float, int]:
-    """(seconds of the median step, tokens per step)."""
-    plan = plan_run(load_config("tiny")).pretrain
-    model = GPT(plan.model)
-    model.init_weights(0)
-    model.compute_dtype = dtype
-    optimizer = MuonAdamW(model, OptimConfig())
-    generator = torch.Generator().manual_seed(0)
-    shape = (plan.total_batch_rows, plan.model.sequence_len + 1)
-    rows = torch.randint(0, plan.model.vocab_size, shape, generator=generator)
-    seconds = []
-    for _ in range(WARMUP_STEPS + num_steps):
-        started = time.perf_counter()
-        (model.loss(rows[:, :-1], rows[:, 1:], reduction="sum") / plan.total_batch_tokens).backward()
-        optimizer.step(lr_multiplier=1.0, momentum=0.95, weight_decay=0.0)
-        optimizer.zero_grad()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[WARMUP_STEPS:]), plan.total_batch_tokens
+from nanochat_core.train.bench_step import StepBenchConfig, bench_step, first_step, usual_variants
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--depth", type=int, nargs="+", default=[4, 6])
+    parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
+    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--variants", default="")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--first-step", action="store_true", help="and the first step of `tiny` in a fresh process")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     keep_freed_memory()
-    result: dict[str, object] = {"machine": describe().record(), "threads": options.threads}
-    medians = {}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        medians[name], num_tokens = median_step_s(dtype, options.steps)
-        result[name] = {"step_ms": 1e3 * medians[name], "tokens_per_s": num_tokens / medians[name]}
-    result["bf16_over_fp32"] = medians["fp32"] / medians["bf16"]
-    print(json.dumps(result, indent=1))
+    device = pick_device(options.device)
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for depth in options.depth:
+            config = StepBenchConfig(
+                depth=depth,
+                vocab_size=options.vocabulary,
+                num_rows=options.rows,
+                num_steps=options.steps,
+                variants=tuple(options.variants.split(",")) if options.variants else usual_variants(device),
+            )
+            print(json.dumps(bench_step(config, device=device)), flush=True)
+        if options.first_step:
+            print(json.dumps({"threads": threads, "tiny_first_step": first_step(threads=threads)}), flush=True)
 
 
 if __name__ == "__main__":

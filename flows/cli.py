@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from flows import deploy, nightly_cli, stack_cli, sweeps_cli
+from flows.parameters import check_cost
 from flows.server import EmbeddedServer, prefect_server
 from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
@@ -32,6 +33,9 @@ def run(
     until: Annotated[str | None, typer.Option(help="Stop after this step.")] = None,
     fresh: Annotated[list[str] | None, typer.Option(help="Make this step again although it is cached.")] = None,
     accept_drift: Annotated[list[str] | None, typer.Option(help="Reuse this step although its code changed.")] = None,
+    max_cost_usd: Annotated[
+        float | None, typer.Option(help="Refuse a plan that is over this; stop with a checkpoint once it is spent.")
+    ] = None,
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="The same steps without Prefect.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run that costs money.")] = False,
 ) -> None:
@@ -42,8 +46,11 @@ def run(
     nanochat run tiny --set sft.epochs=2 --until evaluate_chat
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C: with a checkpoint
+    if max_cost_usd is not None:
+        sets = [*(sets or []), f"runtime.max_cost_usd={max_cost_usd}"]
     plan = derived_plan(preset, sets, fresh=fresh, accept_drift=accept_drift)
     check_step(until, plan)
+    check_cost(plan, plan.config.runtime.max_cost_usd)
     if no_prefect:
         _announce(plan, until, yes=yes)
         finished = _run_bare(plan, until)

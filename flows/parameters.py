@@ -14,7 +14,7 @@ from prefect import runtime
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from nanochat_core.base.errors import NanochatError
-from nanochat_core.base.units import dollars
+from nanochat_core.base.units import exact_dollars
 from nanochat_core.config import RunConfig
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan, estimate
@@ -37,6 +37,7 @@ SETTINGS = {
     "num_processes": "runtime.num_processes",
     "device_batch_rows": "runtime.device_batch_rows",
     "checkpoint_every_s": "runtime.checkpoint_every_s",
+    "max_cost_usd": "runtime.max_cost_usd",
 }
 
 
@@ -62,7 +63,10 @@ class Settings(BaseModel):
         None, ge=1, le=128, title="Depth", description="The one dial: layers of the model; everything else follows."
     )
     max_cost_usd: float | None = Field(
-        None, ge=0, title="Limit in US dollars", description="Refuse to start when the plan costs more than this."
+        None,
+        ge=0,
+        title="Limit in US dollars",
+        description="Refuse a plan that costs more than this; stop with a checkpoint once it is spent.",
     )
     tokens_per_param: float | None = Field(
         None,
@@ -121,7 +125,7 @@ def check_cost(plan: RunPlan, max_cost_usd: float | None) -> None:
     cost = estimate(plan).usd
     if max_cost_usd is not None and cost > max_cost_usd:
         raise NanochatError(
-            f"the plan costs about {dollars(cost)}, and the limit is {dollars(max_cost_usd)}",
+            f"the plan costs about {exact_dollars(cost)}, and the limit is {exact_dollars(max_cost_usd)}",
             hint="a lower depth, or a higher max_cost_usd",
         )
 

@@ -98,7 +98,7 @@ def speedrun(
     policy.begin_run()
     plan = derived_plan(preset, [*settings.overrides(), *(overrides or [])], fresh=fresh, accept_drift=accept_drift)
     check_step(until, plan)
-    check_cost(plan, settings.max_cost_usd)
+    check_cost(plan, plan.config.runtime.max_cost_usd)
     with placed(placement):
         refs = run_until(tasks, plan, until)
     return tasks.publish_summary(plan, refs, started_at=started_at)

@@ -258,6 +258,13 @@ class RuntimeConfig:
     """Run generated code also where the kernel gives no sandbox without a network."""
     checkpoint_every_s: float = 300.0
     """At most this much training is lost to a kill."""
+    checkpoint_every_steps: int | None = None
+    """Besides those by time; None: by time, and before each validation."""
+    hang_after_s: float = 600.0
+    """A rank that says nothing for so long in a step has hung: it is stopped, and the training goes on from its last
+    checkpoint. Start-up and validation may take an hour, a step twenty times the slowest before it."""
+    max_cost_usd: float | None = None
+    """Refuse to start when the plan costs more, and stop a training with a checkpoint when it has."""
     log_every_steps: int = 1
     keep_runs: int = 50
     """nanochat runs gc keeps what the newest runs made,"""

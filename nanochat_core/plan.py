@@ -29,7 +29,7 @@ GPUS: dict[str, tuple[float, float, float]] = {
     "A100": (312e12, 80.0, 1.80),
     "L40S": (362e12, 48.0, 1.20),
     "RTX4090": (165e12, 24.0, 0.50),
-    "CPU": (0.1e12, 16.0, 0.0),  # a core with AVX512-bf16 gives about this much on a small model
+    "CPU": (0.1e12, 16.0, 0.04),  # a core with AVX512-bf16 gives about this much on a small model; rented, not owned
 }
 EXPECTED_MFU = 0.45  # nanochat's d24 on 8xH100 reaches 0.47 to 0.50 of the bf16 peak in training steps
 EXPECTED_CPU_MFU = 0.6  # small shapes, one process; measured on 2 cores with the tiny preset

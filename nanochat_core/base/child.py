@@ -36,6 +36,16 @@ class PreemptedError(TrainingError):
     """The child was told to stop and has saved its state: run it again to go on."""
 
 
+class OutOfMemoryError(HardwareError):
+    """The child's device had no memory left."""
+
+
+class NonFiniteError(NanochatError):
+    """A loss or gradient that is no number. Another try would come to the same one."""
+
+    exit_code = 6
+
+
 def run_child(
     command: list[str],
     work: Path,
@@ -117,8 +127,8 @@ def _error(result: Record, returncode: int, log: Path) -> NanochatError:
     if status == "preempted":
         return PreemptedError(message, hint="run the same command again: it goes on from the checkpoint")
     if status == "out_of_memory":
-        return HardwareError(message, hint="a lower runtime.device_batch_rows keeps the batch and needs less memory")
+        return OutOfMemoryError(message, hint="a lower runtime.device_batch_rows keeps the batch and needs less memory")
     if status == "non_finite":
-        return NanochatError(message, hint="lower the learning rates; the last checkpoint before it is kept")
+        return NonFiniteError(message, hint="lower the learning rates; the last checkpoint before it is kept")
     tail = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-3:]
     return TrainingError(f"{message}; the end of {log}: {' / '.join(tail)[-300:]}", hint="run the same command again")

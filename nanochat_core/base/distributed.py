@@ -33,6 +33,13 @@ def world_from_environment() -> World:
     )
 
 
+def current_world() -> World:
+    """The world of the process group that is up; one process where none is."""
+    if not dist.is_initialized():
+        return World()
+    return World(rank=dist.get_rank(), local_rank=world_from_environment().local_rank, size=dist.get_world_size())
+
+
 def start(world: World, device: torch.device) -> None:
     """Join the process group; gloo for CPU tensors, NCCL beside it on GPUs."""
     if world.size > 1:
@@ -55,6 +62,30 @@ def sum_gradients(parameters: list[torch.nn.Parameter], world: World) -> None:
         dist.all_reduce(flat)
         for grad, piece in zip(same, flat.split([grad.numel() for grad in same]), strict=True):
             grad.copy_(piece.view_as(grad))
+
+
+def start_reduce_scatter(received: torch.Tensor, sent: torch.Tensor) -> Any:
+    """Begin to add up `sent` of all ranks, part r of it into `received` of rank r; returns what to `wait()` for.
+
+    gloo has no such algorithm of its own: torch runs an all-reduce there and keeps the part.
+    """
+    # torch 2.13 gave both collectives a new name and warns of the old one; 2.11 knows the old one only
+    reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    return reduce_scatter(received, sent, async_op=True)
+
+
+def start_all_gather(received: torch.Tensor, sent: torch.Tensor) -> Any:
+    """Begin to put `sent` of rank r into part r of `received` on all ranks; returns what to `wait()` for."""
+    all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    return all_gather(received, sent, async_op=True)
+
+
+def union_of_parts(whole: torch.Tensor) -> None:
+    """Fill `whole` (fp32) on every rank, where each element is set on one rank and 0 on the others.
+
+    Summed as integers: the bits arrive as they are, the sign of a zero too, which a sum of floats would lose.
+    """
+    dist.all_reduce(whole.view(torch.int32))
 
 
 def sum_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:

@@ -8,8 +8,13 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
+PARENT = "NANOCHAT_PARENT"  # the supervisor's process id, which is not a rank's direct parent
+EXIT_CODE = 1
 
 
 def die_with_parent(sig: int = signal.SIGTERM) -> None:
@@ -17,8 +22,39 @@ def die_with_parent(sig: int = signal.SIGTERM) -> None:
     if sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, sig, 0, 0, 0)
-    if os.getppid() == 1 and os.environ.get("NANOCHAT_PARENT", "1") != "1":
+    if os.getppid() == 1 and os.environ.get(PARENT, "1") != "1":
         os.kill(os.getpid(), sig)  # the parent was gone before the kernel knew about the wish
+
+
+def exit_after_parent(*, grace_s: float, poll_s: float = 0.5) -> None:
+    """End this process `grace_s` after its parent or its supervisor died, whatever it is stuck in.
+
+    The signal of `die_with_parent` asks for a checkpoint; a rank that waits in a collective for one that is gone never
+    hears it. A thread does: such a wait holds no lock of Python's.
+    """
+    parent, supervisor = os.getppid(), int(os.environ.get(PARENT, "0"))
+
+    def watch() -> None:
+        while os.getppid() == parent and (not supervisor or _is_alive(supervisor)):
+            time.sleep(poll_s)
+        time.sleep(grace_s)
+        os._exit(EXIT_CODE)
+
+    threading.Thread(target=watch, name="parent watch", daemon=True).start()
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for yet does not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True
 
 
 def describe_exit(code: int) -> str:

@@ -30,5 +30,10 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
+def exact_dollars(usd: float) -> str:
+    """Cents where they tell enough, else three figures: $12.30, $0.00042."""
+    return dollars(usd) if usd >= 1 or usd == 0 else f"${usd:.3g}"
+
+
 def dollars(usd: float) -> str:
     return f"${usd:,.2f}" if usd >= 0.01 or usd == 0 else "less than $0.01"

@@ -3,10 +3,13 @@
 In a store that is a folder the training writes there directly. In a remote one it writes to scratch, and the
 supervisor, which has nothing else to do, uploads while training goes on; a new machine starts from the newest
 uploaded one. The training keeps its last two only, so a checkpoint is hard-linked aside before its upload, and when
-uploads are slower than checkpoints the newest goes next and those between are left out.
+uploads are slower than checkpoints the newest goes next and those between are left out. Kept are the last two and the
+one that did best on what is held out.
 """
 
+import fnmatch
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -18,6 +21,13 @@ from nanochat_core.store.partial import Partial
 
 log = logging.getLogger(__name__)
 NUM_KEPT = 2
+TIMESHEETS = "timesheets"  # also the name that they are kept under in a remote store
+CHECKPOINT = "step-????????"
+
+
+def step_name(step: int) -> str:
+    """The folder of the checkpoint after `step` steps; train/checkpoint.py's name, without loading torch."""
+    return f"step-{step:08d}"
 
 
 class CheckpointKeeper:
@@ -28,7 +38,10 @@ class CheckpointKeeper:
         self.is_remote = partial.folder is None
         self.folder = partial.folder or scratch
         self._staging = scratch.with_name("uploading")
+        self.timesheet = scratch.with_name(TIMESHEETS) / "timesheet.jsonl"
         self._known: set[str] = set()
+        self._expected: str | None = None
+        self._best = (math.inf, "")  # loss on what is held out, and the checkpoint that had it
         self._next: Path | None = None
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-upload")
         self._pending: list[Future[None]] = []
@@ -38,23 +51,37 @@ class CheckpointKeeper:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.is_remote:
             shutil.rmtree(self._staging, ignore_errors=True)
-            self._known = set(self.partial.names())
+            if not self.timesheet.parent.exists():
+                self.partial.get_folder(TIMESHEETS, self.timesheet.parent)
+            self._known = set(self._uploaded())
             for name in sorted(self._known, reverse=True):
                 if (self.folder / name).exists() or self.partial.get_folder(name, self.folder / name):
                     break
-        found = sorted(path.name for path in self.folder.glob("step-????????"))
+        self.timesheet.parent.mkdir(parents=True, exist_ok=True)
+        found = sorted(path.name for path in self.folder.glob(CHECKPOINT))
         if found:
             self.note(f"going on from the checkpoint of step {int(found[-1].removeprefix('step-')):,}")
         return self.folder
 
     def on_record(self, record: dict[str, Any]) -> None:
-        """Queue a checkpoint for upload as soon as the training says that it is whole; a resumed one repeats itself."""
-        if not self.is_remote or record["event"] != "checkpoint" or record["name"] in self._known:
+        """Expect a checkpoint that the training has begun to write; a resumed training repeats its records."""
+        loss = record.get("validation_loss")
+        if loss is not None and loss < self._best[0]:
+            self._best = (loss, step_name(record["step"]))
+        if self.is_remote and record["event"] == "checkpoint" and record["name"] not in self._known:
+            self._expected = record["name"]  # one is written at a time: an older one is whole, or was replaced
+        self.look()
+
+    def look(self) -> None:
+        """Queue the expected checkpoint for upload as soon as it is whole, which is when it has its name."""
+        name = self._expected
+        if name is None or not (self.folder / name).exists():
             return
-        self._known.add(record["name"])
-        staged = self._staging / record["name"]
+        self._expected = None
+        self._known.add(name)
+        staged = self._staging / name
         try:
-            shutil.copytree(self.folder / record["name"], staged, copy_function=os.link)
+            shutil.copytree(self.folder / name, staged, copy_function=os.link)
         except (FileNotFoundError, shutil.Error):
             shutil.rmtree(staged, ignore_errors=True)  # a newer one has taken its place already
             return
@@ -69,11 +96,27 @@ class CheckpointKeeper:
             return
         self.partial.put_folder(staged, staged.name)
         shutil.rmtree(staged, ignore_errors=True)
-        for old in sorted(self.partial.names())[:-NUM_KEPT]:
-            self.partial.remove(old)
+        if self.timesheet.exists():
+            self._keep_timesheet()
+        for old in self._uploaded()[:-NUM_KEPT]:
+            if old != self._best[1]:
+                self.partial.remove(old)
+
+    def _uploaded(self) -> list[str]:
+        """Names of the checkpoints in the store, oldest first."""
+        return sorted(name for name in self.partial.names() if fnmatch.fnmatch(name, CHECKPOINT))
+
+    def _keep_timesheet(self) -> None:
+        """A copy for another machine: what the attempts cost so far."""
+        staged = self._staging / TIMESHEETS
+        shutil.copytree(self.timesheet.parent, staged, dirs_exist_ok=True)
+        self.partial.put_folder(staged, TIMESHEETS)
 
     def finish(self) -> None:
         """Wait for the uploads, also when the training was stopped: its last checkpoint is what a new machine needs."""
+        self.look()
+        if self.is_remote and self.timesheet.exists():
+            self._pending.append(self._uploads.submit(self._keep_timesheet))
         self._uploads.shutdown(wait=True)
         for upload in self._pending:
             if error := upload.exception():

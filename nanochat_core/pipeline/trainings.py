@@ -15,7 +15,7 @@ from nanochat_core.base.errors import TrainingError
 from nanochat_core.base.records import RECORDS_NAME, read_records
 from nanochat_core.pipeline import identity
 from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
-from nanochat_core.plan import RunPlan
+from nanochat_core.plan import GPUS, RunPlan
 
 if TYPE_CHECKING:
     from nanochat_core.train.settings import TrainJob, TrainPaths, TrainRuntime
@@ -87,8 +87,14 @@ def _runtime(plan: RunPlan) -> "TrainRuntime":
     """The part of the machine's settings that a training is told."""
     from nanochat_core.train.settings import TrainRuntime
 
+    runtime = plan.config.runtime
+    listed = GPUS[runtime.gpu][2] if runtime.gpu in GPUS else 0.0  # with a budget, the plan has refused what is not
+    chosen = {
+        **vars(runtime),
+        "usd_per_gpu_hour": listed if runtime.usd_per_gpu_hour is None else runtime.usd_per_gpu_hour,
+    }
     names = [field.name for field in dataclasses.fields(TrainRuntime)]
-    return TrainRuntime(**{name: getattr(plan.config.runtime, name) for name in names})
+    return TrainRuntime(**{name: chosen[name] for name in names if name in chosen})
 
 
 def _paths(inputs: Folders, *, rows: str, checkpoints: Path, work: Path, out: Path) -> "TrainPaths":
@@ -108,7 +114,7 @@ def _paths(inputs: Folders, *, rows: str, checkpoints: Path, work: Path, out: Pa
 def _train(run: StepRun, make_job: Any) -> Metrics:
     from nanochat_core.base.torchrun import Nodes
     from nanochat_core.pipeline.checkpoints import CheckpointKeeper
-    from nanochat_core.train.launch import run_training
+    from nanochat_core.train.launch import run_booked
     from nanochat_core.train.tensorboard import TensorBoardLog
 
     nodes = Nodes.from_environment(run.plan.config.runtime.num_nodes, run_id=run.key[:16])
@@ -122,22 +128,26 @@ def _train(run: StepRun, make_job: Any) -> Metrics:
         charts.add(record)
         run.record(record)
 
-    try:
-        result = run_training(job, on_record, nodes, check=run.lease.raise_if_lost)
-    finally:
+    def check() -> None:
+        run.lease.raise_if_lost()
+        keeper.look()
+
+    def close() -> None:
         charts.close()
         keeper.finish()
+
+    result = run_booked(job, on_record, nodes, sheet=keeper.timesheet, check=check, note=run.note, close=close)
     for name in MODEL_FILES:
         if not (run.out / name).is_file():
             raise TrainingError(f"the training ended well and left no {name} in {run.out}", hint="see its output.log")
-    _keep_logs(run)
+    _keep_logs(run, keeper.timesheet)
     return {key: value for key, value in result.items() if key != "status"}
 
 
-def _keep_logs(run: StepRun) -> None:
+def _keep_logs(run: StepRun, sheet: Path) -> None:
     folder = run.out / LOG_FOLDER
     folder.mkdir(exist_ok=True)
     shutil.copytree(run.attempt / TENSORBOARD, folder / TENSORBOARD)
-    for name in (RECORDS_NAME, LOG_NAME, "plan.json"):
-        if (run.attempt / name).is_file():
-            shutil.copyfile(run.attempt / name, folder / name)
+    for path in (run.attempt / RECORDS_NAME, run.attempt / LOG_NAME, run.attempt / "plan.json", sheet):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)

@@ -1,9 +1,10 @@
 """What a run cost: seconds and dollars of each step by bucket, and the chain of steps that decides how long it takes.
 
 Pure: from the refs (who took how long and depends on whom), the attempts in the training logs and a price. The buckets
-of a step add up to its seconds; what the log does not name (starting processes, loading, compiling) is `start`. A step
-of an earlier run is counted apart, since this run did not pay for it. All steps are priced as if the machine that
-trained was rented for them too, which is so when one machine does everything.
+of a step add up to its seconds; what the log does not name (starting processes, loading, compiling) is `start`. A
+training that kept a timesheet says itself where each second of all its attempts went (train/tries.py). A step or an
+attempt of an earlier run is counted apart, since this run did not pay for it. All steps are priced as if the machine
+that trained was rented for them too, which is so when one machine does everything.
 """
 
 import itertools
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 BUCKETS = {
     "start": "start-up, compiling, other",
+    "compile": "compiling",
     "train": "training steps",
     "evaluate": "evaluation",
     "checkpoint": "checkpoints",
@@ -56,7 +58,11 @@ class StepCost:
     is_critical: bool
     """On the longest chain of the whole graph."""
     earlier_s: float = 0.0
-    """Kept work of attempts before the one that finished; not in `seconds`."""
+    """Work of attempts before the one that finished (what was kept of it, in logs without a timesheet); not in
+    `seconds`."""
+    earlier_gpu_s: float = 0.0
+    lost_s: float = 0.0
+    """Of `earlier_s`: taken again, or nobody found it."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Ledger:
     rate: Rate
     critical: tuple[str, ...]
     """Steps of the longest chain, first to last: no number of machines makes a whole run shorter than that."""
+    num_gpus: int = 1
 
     def seconds(self, *, is_cached: bool) -> float:
         return sum(step.seconds for step in self.steps if step.is_cached == is_cached)
@@ -81,6 +88,16 @@ class Ledger:
     @property
     def earlier_s(self) -> float:
         return sum(step.earlier_s for step in self.steps)
+
+    @property
+    def lost_s(self) -> float:
+        return sum(step.lost_s for step in self.steps)
+
+    @property
+    def gpu_s(self) -> float:
+        """Of the trainings of this run and of their earlier attempts."""
+        trained_s = sum(step.seconds for step in self.steps if step.step in TRAININGS and not step.is_cached)
+        return trained_s * self.num_gpus + sum(step.earlier_gpu_s for step in self.steps)
 
 
 def run_ledger(
@@ -100,13 +117,41 @@ def run_ledger(
     for ref in refs:
         tries = known.get(ref.step, [])
         window = (windows or {}).get(ref.step)
+        if told := [values for values in ref.metrics.get("tries", ()) if values["buckets"]]:
+            steps.append(_from_tries(ref, told, window, is_critical=ref.step in critical))
+            continue
         inside = [one for one in tries if window and (one.started_at_s or 0) >= window[0]] or tries[-1:]
         buckets = step_buckets(ref.step, ref.seconds, inside, ended_at_s=window[1] if window else None)
         earlier_s = sum(one.train_s + one.compile_s + one.validate_s + one.checkpoint_s
                         for one in tries[: len(tries) - len(inside)])  # fmt: skip
         steps.append(StepCost(ref.step, ref.seconds, buckets, ref.is_cached, ref.step in critical, earlier_s))
     num_gpus = max((one.world_size for tries in known.values() for one in tries), default=runtime.num_processes)
-    return Ledger(tuple(steps), machine_rate(refs, runtime, num_gpus=num_gpus), tuple(critical))
+    return Ledger(tuple(steps), machine_rate(refs, runtime, num_gpus=num_gpus), tuple(critical), num_gpus)
+
+
+def _from_tries(
+    ref: "Ref", tries: list[dict[str, Any]], window: tuple[float, float] | None, *, is_critical: bool
+) -> StepCost:
+    """The cost of a training that kept a timesheet: its tries inside of the window (else the last) are this run's."""
+    begin_s = window[0] if window else tries[-1]["started_at_s"]
+    inside = [one for one in tries if one["started_at_s"] >= begin_s] or tries[-1:]
+    earlier = tries[: len(tries) - len(inside)]
+    buckets = {name: sum(one["buckets"].get(name, 0.0) for one in inside) for name in tries[-1]["buckets"]}
+    rest_s = ref.seconds - sum(buckets.values())  # waiting for the lease, fetching inputs, publishing
+    buckets["start"] += max(0.0, rest_s)
+    if rest_s < 0:
+        buckets = {name: value * ref.seconds / (ref.seconds - rest_s) for name, value in buckets.items()}
+    seconds = [one["ended_at_s"] - one["started_at_s"] for one in earlier]
+    return StepCost(
+        step=ref.step,
+        seconds=ref.seconds,
+        buckets=buckets,
+        is_cached=ref.is_cached,
+        is_critical=is_critical,
+        earlier_s=sum(seconds),
+        earlier_gpu_s=sum(one_s * one["world_size"] for one_s, one in zip(seconds, earlier, strict=True)),
+        lost_s=sum(one["buckets"].get("lost", 0.0) for one in earlier),
+    )
 
 
 def step_buckets(

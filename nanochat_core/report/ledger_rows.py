@@ -92,6 +92,9 @@ def _usd(ledger: Ledger, seconds: float) -> str:
 def _sentences(ledger: Ledger, refs: "list[Ref]", *, made_s: float, total_s: float) -> list[str]:
     all_s = sum(step.seconds for step in ledger.steps)
     told = [_price(ledger)]
+    if ledger.rate.usd_per_hour and ledger.gpu_s > 0:
+        usd = ledger.gpu_s / 3600 * ledger.rate.usd_per_hour / ledger.num_gpus
+        told.append(f"Trainings took {duration(ledger.gpu_s)} of GPU time, {dollars(usd)}, all attempts counted.")
     if ledger.critical:
         told.append(
             f"The critical path of a run that makes everything: {' → '.join(ledger.critical)}, "
@@ -106,7 +109,8 @@ def _sentences(ledger: Ledger, refs: "list[Ref]", *, made_s: float, total_s: flo
         told.append(f"Steps that ran side by side saved {duration(made_s - total_s)}.")
     if ledger.earlier_s > 0:
         told.append(
-            f"Trainings went on from earlier attempts: {duration(ledger.earlier_s)} of kept work is not counted above."
+            f"Trainings went on from earlier attempts: {duration(ledger.earlier_s)} of them are not counted above"
+            + (f", {duration(ledger.lost_s)} of it lost." if ledger.lost_s else ".")
         )
     return told
 

@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from nanochat_core import report as run_report
-from nanochat_core.sweep import figures, tables
+from nanochat_core.sweep import tables
 from nanochat_core.sweep.cells import budget_name
 from nanochat_core.sweep.crossing import Measured, find_crossing
 from nanochat_core.sweep.laws import Laws, Point, fit_laws
@@ -131,7 +131,7 @@ def _remarks(record: dict[str, Any], results: Sequence[CellResult]) -> list[str]
 
 
 def _series(results: Sequence[CellResult], with_charts: bool) -> list[Section]:
-    charts = figures.render_charts(figures.series_charts(results)) if with_charts else []
+    charts = _series_charts(results) if with_charts else []
     crossing = find_crossing(
         [
             Measured(name=r.name, core=r.core, flops=r.flops, hours=r.train_s / 3600, usd=r.usd)
@@ -146,9 +146,21 @@ def _series(results: Sequence[CellResult], with_charts: bool) -> list[Section]:
     ]
 
 
+def _series_charts(results: Sequence[CellResult]) -> list[tuple[str, str]]:
+    from nanochat_core.sweep import figures  # matplotlib costs half a second, and every command imports this module
+
+    return figures.render_charts(figures.series_charts(results))
+
+
+def _law_charts(points: Sequence[Point], laws: Laws) -> list[tuple[str, str]]:
+    from nanochat_core.sweep import figures
+
+    return figures.render_charts(figures.law_charts(points, laws))
+
+
 def _laws(record: dict[str, Any], results: Sequence[CellResult], with_charts: bool) -> list[Section]:
     points, laws = fit_record(record, results)
-    charts = figures.render_charts(figures.law_charts(points, laws)) if with_charts else []
+    charts = _law_charts(points, laws) if with_charts else []
     curves = [chart for chart in charts if chart[0].startswith("Bits per byte")]
     others = [chart for chart in charts if chart not in curves]
     return [

@@ -1,7 +1,7 @@
 """Checkpoints with torch.distributed.checkpoint: whole or absent, and loadable at any number of ranks and nodes.
 
-Every rank holds the whole state, so the first one writes it, and reads it and hands it to the others: the other nodes
-of a training need no file system in common with it.
+What every rank holds whole (plain tensors) the first one writes, and reads and hands to the others. What ranks hold in
+parts (DTensors) each writes and reads itself, where the ranks share a disk; else it has been gathered (snapshot.py).
 
 A checkpoint is a folder step-00000120: DCP's shards, state.json (step, loss averages, seconds) and metrics.jsonl so
 far. It is written under a .tmp name, described by complete.json (size and sha256 of every file) as its last file, and
@@ -17,17 +17,21 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
 from nanochat_core.base import distributed
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import CorruptError
+from nanochat_core.base.records import RECORDS_NAME
+from nanochat_core.train import parts
 
 COMPLETE = "complete.json"
 STATE = "state.json"
@@ -45,6 +49,33 @@ class TakenOverError(RuntimeError):
     """This training belongs to another driver now."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """What goes into one checkpoint; nothing in it may change while it is written."""
+
+    folder: Path
+    step: int
+    tensors: Mapping[str, torch.Tensor]
+    state: State
+    records: bytes
+    """metrics.jsonl up to this step."""
+    tag: str
+    """Names the folder that it is written in: a driver that was taken over may be writing the same step."""
+    successor: Path | None = None
+    """Where this file exists another driver has taken over: nothing is put into what is now its folder."""
+    best_step: int | None = None
+    """The checkpoint that did best on what is held out; it is kept beside the last two."""
+
+    @property
+    def final(self) -> Path:
+        return self.folder / step_name(self.step)
+
+
+def step_name(step: int) -> str:
+    """The folder of the checkpoint after `step` steps."""
+    return f"step-{step:08d}"
+
+
 def save(
     folder: Path,
     step: int,
@@ -54,29 +85,56 @@ def save(
     metrics: Path,
     world: World,
     successor: Path | None = None,
+    best_step: int | None = None,
 ) -> Path:
-    """Write the checkpoint after `step` steps; every rank calls it. Returns its folder.
-
-    Where the file `successor` exists another driver has taken over, and nothing is written into what is now its folder.
-    """
-    final = folder / f"step-{step:08d}"
-    part = final.with_suffix(f".tmp{os.getpid()}")  # a driver that was taken over may be writing the same step
+    """Write the checkpoint of plain tensors after `step` steps and wait for it; every rank calls it."""
+    draft = Draft(
+        folder=folder,
+        step=step,
+        tensors=tensors,
+        state=state,
+        records=metrics.read_bytes() if world.is_main else b"",
+        tag=str(os.getpid()),
+        successor=successor,
+        best_step=best_step,
+    )
     if world.is_main:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(part), no_dist=True)
-        (part / STATE).write_text(json.dumps({**state, "step": step}))
-        shutil.copyfile(metrics, part / metrics.name)
-        description = {path.name: describe(path) for path in sorted(part.iterdir())}
-        (part / COMPLETE).write_text(json.dumps(description))
-        if successor is not None and successor.exists():
-            shutil.rmtree(part)
-            raise TakenOverError(f"another driver has taken over this training: {successor} exists")
-        shutil.rmtree(final, ignore_errors=True)
-        part.rename(final)
-        _remove_old(folder)
+        write(draft)
     distributed.barrier(world)
-    return final
+    return draft.final
+
+
+def write(draft: Draft, *, group: ProcessGroup | None = None, is_main: bool = True) -> Path:
+    """Write a checkpoint, whole or not at all; returns its folder.
+
+    With a process group every rank of it calls this, each with its own parts; without, the first rank alone.
+    """
+    part = draft.final.with_suffix(f".tmp{draft.tag}")
+    if is_main:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True, exist_ok=True)
+    writer = dcp.FileSystemWriter(part)
+    if group is None:
+        dcp.save(dict(draft.tensors), storage_writer=writer, no_dist=True)
+    else:
+        dcp.save(dict(draft.tensors), storage_writer=writer, process_group=group)  # ends when all parts are there
+    if is_main:
+        _finish(draft, part)
+    return draft.final
+
+
+def _finish(draft: Draft, part: Path) -> None:
+    """The description, and the rename that makes it a checkpoint."""
+    (part / STATE).write_text(json.dumps({**draft.state, "step": draft.step}))
+    (part / RECORDS_NAME).write_bytes(draft.records)
+    description = {path.name: describe(path) for path in sorted(part.iterdir())}
+    (part / COMPLETE).write_text(json.dumps(description))
+    if draft.successor is not None and draft.successor.exists():
+        shutil.rmtree(part)
+        raise TakenOverError(f"another driver has taken over this training: {draft.successor} exists")
+    shutil.rmtree(draft.final, ignore_errors=True)
+    part.rename(draft.final)
+    _remove_old(draft.folder, best_step=draft.best_step)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -84,9 +142,11 @@ def describe(path: Path) -> dict[str, Any]:
         return {"num_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _remove_old(folder: Path) -> None:
+def _remove_old(folder: Path, *, best_step: int | None) -> None:
+    best = None if best_step is None else step_name(best_step)
     for old in sorted(folder.glob("step-????????"))[:-NUM_KEPT]:
-        shutil.rmtree(old)
+        if old.name != best:
+            shutil.rmtree(old)
 
 
 def newest(folder: Path) -> Path | None:
@@ -107,15 +167,21 @@ def is_whole(checkpoint: Path) -> bool:
     return all(describe(checkpoint / name) == expected for name, expected in description.items())
 
 
-def load_newest(folder: Path, tensors: Mapping[str, torch.Tensor], *, world: World) -> tuple[Path, State] | None:
-    """Fill `tensors` on every rank from the first rank's newest whole checkpoint; None where it has none."""
+def load_newest(
+    folder: Path, tensors: Mapping[str, torch.Tensor], *, world: World, has_common_disk: bool = True
+) -> tuple[Path, State] | None:
+    """Fill `tensors` on every rank from the first rank's newest whole checkpoint; None where it has none.
+
+    Parts are read by their owners where all ranks see the first one's disk, else handed out by it.
+    """
     found, state, problem = None, None, None
+    whole, sharded = parts.split(tensors)
     if world.is_main:
         for torn in folder.glob("step-*.tmp*"):  # by a kill in mid-write, or by a driver that was taken over
             shutil.rmtree(torn, ignore_errors=True)
     if world.is_main and (found := newest(folder)) is not None:
         try:
-            state = load(found, tensors)
+            state = load(found, whole)
         except CorruptError as error:
             problem = (error.message, error.hint)
     found, state, problem = distributed.from_main((found, state, problem), world)
@@ -123,7 +189,15 @@ def load_newest(folder: Path, tensors: Mapping[str, torch.Tensor], *, world: Wor
         raise CorruptError(problem[0], hint=problem[1])
     if found is None:
         return None
-    distributed.fill_from_main(tensors.values(), world)
+    distributed.fill_from_main(whole.values(), world)
+    if has_common_disk and sharded:
+        load(found, sharded)
+    for name, tensor in ({} if has_common_disk else sharded).items():
+        full = torch.empty(tensor.shape, dtype=tensor.dtype)
+        if world.is_main:
+            load(found, {name: full})
+        distributed.fill_from_main([full], world)
+        parts.fill(tensor, full)
     return found, state
 
 

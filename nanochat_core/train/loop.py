@@ -2,7 +2,7 @@
 
 That of step s is a pure function of the weights, the seed and s, so a checkpoint needs the weights, the optimizer and
 the step number, and a resumed run ends with the same bits. Gradients and the loss are those of the whole global batch,
-added up over the ranks.
+added up over the ranks. Checkpoints are written beside the steps (saver.py), and one is begun before every validation.
 """
 
 import math
@@ -23,6 +23,8 @@ from nanochat_core.base.records import RECORDS_NAME, RecordWriter, keep_until, r
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.optimizer import MuonAdamW
 from nanochat_core.train import checkpoint
+from nanochat_core.train.heartbeat import Heartbeat
+from nanochat_core.train.saver import Saver
 from nanochat_core.train.settings import TrainJob
 
 LOSS_AVERAGE = 0.9  # share of the old value in the smoothed loss
@@ -82,6 +84,9 @@ class Progress:
     last_validation: dict[str, float] = field(default_factory=dict)
     num_tokens: int = 0
     """Tokens learnt from."""
+    best_step: int | None = None
+    """Steps taken when the loss on what is held out was lowest."""
+    best_loss: float | None = None
 
 
 class TrainingLoop:
@@ -95,25 +100,52 @@ class TrainingLoop:
         self.is_stopping = is_stopping
         self.progress = Progress(validated_step=NEVER if training.validates_first else 0)
         self.metrics_path = Path(job.paths.work) / RECORDS_NAME
+        self.metrics: RecordWriter | None = None
+        self.has_common_disk = world.size == job.runtime.num_processes  # several nodes share none
+        self.heartbeat = Heartbeat(Path(job.paths.work), rank=world.rank, hang_after_s=job.runtime.hang_after_s)
+        self.saver = Saver(
+            Path(job.paths.checkpoints),
+            world=world,
+            device=device,
+            has_common_disk=self.has_common_disk,
+            successor=Path(job.paths.successor) if job.paths.successor else None,
+        )
         self._saved_at_s = time.monotonic()
+        self._saved_step = 0
 
     def run(self) -> bool:
+        self.heartbeat.phase("start", 0)
         self._resume()
         self.metrics = RecordWriter(self.metrics_path) if self.world.is_main else None
         self._write("start", step=self.progress.step, num_steps=self.schedule.num_steps, world_size=self.world.size)
+        try:
+            is_done = self._steps()
+            self.heartbeat.phase("end", self.progress.step)
+            self.saver.wait()
+            distributed.barrier(self.world)  # torchrun ends the writing rank as soon as another one says "preempted"
+        finally:
+            self.saver.leave()
+        if is_done:
+            self._write("end", step=self.progress.step, train_s=self.progress.train_s)
+        return is_done
+
+    def _steps(self) -> bool:
+        """Until all steps are done, or somebody says stop: with a checkpoint begun for where it stands."""
+        progress = self.progress
         while True:
             if self._is_validation_due():  # first thing after a resume too: a kill may have come in mid-validation
+                self._save()
                 self._validate()
-            if self.progress.step == self.schedule.num_steps:
-                break
+            if progress.step == self.schedule.num_steps:
+                return True
             if distributed.any_rank(self.is_stopping(), self.world):
                 self._save()
                 return False
+            self.heartbeat.step(progress.step)
             self._take_step()
-            if distributed.any_rank(self._is_save_due(), self.world):
+            self.saver.raise_if_failed()
+            if self._is_save_due():
                 self._save()
-        self._write("end", step=self.progress.step, train_s=self.progress.train_s)
-        return True
 
     def _take_step(self) -> None:
         started = time.perf_counter()
@@ -132,12 +164,14 @@ class TrainingLoop:
 
     def _agree(self, learnt: Learnt) -> float:
         """Add up the ranks' gradients and losses; returns the mean loss in nats. Nothing is applied unless finite."""
-        distributed.sum_gradients(list(self.training.model.parameters()), self.world)
-        mean = float(distributed.sum_over_ranks(learnt.loss, self.world)) / learnt.divisor
+        optimizer = self.training.optimizer
+        optimizer.reduce_gradients()
+        own = torch.stack([learnt.loss, learnt.loss.new_tensor(not optimizer.has_finite_gradients())])
+        loss, num_bad_ranks = distributed.sum_over_ranks(own, self.world).tolist()
+        mean = loss / learnt.divisor
         if not math.isfinite(mean):
             raise NonFiniteLossError(f"the loss of step {self.progress.step} is {mean}; the step was not applied")
-        norms = torch._foreach_norm([p.grad for p in self.training.model.parameters() if p.grad is not None])
-        if not torch.stack(norms).isfinite().all():
+        if num_bad_ranks:
             raise NonFiniteLossError(f"a gradient of step {self.progress.step} is no number; the step was not applied")
         return mean
 
@@ -169,35 +203,43 @@ class TrainingLoop:
         return step in (0, self.schedule.num_steps) or (every is not None and step % every == 0)
 
     def _validate(self) -> None:
+        self.heartbeat.phase("validation", self.progress.step)
         started = time.perf_counter()
         result = self.training.validate()
         self.progress.last_validation, self.progress.validated_step = result, self.progress.step
+        loss, best = result.get("validation_loss"), self.progress.best_loss
+        if loss is not None and (best is None or loss < best):
+            self.progress.best_loss, self.progress.best_step = loss, self.progress.step
         seconds = time.perf_counter() - started
         self._write("validate", step=self.progress.step, train_s=self.progress.train_s, validate_s=seconds, **result)
 
     def _is_save_due(self) -> bool:
-        is_last = self.progress.step == self.schedule.num_steps
-        return is_last or time.monotonic() - self._saved_at_s >= self.job.runtime.checkpoint_every_s
+        """By step: always. By time: by the first rank's clock, and not while the one before is still being written."""
+        runtime = self.job.runtime
+        if runtime.checkpoint_every_steps is not None and self.progress.step % runtime.checkpoint_every_steps == 0:
+            return True
+        is_over = time.monotonic() - self._saved_at_s >= runtime.checkpoint_every_s
+        return distributed.any_rank(self.world.is_main and is_over and not self.saver.is_busy, self.world)
 
     def _save(self) -> None:
+        """Begin to write the state as it is now, unless that has been begun (or nothing has been learnt)."""
+        step = self.progress.step
+        if step == self._saved_step:
+            return
+        self.heartbeat.phase("checkpoint", step)
         started = time.perf_counter()
-        folder = Path(self.job.paths.checkpoints)
-        saved = checkpoint.save(
-            folder,
-            self.progress.step,
-            self._tensors(),
-            state=self._state(),
-            metrics=self.metrics_path,
-            world=self.world,
-            successor=Path(self.job.paths.successor) if self.job.paths.successor else None,
+        folder = self.saver.begin(
+            step, self._tensors(), state=self._state(), records=self.metrics_path, best=self.progress.best_step
         )
-        self._saved_at_s = time.monotonic()
-        self._write("checkpoint", step=self.progress.step, name=saved.name, save_s=time.perf_counter() - started)
+        self._saved_at_s, self._saved_step = time.monotonic(), step
+        self._write("checkpoint", step=step, name=folder.name, save_s=time.perf_counter() - started)
 
     def _resume(self) -> None:
         """Continue from the newest whole checkpoint, where there is one."""
         tensors = self._tensors()
-        loaded = checkpoint.load_newest(Path(self.job.paths.checkpoints), tensors, world=self.world)
+        loaded = checkpoint.load_newest(
+            Path(self.job.paths.checkpoints), tensors, world=self.world, has_common_disk=self.has_common_disk
+        )
         if loaded is None:
             if self.world.is_main:
                 replace(self.metrics_path, b"")
@@ -214,14 +256,16 @@ class TrainingLoop:
                 hint="set pretrain.dtype to the one that both machines should use",
             )
         self.progress = Progress(**state)
+        self._saved_step = self.progress.step
         if self.world.is_main:
             replace(self.metrics_path, (found / RECORDS_NAME).read_bytes())
             keep_until(self.metrics_path, self.progress.step + 1)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        """The state as tensors by name; loading fills these very tensors."""
+        """The state as tensors by name, in parts where ranks share them; loading fills these very tensors."""
         model = {f"model.{name}": parameter.detach() for name, parameter in self.training.model.named_parameters()}
-        return model | {f"optim.{name}": tensor for name, tensor in self.training.optimizer.state_dict().items()}
+        optimizer = self.training.optimizer.sharded_state_dict()  # also completes the model's parameters
+        return model | {f"optim.{name}": tensor for name, tensor in optimizer.items()}
 
     def _state(self) -> dict[str, Any]:
         return {**vars(self.progress), "dtype": self._dtype()}

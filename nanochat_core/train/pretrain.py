@@ -51,4 +51,5 @@ def assemble(
         )
         return {"bits_per_byte": result.bits_per_byte, "validation_loss": result.nats_per_token}
 
-    return Training(model, optimizer, RowPrediction(model, rows, job, world=world), validate)
+    prediction = RowPrediction(model, rows, job, world=world, before_last=optimizer.reduce_in_next_backward)
+    return Training(model, optimizer, prediction, validate)

@@ -52,6 +52,13 @@ class TrainRuntime:
     num_threads: int | None
     checkpoint_every_s: float
     log_every_steps: int
+    checkpoint_every_steps: int | None = None
+    """Besides those by time; None: by time only."""
+    hang_after_s: float = 600.0
+    """A rank that says nothing for so long in a step has hung; slow steps, compiling and validation get longer."""
+    max_cost_usd: float | None = None
+    """Stop with a checkpoint when all attempts, and the trainings before this one, have cost so much."""
+    usd_per_gpu_hour: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """One rank of a training: `torchrun -m nanochat_core.train.worker plan.json`.
 
 Reads the plan, trains, writes the model and result.json. The result's status tells the supervisor what to do; SIGTERM
-and SIGINT mean: save a checkpoint, then stop as "preempted".
+and SIGINT mean: save a checkpoint, then stop as "preempted". Of ranks that fail one after the other, because they lost
+each other, the first one's reason counts.
 """
 
 import importlib
@@ -18,18 +19,23 @@ import torch
 from nanochat_core.base import distributed
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.hardware import num_threads, pick_device
-from nanochat_core.base.process import die_with_parent
-from nanochat_core.base.records import failure, write_result
+from nanochat_core.base.process import die_with_parent, exit_after_parent
+from nanochat_core.base.records import RESULT_NAME, failure, write_result
 from nanochat_core.model.host_memory import keep_freed_memory
 from nanochat_core.model.weights import save_model
+from nanochat_core.train.examine import examine
 from nanochat_core.train.loop import NonFiniteLossError, TrainingLoop
 from nanochat_core.train.settings import TrainJob
 
 EXIT_CODES = {"completed": 0, "error": 2, "out_of_memory": 10, "non_finite": 11, "preempted": 12, "crashed": 1}
+# How torch's CPU allocator and Python say that there is no memory: the first has no class of its own.
+NO_MEMORY = ("can't allocate memory", "out of memory", "cannot allocate memory")
+ORPHAN_S = 12.0  # for a last checkpoint when the supervisor or torchrun has died
 
 
 def main() -> None:
     die_with_parent()
+    exit_after_parent(grace_s=ORPHAN_S)
     is_stopping = _stop_on_signals()
     job = TrainJob.load(Path(sys.argv[1]))
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # DCP, at every save of a single process
@@ -39,14 +45,21 @@ def main() -> None:
         result = failure(error)
     except NonFiniteLossError as error:
         result = {"status": "non_finite", "message": str(error)}
-    except torch.cuda.OutOfMemoryError as error:
-        result = {"status": "out_of_memory", "message": str(error).splitlines()[0]}
     except Exception as error:
         traceback.print_exc()
-        result = {"status": "crashed", "message": f"{type(error).__name__}: {error}"}
+        status = "out_of_memory" if is_out_of_memory(error) else "crashed"
+        result = {"status": status, "message": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
     _write_result(job, result)
     distributed.stop()
     sys.exit(EXIT_CODES[result["status"]])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the machine where the device is a processor, had no memory left."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | OSError) and any(words in text for words in NO_MEMORY)
 
 
 def _stop_on_signals() -> Callable[[], bool]:
@@ -68,14 +81,20 @@ def _train(job: TrainJob, is_stopping: Callable[[], bool]) -> dict[str, Any]:
     stage = importlib.import_module(job.entry)
     training = stage.build(job, world=world, device=device)
     loop = TrainingLoop(training, job, world=world, device=device, is_stopping=is_stopping)
-    if not loop.run():
+    try:
+        is_done = loop.run()
+    except NonFiniteLossError as error:
+        told = examine(training, job, loop.progress.step, world=world)
+        raise NonFiniteLossError(f"{error}; {told}") from error
+    if not is_done:
         return {
             "status": "preempted",
             "message": f"stopped after step {loop.progress.step}",
             "step": loop.progress.step,
         }
+    state = training.optimizer.state_dict()  # of several ranks every one has a part of it
     if world.is_main:
-        save_model(Path(job.paths.out), training.model, training.optimizer.state_dict())
+        save_model(Path(job.paths.out), training.model, state)
     return {
         "status": "completed",
         "num_steps": loop.progress.step,
@@ -89,8 +108,12 @@ def _train(job: TrainJob, is_stopping: Callable[[], bool]) -> dict[str, Any]:
 
 def _write_result(job: TrainJob, result: dict[str, Any]) -> None:
     """Each rank may fail alone, and any that fails says why; of a good end the first rank of each node tells."""
-    if distributed.world_from_environment().local_rank == 0 or result["status"] not in ("completed", "preempted"):
-        write_result(Path(job.paths.work), result)
+    is_good = result["status"] in ("completed", "preempted")
+    if is_good and distributed.world_from_environment().local_rank != 0:
+        return
+    if result["status"] == "crashed" and (Path(job.paths.work) / RESULT_NAME).exists():
+        return  # a rank before us said what happened; ours is that it is gone
+    write_result(Path(job.paths.work), result)
 
 
 if __name__ == "__main__":

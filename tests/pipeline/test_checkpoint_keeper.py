@@ -1,12 +1,15 @@
 """Checkpoints of a training on a remote store: uploaded once, the newest first, never at the cost of an older one."""
 
+import time
 from pathlib import Path
 
 import pytest
 
+from nanochat_core.base.records import read_records
 from nanochat_core.pipeline.checkpoints import CheckpointKeeper
 from nanochat_core.store.partial import Partial
 from nanochat_core.store.store import Store
+from nanochat_core.train.timesheet import Timesheet
 
 
 @pytest.fixture
@@ -58,3 +61,43 @@ def test_a_checkpoint_that_the_training_has_removed_is_left_out(partial: Partial
     keeping.on_record({"event": "checkpoint", "step": 5, "name": "step-00000005"})
     keeping.finish()
     assert partial.names() == []
+
+
+def test_a_checkpoint_is_uploaded_when_it_is_whole_and_not_when_it_is_begun(partial: Partial, tmp_path: Path) -> None:
+    keeping = keeper(partial, tmp_path / "a")
+    folder = keeping.prepare()
+    keeping.on_record({"event": "checkpoint", "step": 100, "name": "step-00000100"})
+    (folder / "step-00000100.tmp1").mkdir()
+    (folder / "step-00000100.tmp1/weights").write_text("100")
+    keeping.look()
+    assert partial.names() == []
+    (folder / "step-00000100.tmp1").rename(folder / "step-00000100")
+    keeping.look()
+    keeping.finish()
+    assert partial.names() == ["step-00000100"]
+
+
+def test_the_best_on_held_out_text_is_kept_beside_the_last_two(partial: Partial, tmp_path: Path) -> None:
+    keeping = keeper(partial, tmp_path / "a")
+    folder = keeping.prepare()
+    for step, loss in ((100, 4.0), (200, 3.0), (300, 5.0), (400, 6.0), (500, 7.0)):
+        keeping.on_record(saved(folder, step))
+        while keeping._next is not None or not all(upload.done() for upload in keeping._pending):
+            time.sleep(0.005)
+        keeping.on_record({"event": "validate", "step": step, "validation_loss": loss})
+    keeping.finish()
+    assert partial.names() == ["step-00000200", "step-00000400", "step-00000500"]
+
+
+def test_another_machine_knows_what_the_attempts_before_it_cost(partial: Partial, tmp_path: Path) -> None:
+    first = keeper(partial, tmp_path / "a")
+    folder = first.prepare()
+    book = Timesheet(first.timesheet, world_size=8)
+    first.on_record(saved(folder, 100))
+    first.finish()
+    book.done("failed")
+    second = keeper(partial, tmp_path / "b")
+    second.prepare()
+    assert [line["event"] for line in read_records(second.timesheet)] == ["begin"]
+    assert partial.names() == ["step-00000100", "timesheets"]
+    assert second.folder.joinpath("step-00000100").exists()

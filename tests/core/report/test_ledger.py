@@ -149,3 +149,40 @@ def test_steps_side_by_side_are_told_as_time_saved(graph, plan):
     rows = ledger_rows(plan, graph, seconds=4.0)
     assert "Steps that ran side by side saved 2.0 s." in rows.sentences
     assert rows.total.made == "4.0 s"
+
+
+def _try(*, begin_s: float, seconds: float, lost_s: float = 0.0) -> dict:
+    buckets = {"start": 5.0, "compile": 3.0, "train": seconds - 10.0 - lost_s, "evaluate": 1.0, "checkpoint": 1.0,
+               "upload": 0.0, "lost": lost_s}  # fmt: skip
+    return {
+        "world_size": 8,
+        "started_at_s": begin_s,
+        "ended_at_s": begin_s + seconds,
+        "queue_s": 0.0,
+        "buckets": buckets,
+    }
+
+
+def test_a_timesheet_tells_of_every_attempt_and_the_step_has_its_own(ref):
+    tries = [_try(begin_s=0.0, seconds=60.0, lost_s=20.0), _try(begin_s=100.0, seconds=40.0)]
+    made = ref("pretrain", seconds=45.0, metrics={"device": "NVIDIA H100", "tries": tries})
+    for windows in (None, {"pretrain": (97.0, 142.0)}):
+        ledger = run_ledger([made], RuntimeConfig(), windows=windows)
+        (step,) = ledger.steps
+        assert sum(step.buckets.values()) == pytest.approx(45.0)
+        assert (step.buckets["train"], step.buckets["compile"]) == (30.0, 3.0)
+        assert (ledger.earlier_s, ledger.lost_s) == (60.0, 20.0)
+    (whole,) = run_ledger([made], RuntimeConfig(), windows={"pretrain": (-1.0, 142.0)}).steps
+    assert sum(whole.buckets.values()) == pytest.approx(45.0), "two clocks: never more than the step took"
+    assert whole.earlier_s == 0.0
+
+
+def test_gpu_time_counts_the_attempts_before_this_run(ref, plan):
+    tries = [_try(begin_s=0.0, seconds=3600.0), _try(begin_s=4000.0, seconds=3600.0)]
+    metrics = {"device": "NVIDIA H100", "tries": tries}
+    attempt = {"world_size": 8, "started_at_s": 4000.0, "ended_at_s": 7600.0, "train_s": 1.0, "compile_s": 0.0,
+               "validate_s": 0.0, "checkpoint_s": 0.0}  # fmt: skip
+    refs = [ref("pretrain", seconds=3600.0, metrics=metrics),
+            ref("report", seconds=0.0, metrics={"attempts": {"pretrain": [attempt]}})]  # fmt: skip
+    usd = 2 * 8 * GPUS["H100"][2]
+    assert any(f"16 h 00 min of GPU time, ${usd:.2f}" in sentence for sentence in ledger_rows(plan, refs).sentences)

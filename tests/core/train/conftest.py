@@ -1,11 +1,16 @@
-"""A model that answers "Pick a digit." with any digit, made in two seconds: there is all to gain from practice."""
+"""Trainings of seconds: a pretraining on a made-up language, a model that answers "Pick a digit." with any digit."""
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from nanochat_core.config import GPTConfig
+from nanochat_core.data.packing import pack_rows
+from nanochat_core.data.tokenize import load_shards
 from nanochat_core.evals.items import Question, write_questions
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.weights import load_model, save_model
@@ -85,6 +90,57 @@ def make_job(picker_folder: Path):
                 rows=str(picker_folder / "questions"), tokenizer=str(picker_folder / "tokenizer"),
                 base=str(picker_folder / "model"), checkpoints=str(work / "checkpoints"), work=str(work),
                 out=str(work / "out"),
+            ),
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def text_folder(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tokens of a made-up language, packed into rows, and the tokenizer: what a pretraining reads."""
+    folder = tmp_path_factory.mktemp("text")
+    generator = np.random.Generator(np.random.PCG64(5))
+    words = [bytes(generator.integers(97, 123, 5).tolist()) for _ in range(40)]
+    for split, num_documents in (("train", 400), ("validation", 40)):
+        documents = [b" ".join(words[i] for i in generator.integers(0, 40, 30)) for _ in range(num_documents)]
+        ids = [np.array([tokenizer.bos, *document], dtype=np.uint16) for document in documents]
+        starts = np.cumsum([0, *map(len, ids)], dtype=np.int64)
+        (folder / split).mkdir()
+        np.concatenate(ids).tofile(folder / split / "00000.bin")
+        np.save(folder / split / "00000.starts.npy", starts)
+        index = {"vocab_size": CONFIG.vocab_size, "shard_tokens": [int(starts[-1])]}
+        (folder / split / "index.json").write_text(json.dumps(index))
+        shards = load_shards(folder / split, vocab_size=CONFIG.vocab_size)
+        pack_rows(shards, row_len=CONFIG.sequence_len + 1).save(folder / f"{split}.rows.npz")
+    tokenizer.save(folder)
+    np.save(folder / "token_bytes.npy", tokenizer.token_bytes())
+    return folder
+
+
+@pytest.fixture
+def pretrain_job(text_folder: Path):
+    """A pretraining of `num_steps` in a folder of its own; `runtime` overrides."""
+
+    def make(work: Path, *, num_steps: int = 12, validate_every_steps: int | None = None, **runtime: Any) -> TrainJob:
+        work.mkdir(parents=True, exist_ok=True)
+        schedule = Schedule(
+            num_steps=num_steps, warmup_steps=2, warmdown_frac=0.5, final_lr_frac=0.1, momentum_warmup_steps=10
+        )
+        chosen = {
+            "device": "cpu", "num_processes": 1, "device_batch_rows": 8, "num_threads": 1, "checkpoint_every_s": 1e9,
+            "log_every_steps": 1,
+        }  # fmt: skip
+        return TrainJob(
+            entry="nanochat_core.train.pretrain",
+            settings=TrainSettings(
+                model=CONFIG, optim={"weight_decay": 0.1}, schedule=schedule, total_batch_rows=8, seed=3,
+                validate_every_steps=validate_every_steps, validation_rows=4, dtype="fp32",
+            ),
+            runtime=TrainRuntime(**(chosen | runtime)),
+            paths=TrainPaths(
+                rows=str(text_folder), tokenizer=str(text_folder), base=None, checkpoints=str(work / "checkpoints"),
+                work=str(work), out=str(work / "out"),
             ),
         )  # fmt: skip
 

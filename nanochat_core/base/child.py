@@ -79,6 +79,8 @@ def run_child(
         _stop(child)
         _forward(follower, on_record)  # the checkpoint that it saved on the way out is among them
         raise
+    finally:
+        follower.close()
     return _result(work, child.returncode)
 
 

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from nanochat_core.base.errors import NanochatError
 
@@ -67,20 +67,30 @@ class RecordFollower:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._inode, self._offset = (path.stat().st_ino, path.stat().st_size) if path.is_file() else (0, 0)
+        # held open: the number of a removed file goes to the next one, which then looks like the old
+        self._file: BinaryIO | None = path.open("rb") if path.is_file() else None
+        self._offset = path.stat().st_size if path.is_file() else 0
 
     def new_records(self) -> list[dict[str, Any]]:
         if not self.path.is_file():
             return []
-        with self.path.open("rb") as file:
-            now = os.fstat(file.fileno())
-            if now.st_ino != self._inode or now.st_size < self._offset:
-                self._inode, self._offset = now.st_ino, 0  # a resumed attempt put another file in its place
-            file.seek(self._offset)
-            chunk = file.read()
+        if self._file is None or not self._is_current(self._file):
+            self.close()
+            self._file, self._offset = self.path.open("rb"), 0  # a resumed attempt put another file in its place
+        self._file.seek(self._offset)
+        chunk = self._file.read()
         whole = chunk[: chunk.rfind(b"\n") + 1]
         self._offset += len(whole)
         return list(_records(whole.decode("utf-8").split("\n")))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _is_current(self, file: BinaryIO) -> bool:
+        held = os.fstat(file.fileno())
+        return os.path.samestat(held, self.path.stat()) and held.st_size >= self._offset
 
 
 def write_result(work: Path, result: Record) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.records import RecordWriter, read_records
-from nanochat_core.base.units import dollars, duration
+from nanochat_core.base.units import duration, exact_dollars
 
 NAME = "timesheet.jsonl"
 ALIVE_EVERY_S = 5.0
@@ -95,8 +95,3 @@ class Budget:
             "the last checkpoint is kept",
             hint="the same command with a higher limit (runtime.max_cost_usd) goes on from it",
         )
-
-
-def exact_dollars(usd: float) -> str:
-    """Cents where they tell enough, else three figures: $12.30, $0.00042."""
-    return dollars(usd) if usd >= 1 or usd == 0 else f"${usd:.3g}"

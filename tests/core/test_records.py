@@ -96,6 +96,19 @@ def test_a_rewritten_file_that_has_already_outgrown_the_old_one_is_followed(path
     assert _steps(follower.new_records())[-2:] == [19, 20]
 
 
+def test_a_file_that_is_replaced_again_and_again_is_never_taken_for_the_old_one(path):
+    """File systems give the number of a removed file to the next one."""
+    for _ in range(50):
+        _write(path, range(10))
+        follower = RecordFollower(path)
+        for step in (3, 2):  # what a resumed attempt does: the checkpoint's records, and then fewer of them
+            keep_until(path, step)
+        _write(path, range(100, 130))
+        assert _steps(follower.new_records()) == [0, 1, *range(100, 130)]
+        follower.close()
+        path.unlink()
+
+
 def test_keep_until_drops_the_steps_that_will_be_taken_again_and_keeps_starts(path):
     _write(path, [0], event="start")
     _write(path, range(1, 6))

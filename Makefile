@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up down speedrun setup dev check format test test-fast faults lock clean
+.PHONY: help up down speedrun setup dev check format test test-fast faults gpu-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,8 +59,12 @@ test: $(VENV)/.dev ## All tests: units, a real S3 server, a real Prefect server,
 test-fast: $(VENV)/.dev ## The tests that need no server and no training process
 	@$(BIN)/python -m pytest $(WORKERS) -m "not slow and not torture"
 
-faults: $(VENV)/.dev ## The long kills: workers, flow processes and GPU workers in mid-step
-	@$(BIN)/python -m pytest -m torture
+faults: $(VENV)/.dev ## The long kills, damage and outages, then the kill matrix (OUT=table.md keeps it); under two hours
+	@$(BIN)/python -m pytest -s -m torture; tests=$$?; \
+		$(BIN)/python tests/faults/matrix.py --repeats 5 $(if $(OUT),--out $(OUT)); exit $$((tests | $$?))
+
+gpu-check: $(VENV)/.dev ## Check and time all that needs a GPU; TEXT=folder of .parquet shards, OUT=file for the JSON
+	@$(BIN)/python benchmarks/gpu_check.py --out $(or $(OUT),build/gpu-check.json) $(if $(TEXT),--text $(TEXT))
 
 lock: ## Pin the newest versions that pyproject.toml allows
 	@infra/lock.sh $(PYTHON)

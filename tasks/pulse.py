@@ -75,6 +75,7 @@ class Pulse:
         self._run_count: int | None = (
             None  # as first seen on the server; the engine's own copy is from before the start
         )
+        self.parent_pid = os.getppid()  # the worker, where one started this process
         self.num_working = 0
         self.was_cancelled = False
         self._suspicious = 0
@@ -114,7 +115,8 @@ class Pulse:
         self._suspicious = 0 if is_ours and seen.run_count == self._run_count else self._suspicious + 1
         if kind == StateType.CANCELLING:
             self._cancelling_since = self._cancelling_since or now_s
-            grace_s = WORKER_GRACE_S if self.flow_run.deployment_id else 0.0
+            has_worker = self.flow_run.deployment_id and os.getppid() == self.parent_pid
+            grace_s = WORKER_GRACE_S if has_worker else 0.0
             if now_s - self._cancelling_since >= grace_s:
                 self.was_cancelled = True
                 return self._stop("it was cancelled")
@@ -124,16 +126,18 @@ class Pulse:
 
     def _revive(self) -> bool:
         """A stalled server hears no signs of life (SQLite waits a minute for a lock), then judges a run that lives."""
-        log.warning("%s was called Crashed and lives: it is Running again", self.flow_run.name)
         self._run_count = None  # setting the state counts as another try
         with contextlib.suppress(httpx.HTTPError, RuntimeError), get_client(sync_client=True) as client:
             client.set_flow_run_state(self.flow_run.id, Running(message="it lives"), force=True)
+        log.warning("%s was called Crashed and lives: it is Running again", self.flow_run.name)
         return True
 
     def _stop(self, why: str) -> bool:
         """End this process like a Ctrl-C in a terminal or a worker's cancel; the ranks save a checkpoint first."""
-        log.warning("stopping %s: %s", self.flow_run.name, why)
-        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            log.warning("stopping %s: %s", self.flow_run.name, why)
+        finally:  # where the worker that reads our lines is gone, rich ends this thread with a SystemExit
+            os.kill(os.getpid(), signal.SIGTERM)
         return False
 
 

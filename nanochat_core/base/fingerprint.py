@@ -119,9 +119,10 @@ def code_closure(entries: Iterable[str], *, root: Path | None = None) -> dict[st
         path = tree.path(module)
         if module in EXCLUDED or path is None:  # no path: a folder without __init__.py, nothing to hash
             continue
-        parsed, digests[module] = _normalised_module(path, path.stat().st_mtime_ns, path.stat().st_size)
-        digests |= {f"{module}:{name}": _file_digest(path, name) for name in _declared_files(parsed, module)}
-        waiting.extend(tree.imported(parsed, module))
+        source = _source(module, path, path.stat().st_mtime_ns, path.stat().st_size)
+        digests[module] = source.digest
+        digests |= {f"{module}:{name}": _file_digest(path, name) for name in source.files}
+        waiting.extend(tree.reached(source))
     return dict(sorted(digests.items()))
 
 
@@ -130,17 +131,25 @@ def function_code(function: Callable[..., Any]) -> dict[str, str]:
 
     For modules that hold many steps' functions: an edit in one of them concerns that one only.
     """
-    module = inspect.getmodule(function)
-    tree = normalised(ast.parse(inspect.getsource(module)))  # type: ignore[arg-type]
-    defined = {name: node for node in tree.body for name in _defined_names(node)}
+    defined = _definitions(inspect.getsource(inspect.getmodule(function)))  # type: ignore[arg-type]
     waiting, parts = [function.__name__], {}
     while waiting:
         name = waiting.pop()
         if name in parts or name not in defined:
             continue
-        parts[name] = ast.unparse(defined[name])
-        waiting.extend(node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name))
+        parts[name], named = defined[name]
+        waiting.extend(named)
     return {f"{function.__module__}.{function.__name__}": identity_digest(parts)}
+
+
+@lru_cache(maxsize=64)
+def _definitions(source: str) -> dict[str, tuple[str, frozenset[str]]]:
+    """What a module defines: name -> (normalised source, names in it)."""
+    found: dict[str, tuple[str, frozenset[str]]] = {}
+    for node in normalised(ast.parse(source)).body:
+        named = frozenset(each.id for each in ast.walk(node) if isinstance(each, ast.Name))
+        found |= dict.fromkeys(_defined_names(node), (ast.unparse(node), named))
+    return found
 
 
 def _defined_names(node: ast.stmt) -> list[str]:
@@ -150,11 +159,32 @@ def _defined_names(node: ast.stmt) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-@lru_cache(maxsize=512)  # a run asks for a dozen closures that share most of their modules
-def _normalised_module(path: Path, _mtime_ns: int, _num_bytes: int) -> tuple[ast.Module, str]:
-    """The normalised syntax tree of a file, which nobody changes, and its digest; read again when the file changed."""
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """What a closure needs to know of one module."""
+
+    digest: str
+    names: frozenset[str]
+    """Names and texts in it that may be modules of ours."""
+    stars: frozenset[str]
+    """Packages that it imports everything from."""
+    files: tuple[str, ...]
+    """Data files that it declares."""
+
+
+@lru_cache(maxsize=1024)  # a run asks for two dozen closures that share most of their modules
+def _source(module: str, path: Path, _mtime_ns: int, _num_bytes: int) -> _Source:
+    """Read again when the file changed."""
     tree = normalised(_parse(path))
-    return tree, hashlib.sha256(ast.unparse(tree).encode()).hexdigest()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    named = [pair for node in ast.walk(tree) for pair in _named(node, package)]
+    ours = [(name, is_star) for name, is_star in named if name == PACKAGE or name.startswith(f"{PACKAGE}.")]
+    return _Source(
+        digest=hashlib.sha256(ast.unparse(tree).encode()).hexdigest(),
+        names=frozenset(name for name, is_star in ours if not is_star),
+        stars=frozenset(name for name, is_star in ours if is_star),
+        files=_declared_files(tree, module),
+    )
 
 
 def normalised(tree: ast.Module) -> ast.Module:
@@ -221,24 +251,24 @@ class _SourceTree:
         folder = self.root.joinpath(*package.split("."))
         return [f"{package}.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__"]
 
-    def imported(self, tree: ast.Module, module: str) -> set[str]:
-        """Our modules that `tree`, the source of `module`, names."""
-        path = self.path(module)
-        is_package = path is not None and path.name == "__init__.py"
-        package = module if is_package else module.rpartition(".")[0]
-        return {name for node in ast.walk(tree) for name in self._named(node, package) if self.has(name)}
+    def reached(self, source: _Source) -> set[str]:
+        """Our modules that `source` names."""
+        # What a star brings in depends on the package; taking all of it can only run a step too often.
+        brought = {name for package in source.stars for name in self.submodules(package)}
+        return {name for name in source.names | brought if self.has(name)}
 
-    def _named(self, node: ast.AST, package: str) -> Iterator[str]:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            origin = _origin(node, package)
-            yield origin
-            for alias in node.names:
-                # What a star brings in depends on the package; taking all of it can only run a step too often.
-                yield from self.submodules(origin) if alias.name == "*" else (f"{origin}.{alias.name}",)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
+
+def _named(node: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
+    """What may be modules, each with whether everything in it is meant."""
+    if isinstance(node, ast.Import):
+        yield from ((alias.name, False) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        origin = _origin(node, package)
+        yield origin, False
+        for alias in node.names:
+            yield (origin, True) if alias.name == "*" else (f"{origin}.{alias.name}", False)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value, False
 
 
 def _origin(node: ast.ImportFrom, package: str) -> str:

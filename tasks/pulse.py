@@ -25,10 +25,12 @@ from prefect.context import FlowRunContext
 from prefect.events import RelatedResource, emit_event
 from prefect.states import Cancelled, Running
 
+from nanochat_core.base.child import is_stopping
+
 log = logging.getLogger(__name__)
 PERIOD_S = 10.0
 PERIOD = "NANOCHAT_PULSE_S"  # another period, for tests
-WORKER_GRACE_S = 40.0  # a worker that lives stops a cancelled run within its 30 s
+WORKER_GRACE_S = 5.0  # a worker that hears of a cancel acts at once; after a restart of the server it is deaf
 SILENT = "no sign of life"  # how the automation's message begins
 LOOKS = 2  # a state that belongs to somebody else is believed when it was seen so often in a row
 
@@ -92,7 +94,7 @@ class Pulse:
         period_s = float(os.environ.get(PERIOD, PERIOD_S))
         while True:
             emit_event("prefect.flow-run.heartbeat", resource=self._resource, related=self._related)
-            time.sleep(period_s)
+            time.sleep(period_s if self._cancelling_since is None else min(period_s, WORKER_GRACE_S))
             try:
                 with get_client(sync_client=True) as client:
                     seen = client.read_flow_run(self.flow_run.id)
@@ -117,7 +119,7 @@ class Pulse:
             self._cancelling_since = self._cancelling_since or now_s
             has_worker = self.flow_run.deployment_id and os.getppid() == self.parent_pid
             grace_s = WORKER_GRACE_S if has_worker else 0.0
-            if now_s - self._cancelling_since >= grace_s:
+            if now_s - self._cancelling_since >= grace_s and not is_stopping():
                 self.was_cancelled = True
                 return self._stop("it was cancelled")
         if self._suspicious >= LOOKS and self.num_working:

@@ -5,12 +5,14 @@ should save. The child gets a parent-death signal; when the caller is interrupte
 child outlives this process, and the process that orchestrates never touches the GPU.
 """
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nanochat_core.base.errors import (
@@ -30,6 +32,9 @@ LOG_NAME = "output.log"
 # How long OpenMP's threads spin at a barrier. The default costs a factor of 4 to 20 as soon as anything else wants a
 # core (a browser, a test); with a short spin it is 2, and an idle machine loses a tenth (2 cores, 2026-11-22).
 GOMP_SPINCOUNT = "1000"
+
+
+_stopping = threading.Event()
 
 
 class PreemptedError(TrainingError):
@@ -96,16 +101,36 @@ def _forward(follower: RecordFollower, on_record: Callable[[Record], None]) -> N
         on_record(record)
 
 
+def is_stopping() -> bool:
+    """Whether a child of this process has been told to stop and is saving its state."""
+    return _stopping.is_set()
+
+
 def _stop(child: "subprocess.Popen[bytes]") -> None:
     """Ask for a checkpoint, wait for it, then insist."""
     if child.poll() is not None:
         return
     child.send_signal(signal.SIGTERM)
+    with _deaf_to_sigterm():
+        try:
+            child.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+@contextlib.contextmanager
+def _deaf_to_sigterm() -> Iterator[None]:
+    """Who is stopping already is not stopped again: a second SIGTERM would cut off the checkpoint."""
+    _stopping.set()
+    is_main = threading.current_thread() is threading.main_thread()  # no other one may set a handler
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN) if is_main else None
     try:
-        child.wait(GRACE_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+        yield
+    finally:
+        _stopping.clear()
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _result(work: Path, returncode: int) -> Record:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from nanochat_core.base.child import PreemptedError, run_child
+from nanochat_core.base.child import PreemptedError, is_stopping, run_child
 from nanochat_core.base.errors import (
     ConfigError,
     CorruptError,
@@ -103,3 +103,34 @@ time.sleep(60)
     assert (tmp_path / "saved").read_text() == "yes"
     with pytest.raises(ProcessLookupError):
         os.kill(pids[0], signal.SIG_DFL)
+
+
+def test_a_second_request_to_stop_does_not_cut_off_the_checkpoint(tmp_path):
+    """A cancel may come from two sides: the worker's and the run's own."""
+    body = """
+w = RecordWriter(work / 'metrics.jsonl')
+def stop(*_):
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(0.5)
+    (work / 'saved').write_text('yes')
+    sys.exit(12)
+signal.signal(signal.SIGTERM, stop)
+w.write('start', pid=os.getpid())
+time.sleep(60)
+"""
+
+    def raising(*_):
+        raise AssertionError("the second one was heard")
+
+    def interrupt(record):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, raising)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _run(tmp_path, body, interrupt)
+        assert signal.getsignal(signal.SIGTERM) is raising
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (tmp_path / "saved").read_text() == "yes"
+    assert not is_stopping()

@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 
 from flows import deploy, nightly_cli, stack_cli, sweeps_cli
-from flows.parameters import check_cost
 from flows.server import EmbeddedServer, prefect_server
 from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
@@ -50,6 +49,8 @@ def run(
         sets = [*(sets or []), f"runtime.max_cost_usd={max_cost_usd}"]
     plan = derived_plan(preset, sets, fresh=fresh, accept_drift=accept_drift)
     check_step(until, plan)
+    from flows.parameters import check_cost  # Prefect reads its settings when it is imported, so nobody does at the top
+
     check_cost(plan, plan.config.runtime.max_cost_usd)
     if no_prefect:
         _announce(plan, until, yes=yes)

@@ -69,7 +69,8 @@ class Told:
     def __init__(self, name: str, plan: RunPlan) -> None:
         self._name, self._title = name, STEPS[name].title(plan)
         runtime = plan.config.runtime
-        price = GPUS[runtime.gpu][2] if runtime.gpu in GPUS else 0.0
+        # a processor has a price for those who ask for a limit; who runs on a laptop is not shown cents
+        price = GPUS[runtime.gpu][2] if runtime.gpu in GPUS and runtime.gpu != "CPU" else 0.0
         price = runtime.usd_per_gpu_hour if runtime.usd_per_gpu_hour is not None else price
         self._usd_per_s = price * runtime.num_gpus / 3600
         self._began = time.monotonic()

@@ -119,7 +119,7 @@ def test_a_regression_is_red_told_and_found(bench: Bench) -> None:
     assert told.returncode == 0, told.stderr
     good = bench.git("rev-parse", "HEAD")
     bench.commit("Say why", "nanochat_core/optim/muon.py", "@torch.no_grad()\ndef muon_step", WHY)
-    planted = bench.commit("Simplify", "nanochat_core/optim/adamw.py", "maximize=False", "maximize=True")
+    planted = bench.commit("Simplify", "nanochat_core/optim/adamw.py", "lr=lr,", "lr=lr / 8,")
     bench.commit("Say more", "nanochat_core/optim/muon.py", "# why, at length\n", "# why\n")
 
     red = bench.nightly()

@@ -34,6 +34,7 @@ DECIDES_NOTHING = {
     "requests": "moves bytes that are verified",
     "urllib3": "moves bytes that are verified",
     "safetensors": "a file format of plain numbers",
+    "triton": "comes with torch, whose version is in the key",
     "yaml": "reads plain tables",
 }
 DECIDES_NOTHING_FOR = {

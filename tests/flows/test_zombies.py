@@ -92,6 +92,7 @@ def test_a_killed_worker_and_flow_process_leave_no_rank_and_are_crashed(
     assert "no sign of life" in crashed["state"]["message"]
 
 
+@pytest.mark.torture
 def test_a_cancel_of_a_run_without_a_worker_stops_it_too(team: Team) -> None:
     sets = [*MICRO, *ENDLESS, "seed=4", "corpus.source=path", f"corpus.path={team.corpus}"]
     options = [part for value in sets for part in ("--set", value)]

@@ -136,6 +136,7 @@ def test_two_nodes_train_what_one_node_with_as_many_ranks_trains(
 
 
 @pytest.mark.slow
+@pytest.mark.torture
 def test_a_lost_node_ends_the_attempt_and_the_next_one_goes_on(
     prepared_home: Path, second_node: Second, micro_sets: list[str]
 ) -> None:

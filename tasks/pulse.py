@@ -30,7 +30,7 @@ from nanochat_core.base.child import is_stopping
 log = logging.getLogger(__name__)
 PERIOD_S = 10.0
 PERIOD = "NANOCHAT_PULSE_S"  # another period, for tests
-WORKER_GRACE_S = 5.0  # a worker that hears of a cancel acts at once; after a restart of the server it is deaf
+WORKER_GRACE_S = 20.0  # a worker that hears of a cancel acts within seconds; after a restart of the server it is deaf
 SILENT = "no sign of life"  # how the automation's message begins
 LOOKS = 2  # a state that belongs to somebody else is believed when it was seen so often in a row
 

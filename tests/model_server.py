@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 import uvicorn
+from nudge import nudge
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.gpt import GPT
@@ -134,10 +135,7 @@ def random_model(seed: int, *, context_tokens: int = CONTEXT_TOKENS) -> GPT:
     """Two layers with nothing switched off by a zero."""
     model = GPT(_shape(context_tokens, n_layer=2))
     model.init_weights(seed)
-    generator = torch.Generator().manual_seed(seed + 100)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    nudge(model, 0.2, seed=seed + 100)
     return model
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from nanochat_core.base.records import read_records
 
 TIMEOUT_S = 120
-RANK = b"nanochat_core.train.worker"
+RANK, TORCHRUN = b"nanochat_core.train.worker", b"torch.distributed.run"
 
 
 def processes_of(folder: Path) -> list[str]:
@@ -25,13 +25,23 @@ def processes_of(folder: Path) -> list[str]:
 
 def ranks_of(home: Path) -> list[int]:
     """Process ids of training ranks whose plan lies in this home."""
+    return pids_of(home, RANK)
+
+
+def torchruns_of(home: Path) -> list[int]:
+    """Process ids of torchrun itself: it is the ranks' parent."""
+    return pids_of(home, TORCHRUN)
+
+
+def pids_of(home: Path, word: bytes) -> list[int]:
+    """Process ids whose command line has `word`, and a path in this home."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if RANK in words and any(word.startswith(str(home).encode()) for word in words):
+        if word in words and any(each.startswith(str(home).encode()) for each in words):
             found.append(int(path.parent.name))
     return found
 

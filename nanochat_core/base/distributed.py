@@ -51,19 +51,6 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-def sum_gradients(parameters: list[torch.nn.Parameter], world: World) -> None:
-    """Add up the gradients of all ranks, in one flat buffer per dtype: one collective instead of one per tensor."""
-    if world.size == 1:
-        return
-    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    for dtype in sorted({grad.dtype for grad in grads}, key=str):
-        same = [grad for grad in grads if grad.dtype == dtype]
-        flat = torch.cat([grad.reshape(-1) for grad in same])
-        dist.all_reduce(flat)
-        for grad, piece in zip(same, flat.split([grad.numel() for grad in same]), strict=True):
-            grad.copy_(piece.view_as(grad))
-
-
 def start_reduce_scatter(received: torch.Tensor, sent: torch.Tensor) -> Any:
     """Begin to add up `sent` of all ranks, part r of it into `received` of rank r; returns what to `wait()` for.
 

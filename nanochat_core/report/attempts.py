@@ -4,13 +4,11 @@ An attempt begins with a `start` record. A resumed training drops the records of
 an earlier attempt lists here is what was kept of it. Compiling shows as first steps far above the usual one.
 """
 
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-COMPILING_STEPS = 5  # of an attempt: later ones that are slow have other reasons
-COMPILING_FACTOR = 1.5  # times the usual step; a step's ordinary wobble stays below
+from nanochat_core.base.compiling import compiling_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,7 @@ def attempts(records: Iterable[dict[str, Any]]) -> list[Attempt]:
 
 def _attempt(group: list[dict[str, Any]], *, steps_s: float) -> Attempt:
     times = [record["time_s"] for record in group if "time_s" in record]
-    compile_s = min(steps_s, _compile_s([r["step_ms"] / 1e3 for r in group if r["event"] == "step"]))
+    compile_s = min(steps_s, sum(compiling_s([r["step_ms"] / 1e3 for r in group if r["event"] == "step"])))
     return Attempt(
         world_size=int(group[0].get("world_size", 1)),
         started_at_s=times[0] if times else None,
@@ -57,11 +55,3 @@ def _attempt(group: list[dict[str, Any]], *, steps_s: float) -> Attempt:
         validate_s=sum(record.get("validate_s", 0.0) for record in group),
         checkpoint_s=sum(record.get("save_s", 0.0) for record in group),
     )
-
-
-def _compile_s(steps_s: list[float]) -> float:
-    """What the first steps took beyond a usual one."""
-    if len(steps_s) <= COMPILING_STEPS:
-        return 0.0  # too few to say what is usual
-    usual_s = statistics.median(steps_s)
-    return sum(one_s - usual_s for one_s in steps_s[:COMPILING_STEPS] if one_s > COMPILING_FACTOR * usual_s)

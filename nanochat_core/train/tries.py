@@ -5,13 +5,12 @@ them, add up to the wall clock by construction. What a later start takes again (
 that was cut off) becomes `lost`. Compiling shows as first steps far above the usual one.
 """
 
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-COMPILING_STEPS = 5  # of a start: later ones that are slow have other reasons
-COMPILING_FACTOR = 1.5  # times the usual step; a step's ordinary wobble stays below
+from nanochat_core.base.compiling import compiling_s
+
 BUCKETS = ("start", "compile", "train", "evaluate", "checkpoint", "upload", "lost")
 KINDS = {"start": "start", "step": "train", "validate": "evaluate", "checkpoint": "checkpoint", "end": "checkpoint"}
 
@@ -122,10 +121,9 @@ def _closed(one: _Open, queue_s: float) -> Try:
 def _split_compiling(one: _Open) -> None:
     """Move what the first steps took beyond a usual one out of `train`."""
     steps = [piece for piece in one.pieces if piece.bucket == "train"]
-    if len(steps) <= COMPILING_STEPS or any(piece.bucket == "compile" for piece in one.pieces):
+    if any(piece.bucket == "compile" for piece in one.pieces):
         return
-    usual_s = statistics.median(piece.seconds for piece in steps)
-    for piece in steps[:COMPILING_STEPS]:
-        if piece.seconds > COMPILING_FACTOR * usual_s:
-            one.pieces.append(_Piece("compile", piece.seconds - usual_s, piece.step))
-            piece.seconds = usual_s
+    for piece, beyond_s in zip(steps, compiling_s([piece.seconds for piece in steps]), strict=False):
+        if beyond_s:
+            one.pieces.append(_Piece("compile", beyond_s, piece.step))
+            piece.seconds -= beyond_s

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from conftest import MICRO, ROOT
-from processes import ranks_of, wait_until_no_ranks
+from processes import ranks_of, torchruns_of, wait_until_no_ranks
 
 from flows.speedrun import run_until
 from nanochat_core import workspace
@@ -151,16 +151,3 @@ def wait_for(is_right, supervisor: "subprocess.Popen[bytes]") -> None:
     while not is_right() and supervisor.poll() is None:
         assert time.monotonic() < deadline, f"nothing happened in {TIMEOUT_S} s"
         time.sleep(0.02)
-
-
-def torchruns_of(home: Path) -> list[int]:
-    """Process ids of torchrun itself: it is the ranks' parent."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"torch.distributed.run" in words and any(word.startswith(str(home).encode()) for word in words):
-            found.append(int(path.parent.name))
-    return found

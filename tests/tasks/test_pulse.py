@@ -1,5 +1,7 @@
 """What a run does when the server says that it is cancelled, over, or somebody else's."""
 
+import logging
+import os
 import signal
 from collections.abc import Iterator
 from types import FrameType
@@ -85,3 +87,31 @@ def test_one_look_that_is_not_confirmed_stops_nothing(stops: list[int]) -> None:
 def test_a_run_that_is_over_is_not_watched_any_more(stops: list[int]) -> None:
     assert not pulse(is_working=False).look(run_in(StateType.COMPLETED), 0.0)
     assert stops == []
+
+
+class BrokenPipe(logging.Handler):
+    """What rich does when it prints a line into a pipe that nobody reads: it raises SystemExit, in whatever thread."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise SystemExit(1)
+
+
+def test_a_cancel_stops_a_run_whose_worker_is_gone_without_waiting_for_it(stops: list[int]) -> None:
+    watch = pulse()
+    assert watch.look(run_in(StateType.CANCELLING), 0.0), "its worker lives, and has its grace"
+    watch.parent_pid = os.getpid()  # as if this process had been given to another parent since
+    assert not watch.look(run_in(StateType.CANCELLING), 1.0)
+    assert stops == [signal.SIGTERM]
+
+
+def test_a_stop_does_not_wait_for_a_line_that_nobody_can_read(stops: list[int]) -> None:
+    log, handler = logging.getLogger("tasks.pulse"), BrokenPipe()
+    watch = pulse(is_working=False)
+    watch.parent_pid = os.getpid()
+    log.addHandler(handler)
+    try:
+        with pytest.raises(SystemExit):
+            watch.look(run_in(StateType.CANCELLING), 0.0)
+    finally:
+        log.removeHandler(handler)
+    assert stops == [signal.SIGTERM]

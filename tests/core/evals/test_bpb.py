@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from nudge import nudge
 
 from nanochat_core.base.distributed import World
 from nanochat_core.config import GPTConfig
@@ -20,10 +21,7 @@ NUM_ROWS, ROW_LEN = 13, 17
 def _model(vocab_size, *, is_random):
     model = GPT(GPTConfig(sequence_len=16, vocab_size=vocab_size, n_layer=1, n_head=1, n_kv_head=1, n_embd=32))
     if is_random:
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+        nudge(model, 0.3, seed=0)
     return model
 
 

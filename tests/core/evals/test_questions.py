@@ -4,9 +4,9 @@ import json
 import math
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from nudge import nudge
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.evals.items import Question, read_questions, write_questions
@@ -20,10 +20,7 @@ from nanochat_core.model.gpt import GPT
 @pytest.fixture(scope="module")
 def engine(tokenizer):
     model = GPT(GPTConfig(sequence_len=160, vocab_size=265, n_layer=1, n_head=1, n_kv_head=1, n_embd=32))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    nudge(model, 0.3, seed=0)
     return Engine(model, tokenizer)
 
 

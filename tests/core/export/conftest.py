@@ -4,6 +4,8 @@ import json
 
 import pytest
 import torch
+from nudge import nudge
+from threads import one_thread as one_thread
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.data import documentation
@@ -23,14 +25,6 @@ PROVENANCE = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def texts():
     """Real documentation, about 300 KB."""
@@ -48,10 +42,8 @@ def model():
     """Random values everywhere, also where training starts from zero."""
     model = GPT(SHAPE)
     model.init_weights(0)
-    generator = torch.Generator().manual_seed(1)
+    nudge(model, 0.1, seed=1)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
         model.head.weight.mul_(4)  # logits that reach into the cap
     return model.eval()
 

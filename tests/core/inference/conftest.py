@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from nudge import nudge
 from threads import one_thread as one_thread
 
 from nanochat_core.config import GPTConfig
@@ -21,10 +22,7 @@ def make_model():
     def make(seed=0, sequence_len=96):
         model = GPT(GPTConfig(sequence_len=sequence_len, vocab_size=265, n_layer=2, n_head=2, n_kv_head=1, n_embd=32))
         model.init_weights(seed)
-        generator = torch.Generator().manual_seed(seed + 100)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+        nudge(model, 0.2, seed=seed + 100)
         return model
 
     return make
@@ -57,10 +55,7 @@ def full_model():
     config = GPTConfig(sequence_len=512, vocab_size=265, n_layer=4, n_head=4, n_kv_head=2, n_embd=64)
     model = GPT(config)
     model.init_weights(0)
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    nudge(model, 0.2, seed=7)
     assert all(parameter.abs().min() > 0 for parameter in model.parameters())
     assert window_sizes(config) == [128, 128, 128, 512]
     return model.eval()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from nudge import nudge
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.config import GPTConfig
@@ -17,10 +18,7 @@ EXACT = {"atol": 1e-5, "rtol": 0}
 def make_model(config=CONFIG):
     model = GPT(config)
     model.init_weights(0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():  # nothing may be switched off by a zero
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    nudge(model, 0.05, seed=1)
     return model
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from nudge import nudge
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.documents import Documents
@@ -15,10 +16,7 @@ STARTS, T = [0, 3, 150], 300
 def model():
     model = GPT(CONFIG)
     model.init_weights(0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for param in model.parameters():
-            param += 0.05 * torch.randn(param.shape, generator=generator)
+    nudge(model, 0.05, seed=1)
     return model
 
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from nudge import nudge
 
 from nanochat_core.base.errors import ConfigError, CorruptError
 from nanochat_core.config import GPTConfig
@@ -165,10 +166,7 @@ def test_weights_are_cast_again_only_when_they_change():
 def _model(scaling):
     model = GPT(CONFIG, fp8=scaling)
     model.init_weights(0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for param in model.parameters():
-            param += 0.05 * torch.randn(param.shape, generator=generator)
+    nudge(model, 0.05, seed=1)
     return model
 
 

@@ -1,6 +1,7 @@
 """What the whole model promises: causality, bf16 near fp32, gradients for every parameter."""
 
 import torch
+from nudge import nudge
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.gpt import GPT
@@ -11,9 +12,7 @@ CONFIG = GPTConfig(sequence_len=256, vocab_size=90, n_layer=3, n_head=4, n_kv_he
 def _model():
     model = GPT(CONFIG)
     model.init_weights(0)
-    generator = torch.Generator().manual_seed(1)
-    for param in model.parameters():
-        param.data += 0.05 * torch.randn(param.shape, generator=generator)
+    nudge(model, 0.05, seed=1)
     return model
 
 

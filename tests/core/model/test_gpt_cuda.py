@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from nudge import nudge
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.inference.decoder import Decoder
@@ -19,9 +20,7 @@ CONFIG = GPTConfig(sequence_len=512, vocab_size=900, n_layer=3, n_head=4, n_kv_h
 def models():
     model = GPT(CONFIG)
     model.init_weights(0)
-    generator = torch.Generator().manual_seed(1)
-    for param in model.parameters():
-        param.data += 0.02 * torch.randn(param.shape, generator=generator)
+    nudge(model, 0.02, seed=1)
     return model, copy.deepcopy(model).cuda()
 
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from nudge import nudge
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.attention_ladder import RUNGS, TOLERANCE, Case, resolve, self_test
@@ -50,10 +51,7 @@ def test_an_fp8_model_computes_on_a_gpu_what_it_emulates_on_a_cpu(scaling):
         pytest.skip("no fp8 products before Hopper")
     cpu = GPT(CONFIG, fp8=scaling)
     cpu.init_weights(0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for param in cpu.parameters():
-            param += 0.02 * torch.randn(param.shape, generator=generator)
+    nudge(cpu, 0.02, seed=1)
     gpu = copy.deepcopy(cpu).cuda()
     rows = torch.randint(0, 900, (4, 129), generator=torch.Generator().manual_seed(2))
     for model in (cpu, gpu):

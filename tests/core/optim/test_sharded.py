@@ -15,6 +15,7 @@ from gloo_ranks import (
     train_early_and_late,
     train_on_exact_gradients,
 )
+from threads import one_thread as one_thread
 
 from nanochat_core.optim.groups import OptimConfig
 from nanochat_core.optim.optimizer import MuonAdamW
@@ -32,15 +33,6 @@ def alone(num_ranks, numbers=range(NUM_STEPS)):
     optimizer = MuonAdamW(model(), OptimConfig())
     steps(optimizer, numbers, range(num_ranks))
     return everything(optimizer)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As the ranks have: sums over several threads differ in their last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("num_ranks", [2, 4, 8])

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-import torch
 from model_server import byte_tokenizer, scripted_model, serve_here
+from threads import one_thread as one_thread
 
 from nanochat_core.inference.engine import Engine
 from nanochat_core.serve.catalogue import ModelCard
@@ -18,15 +18,6 @@ from nanochat_core.store.store import Store
 from nanochat_core.tokenizer import tokenizer as tk
 
 ENDLESS_CONTEXT = 8192  # far more tokens than any test waits for
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def eventually(is_so, *, within_s=20.0):

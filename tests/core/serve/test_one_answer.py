@@ -11,6 +11,7 @@ import httpx
 import pytest
 import torch
 from model_server import byte_tokenizer, serve_here
+from nudge import nudge
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.export.folder import export_model
@@ -51,10 +52,8 @@ def model():
     assert sum(has_value_embed(config, layer) for layer in range(4)) == 2
     model = GPT(config)
     model.init_weights(0)
-    generator = torch.Generator().manual_seed(7)
+    nudge(model, 0.2, seed=7)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
         ends = [byte_tokenizer().special(name) for name in tk.SPECIAL_TOKENS]
         model.head.weight[ends] = 1e-3  # an answer that ends at its second token shows little
     assert all(parameter.abs().min() > 0 for parameter in model.parameters())

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from threads import one_thread as one_thread
 
 from nanochat_core.base.distributed import World
 from nanochat_core.base.records import read_records
@@ -29,14 +30,6 @@ from .conftest import RL
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 FILES = ("model.safetensors", "optimizer.safetensors")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def train(job):
@@ -192,7 +185,8 @@ torch.set_num_threads(1)
 distributed.start(world, torch.device("cpu"))
 training = rl.build(job, world=world, device=torch.device("cpu"))
 learnt = training.objective.backward(0)
-distributed.sum_gradients(list(training.model.parameters()), world)
+for parameter in training.model.parameters():
+    distributed.sum_over_ranks(parameter.grad, world)
 held_out = training.validate()
 if world.is_main:
     grads = {name: parameter.grad for name, parameter in training.model.named_parameters()}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from threads import one_thread as one_thread
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.evals.benchmarks.protocol import Item
@@ -139,12 +140,3 @@ def scripted(tokenizer):
         return ScriptedEngine(ScriptedModel(tokenizer, scripts, sequence_len), tokenizer)
 
     return make
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Models this small only wait for each other's threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

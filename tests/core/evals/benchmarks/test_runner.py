@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-import torch
+from nudge import nudge
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.evals.benchmarks.registry import BENCHMARKS
@@ -64,10 +64,7 @@ def engine(tokenizer):
     config = GPTConfig(sequence_len=512, vocab_size=tokenizer.vocab_size, n_layer=2, n_head=2, n_kv_head=1, n_embd=32)
     model = GPT(config)
     model.init_weights(0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    nudge(model, 0.2, seed=1)
     return Engine(model, tokenizer)
 
 

@@ -4,7 +4,7 @@ import json
 import zipfile
 
 import pytest
-import torch
+from nudge import nudge
 
 from nanochat_core.config import GPTConfig
 from nanochat_core.data import documentation
@@ -98,10 +98,7 @@ def make_model(bpe):
         shape = {"sequence_len": 256, "n_layer": 3, "n_head": 2, "n_kv_head": 1, "n_embd": 32, "window_pattern": "SSL"}
         model = GPT(GPTConfig(**{"vocab_size": bpe.vocab_size, **shape, **changes}))
         model.init_weights(0)
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        nudge(model, 0.1, seed=1)
         return model
 
     return make

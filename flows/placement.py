@@ -31,7 +31,9 @@ from prefect.settings import PREFECT_UI_URL
 from prefect.states import Cancelling, State
 
 from nanochat_core import observe, workspace
+from nanochat_core.base.child import NonFiniteError
 from nanochat_core.base.errors import MissingError, NanochatError
+from nanochat_core.pipeline.checks_verdict import ChecksFailedError
 from nanochat_core.pipeline.step import Ref, StepKey, execute, ref_of, reusable, step_key
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan
@@ -123,7 +125,7 @@ def _follow_children(client: SyncPrefectClient, name: str, parameters: dict[str,
         if child.state.is_completed():
             return child
         if not child.state.is_crashed():
-            raise NanochatError(
+            raise _error_kind(child.state.message or "")(
                 f"{name} ended as {child.state.name} on the gpu pool: {child.state.message or 'no message'}",
                 hint=f"its run: {_link(child.id)}; retry this run to try again",
             )
@@ -132,6 +134,11 @@ def _follow_children(client: SyncPrefectClient, name: str, parameters: dict[str,
         if vanished == MAX_CHILDREN:
             break
     raise NanochatError(f"{name} vanished {vanished} times on the gpu pool", hint="look at the pool's workers")
+
+
+def _error_kind(message: str) -> type[NanochatError]:
+    """What the child failed with, as its state's message names it: a training that diverged is told from a fault."""
+    return next((kind for kind in (ChecksFailedError, NonFiniteError) if kind.__name__ in message), NanochatError)
 
 
 def _start(client: SyncPrefectClient, name: str, parameters: dict[str, Any], number: int) -> FlowRun:

@@ -3,7 +3,7 @@
 The order comes from `git rev-list --bisect-all`, which handles merges and keeps no state, so a search that was killed
 goes on from what the store has, and the working tree (dirty or not) is not touched. A commit whose recipe was measured
 before, by a night or by this search, is not trained again: equal recipes are equal up to the seed. A commit that does
-not train is skipped, as `git bisect skip` does.
+not train is skipped, as `git bisect skip` does; one whose training diverges is bad.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, MissingError, TrainingError
 from nanochat_core.base.process import die_with_parent
 from nanochat_core.gate import baseline
-from nanochat_core.gate.night import Asked, measured, nights, runs_of, seed_of, with_seed
+from nanochat_core.gate.night import UNFIT, Asked, measured, nights, runs_of, seed_of, with_seed
 from nanochat_core.gate.verdict import NightRun, Verdict, judge
 from nanochat_core.pipeline.step import Ref, ref_of
 from nanochat_core.plan import plan_run
@@ -30,6 +30,10 @@ CANDIDATE = Path(__file__).with_name("candidate.py")
 FOLDER = "bisect"
 TAIL_CHARS = 200  # of what a commit that does not train said last
 Tell = Callable[[str], None]
+
+
+class UnfitError(TrainingError):
+    """A commit's training diverged: that is bad, not untried."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +130,8 @@ class Search:
         subject = self._git("show", "-s", "--format=%s", commit).strip()
         try:
             verdict, num_trained = self._judge(commit)
+        except UnfitError as error:
+            outcome, summary, num_trained = "bad", error.message, 1
         except TrainingError as error:
             outcome, summary, num_trained = "skipped", error.message, 0
         else:
@@ -180,7 +186,9 @@ class Search:
         )
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines()[-1:]
-            raise TrainingError(f"exit code {done.returncode}: {' '.join(lines[-1:])[:TAIL_CHARS]}")
+            told = " ".join(lines[-1:])
+            is_unfit = any(kind.__name__ in told for kind in UNFIT)
+            raise (UnfitError if is_unfit else TrainingError)(f"exit code {done.returncode}: {told[:TAIL_CHARS]}")
         answer: dict[str, list[list[str]]] = json.loads(done.stdout.splitlines()[-1])
         return answer
 

@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core import workspace
+from nanochat_core.base.child import NonFiniteError
 from nanochat_core.base.errors import CorruptError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT, identity_digest
 from nanochat_core.gate import baseline
 from nanochat_core.gate.metrics import read_curve, read_metrics, read_records
-from nanochat_core.gate.verdict import NightRun, Verdict, judge, unjudged
+from nanochat_core.gate.verdict import NightRun, Verdict, judge, unfit, unjudged
+from nanochat_core.pipeline.checks_verdict import ChecksFailedError
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance
@@ -37,6 +39,7 @@ from nanochat_core.store.store import Store
 log = logging.getLogger(__name__)
 KIND = "nightly"
 OPEN_HOURS = 48.0  # an open night that is older is given up: a new day has new code
+UNFIT = (ChecksFailedError, NonFiniteError)  # a training that diverged is a finding, any other failure is a failure
 Train = Callable[[RunPlan], list[Ref]]
 """Runs the steps of a plan up to the base model's evaluation."""
 Night = dict[str, Any]
@@ -62,10 +65,14 @@ def run_night(plan: RunPlan, asked: Asked, train: Train) -> Night:
         while night["verdict"] is None:
             verdict, chosen = _verdict(store, night)
             if verdict is None:
-                seed = seed_of(night["run_id"], len(night["runs"]))
-                refs = train(with_seed(plan, seed))
-                _add(store, night, measured(store, refs, with_seed(plan, seed), asked), refs)
-                continue
+                seeded = with_seed(plan, seed_of(night["run_id"], len(night["runs"])))
+                try:
+                    refs = train(seeded)
+                except UNFIT as error:
+                    verdict = unfit(error, num_looks=len(night["runs"]))
+                else:
+                    _add(store, night, measured(store, refs, seeded, asked), refs)
+                    continue
             night |= {"verdict": verdict.record(), "baseline": chosen, "state": verdict.outcome}
             night["seconds"] = time.time() - datetime.fromisoformat(night["started_at"]).timestamp()
             store.put_run(night["run_id"], night)

@@ -118,6 +118,11 @@ def unjudged(reason: str, *, num_looks: int = 0) -> Verdict:
     return Verdict(outcome="unjudged", summary=reason, num_looks=num_looks)
 
 
+def unfit(error: NanochatError, *, num_looks: int = 0) -> Verdict:
+    """A night whose training made nothing that can be measured: no noise explains that, so no seed confirms it."""
+    return Verdict(outcome="red", summary=f"the training with a new seed failed: {error.message}", num_looks=num_looks)
+
+
 def _values(runs: Sequence[NightRun], name: str) -> list[float]:
     return [run.metrics[name] for run in runs if name in run.metrics]
 
@@ -203,7 +208,7 @@ def markdown(night: dict[str, Any]) -> str:
         lines += [_line(row) for row in verdict["rows"]]
         lines.append("")
     lines += [f"- {note}" for note in verdict["notes"]]
-    seeds = ", ".join(f"{run['seed']} ({run['metrics'][PRIMARY]:.5f})" for run in night["runs"])
+    seeds = ", ".join(f"{run['seed']} ({run['metrics'][PRIMARY]:.5f})" for run in night["runs"]) or "none measured"
     lines += ["", f"Night `{night['run_id']}`; seeds (bits per byte): {seeds}."]
     baseline = night.get("baseline") or "none"
     return "\n".join([*lines, f"Baseline: {baseline}, {verdict['num_baseline']} runs.", ""])

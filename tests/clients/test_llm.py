@@ -22,5 +22,6 @@ def llm(url):
 
 def test_it_lists_our_models_and_streams_an_answer(llm):
     assert {"tiny-chat", "tiny-base", "scripted-chat"} <= set(llm("--models").split())
-    assert llm("-m", "scripted-chat", "hi").strip() == SCRIPT_TEXT
-    assert llm("-m", "scripted-chat", "--no-stream", "hi").strip() == SCRIPT_TEXT
+    greedy = ("-o", "temperature", "0")
+    assert llm("-m", "scripted-chat", *greedy, "hi").strip() == SCRIPT_TEXT
+    assert llm("-m", "scripted-chat", *greedy, "--no-stream", "hi").strip() == SCRIPT_TEXT

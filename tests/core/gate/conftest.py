@@ -27,11 +27,15 @@ class Trainer:
     """Of the trainings that were asked for."""
     fails_at: int | None = None
     """The training that is killed."""
+    fails_with: Exception | None = None
+    """What every training ends with."""
 
     def __call__(self, plan: RunPlan) -> list[Ref]:
         self.seeds.append(plan.config.seed)
         if self.fails_at == len(self.seeds):
             raise KeyboardInterrupt
+        if self.fails_with is not None:
+            raise self.fails_with
         value = self.values(plan.config.seed)
         numbers = {"bits_per_byte": value, "device": self.device, "dtype": "float32"}
         made = {"corpus": self.publish("corpus", {}, {})}

@@ -3,11 +3,13 @@
 import pytest
 
 from nanochat_core import workspace
+from nanochat_core.base.child import NonFiniteError
 from nanochat_core.base.errors import MissingError
 from nanochat_core.gate import baseline
 from nanochat_core.gate.finish import finish_night, raise_if_red
 from nanochat_core.gate.night import Asked, nights, run_night, runs_of
 from nanochat_core.gate.verdict import RegressionError
+from nanochat_core.pipeline.checks_verdict import ChecksFailedError
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.reach import Policy, make_plan
 from tests.core.gate.conftest import Trainer
@@ -86,6 +88,26 @@ def test_a_regression_is_red_after_one_confirming_seed(judged: Trainer, micro_pl
     with pytest.raises(RegressionError) as raised:
         raise_if_red(finished)
     assert raised.value.exit_code == 5
+
+
+@pytest.mark.parametrize("kind", [ChecksFailedError, NonFiniteError])
+def test_a_training_that_diverges_is_a_red_night(judged: Trainer, micro_plan: RunPlan, kind: type[Exception]) -> None:
+    judged.fails_with = kind("pretrain: better than guessing: found 9.1, wanted below 7.6")
+    night = run_night(micro_plan, ASKED, judged)
+    assert (night["state"], night["runs"], len(judged.seeds)) == ("red", [], 1)
+    finished = finish_night(night)
+    assert "found 9.1, wanted below 7.6" in finished.markdown
+    with pytest.raises(RegressionError):
+        raise_if_red(finished)
+    judged.fails_with = None
+    assert run_night(micro_plan, ASKED, judged)["state"] == "green", "the night after is one of its own"
+
+
+def test_any_other_failure_leaves_the_night_open(judged: Trainer, micro_plan: RunPlan) -> None:
+    judged.fails_with = OSError("the disk is full")
+    with pytest.raises(OSError, match="disk"):
+        run_night(micro_plan, ASKED, judged)
+    assert nights(workspace.current().store)[-1]["state"] == "open"
 
 
 def test_an_equal_night_is_green_and_adds_to_what_is_known_of_the_noise(judged: Trainer, micro_plan: RunPlan) -> None:

@@ -114,9 +114,15 @@ class PretrainConfig:
     """None: only at the end."""
     validation_tokens: int = 10_485_760
     """Tokens of the validation shard that each evaluation during training looks at."""
-    dtype: Literal["auto", "bf16", "fp32"] = "auto"
-    """Compute type of the matrix products; auto: bf16 where the hardware has it. Cache keys say auto as well, because
-    the machine that plans need not be the one that trains: name the type where both kinds of machine share a store."""
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Compute type of the matrix products; auto: bf16 where the hardware has it, fp16 with a scaled loss on GPUs that
+    have only that. Cache keys say auto as well, because the machine that plans need not be the one that trains: name
+    the type where both kinds of machine share a store."""
+    fp8: Literal["auto", "off", "dynamic", "delayed"] = "auto"
+    """Matrix products of the layers in fp8, with scales from each tensor or from the last steps; auto: delayed from
+    depth 18 on where the GPU multiplies fp8 and the rest is bf16. Evaluations and fine-tuning are in `dtype`."""
+    document_mask: bool = False
+    """Tokens do not see the documents before their own in a row, in fine-tuning and evaluation neither."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,8 +246,14 @@ class RuntimeConfig:
     """Ranks that torchrun starts on each node; on GPUs one per device."""
     num_nodes: int = 1
     """Machines that train together; the others run `nanochat node` with the same settings (infra/)."""
-    device_batch_rows: int = 32
-    """Rows of one forward and backward pass on one device; the rest of the batch is accumulated."""
+    device_batch_rows: int | None = None
+    """Rows of one forward and backward pass on one device; the rest of the batch is accumulated. None: on a GPU the
+    most that fit, measured once for a model and remembered; on a processor 8,192 tokens."""
+    attention: Literal["auto", "fa3", "fa4", "cudnn", "flex", "fa2", "sdpa", "blocked"] = "auto"
+    """Whose attention kernels a training uses; auto: the first of these that is there and computes it right."""
+    compile: Literal["none", "blocks", "max-autotune"] = "none"
+    """Compile each layer of a training (torch.compile), max-autotune: trying kernels for minutes. Rounds differently,
+    as another kind of machine does."""
     num_workers: int | None = None
     """Processes that tokenize; None: one per core."""
     scale_out: Literal["none", "dask", "ray"] = "none"

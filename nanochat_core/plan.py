@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.passes import usual_rows
 from nanochat_core.bounds import check_bounds
 from nanochat_core.config import GPTConfig, PretrainConfig, RunConfig, RuntimeConfig
 from nanochat_core.model import shape
@@ -273,7 +274,8 @@ def estimate(plan: RunPlan) -> Estimate:
     mfu = EXPECTED_CPU_MFU if runtime.gpu == "CPU" else EXPECTED_MFU
     price = runtime.usd_per_gpu_hour if runtime.usd_per_gpu_hour is not None else price
     hours = plan.pretrain.total_flops / (peak * runtime.num_gpus * mfu) / 3600
-    memory_gib = memory_bytes(plan.pretrain, device_batch_rows=runtime.device_batch_rows) / 2**30
+    rows = runtime.device_batch_rows or _rows_to_fit(plan, capacity_gib)
+    memory_gib = memory_bytes(plan.pretrain, device_batch_rows=rows) / 2**30
     return Estimate(
         gpu=runtime.gpu,
         num_gpus=runtime.num_gpus,
@@ -283,6 +285,18 @@ def estimate(plan: RunPlan) -> Estimate:
         memory_gib=memory_gib,
         fits=memory_gib < capacity_gib,
     )
+
+
+def _rows_to_fit(plan: RunPlan, capacity_gib: float) -> int:
+    """What a training will choose by itself, as far as the estimate can tell."""
+    runtime, derived = plan.config.runtime, plan.pretrain
+    per_device = max(1, derived.total_batch_rows // (runtime.num_processes * runtime.num_nodes))
+    if runtime.gpu == "CPU":
+        return min(per_device, usual_rows(derived.model.sequence_len))
+    rows = 1
+    while 2 * rows <= per_device and memory_bytes(derived, device_batch_rows=2 * rows) < capacity_gib * 2**30:
+        rows *= 2
+    return rows
 
 
 def memory_bytes(plan: PretrainPlan, *, device_batch_rows: int) -> int:

@@ -13,10 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
+import httpx
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import task_run
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
@@ -60,6 +64,22 @@ def begin_run() -> None:
     show_core_logs()
     pulse.begin()
     leftovers.tell()
+
+
+@functools.lru_cache(maxsize=8)
+def has_inline_limit(server: str | None) -> bool:
+    """Whether the server `server`, the current one, limits GPU steps in flows' own processes.
+
+    Asked once per process: a tag costs every task a lease, half a second of waiting, also where nothing is limited.
+    """
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_concurrency_limit_by_tag(INLINE_TAG)
+    except ObjectNotFound:
+        return False
+    except httpx.HTTPError:
+        return True  # it may be there, and a task that asks for a slot waits for the server
+    return True
 
 
 def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -107,15 +127,15 @@ def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
     def decorate(function: StepFunction) -> StepFunction:
         name = function.__name__
         here = as_task(_watched(name, function), name=name, run_name=title_of_run, retries=retries)
-        tasks = {True: here.with_options(tags=[INLINE_TAG]), False: here} if needs_gpu(name) else {True: here}
+        limited = here.with_options(tags=[INLINE_TAG])
 
         @functools.wraps(function)
         def call(plan: RunPlan, *args: Any, **kwargs: Any) -> Ref | None:
             if not STEPS[name].is_wanted(plan):
                 return None
             begin_run()
-            is_inline = _sender.get() is None or not needs_gpu(name)
-            result = tasks[is_inline](plan, *args, **kwargs)
+            is_limited = needs_gpu(name) and _sender.get() is None and has_inline_limit(PREFECT_API_URL.value())
+            result = (limited if is_limited else here)(plan, *args, **kwargs)
             return result.result() if isinstance(result, State) else result
 
         return call

@@ -82,6 +82,15 @@ def sum_over_ranks(values: torch.Tensor, world: World) -> torch.Tensor:
     return values
 
 
+def least(value: int, world: World) -> int:
+    """The smallest of the ranks' values, on every rank."""
+    if world.size == 1:
+        return value
+    box = torch.tensor([value])
+    dist.all_reduce(box, op=dist.ReduceOp.MIN)
+    return int(box.item())
+
+
 def any_rank(flag: bool, world: World) -> bool:
     """True on every rank as soon as it is true on one: how ranks agree to stop or to save at the same step."""
     if world.size == 1:

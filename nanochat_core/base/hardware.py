@@ -11,6 +11,7 @@ import torch
 
 from nanochat_core.base.errors import ConfigError, HardwareError
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 BF16_CPU_FLAGS = {"avx512_bf16", "amx_bf16"}  # without them torch emulates bf16 on x86, slower than fp32
 
 
@@ -38,10 +39,15 @@ def pick_device(requested: str, *, local_rank: int = 0) -> torch.device:
 
 
 def pick_dtype(requested: str, device: torch.device) -> torch.dtype:
-    """Compute dtype of matrix products; "auto" is bf16 where the hardware multiplies it natively."""
+    """Compute dtype of matrix products; "auto" is what the hardware multiplies natively: bf16, then fp16 on GPUs."""
     if requested == "auto":
-        requested = "bf16" if has_fast_bf16(device) else "fp32"
-    return torch.bfloat16 if requested == "bf16" else torch.float32
+        requested = "bf16" if has_fast_bf16(device) else "fp16" if has_only_fp16(device) else "fp32"
+    return DTYPES[requested]
+
+
+def has_only_fp16(device: torch.device) -> bool:
+    """A GPU of the Volta or Turing generation."""
+    return device.type == "cuda" and (7, 0) <= torch.cuda.get_device_capability(device) < (8, 0)
 
 
 def has_fast_bf16(device: torch.device) -> bool:

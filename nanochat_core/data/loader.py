@@ -72,6 +72,13 @@ class Batch:
     num_targets: int
     """Targets that count in the whole global batch, over all ranks: what the summed loss is divided by."""
 
+    def to(self, device: torch.device) -> "Batch":
+        """On `device`; to a GPU from pinned memory, without waiting for it."""
+        if device.type != "cuda":
+            return Batch(self.ids.to(device), self.targets.to(device), self.num_targets)
+        ids, targets = (each.pin_memory().to(device, non_blocking=True) for each in (self.ids, self.targets))
+        return Batch(ids, targets, self.num_targets)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOrder:

@@ -12,6 +12,7 @@ import torch
 
 from nanochat_core.base.distributed import World, sum_over_ranks
 from nanochat_core.data.loader import IGNORED, RowSource, read_batch
+from nanochat_core.model.documents import Documents
 from nanochat_core.model.gpt import GPT
 
 
@@ -38,8 +39,12 @@ def bits_per_byte(
     num_rows: int,
     batch_rows: int,
     world: World | None = None,
+    bos: int | None = None,
 ) -> BitsPerByte:
-    """Over the first `num_rows` rows of a source (all, where it has fewer), shared out over the ranks."""
+    """Over the first `num_rows` rows of a source (all, where it has fewer), shared out over the ranks.
+
+    `bos`: the id that begins a document, where documents of a row are not to see each other.
+    """
     world = world or World()
     device = token_bytes.device
     rows = np.arange(min(num_rows, source.num_rows))[world.rank :: world.size]
@@ -47,8 +52,9 @@ def bits_per_byte(
     model.eval()
     for first in range(0, len(rows), batch_rows):
         batch = read_batch(source, rows[first : first + batch_rows])
-        targets = batch.targets.to(device).reshape(-1)
-        nats = model.loss(batch.ids.to(device), batch.targets.to(device), reduction="none").reshape(-1).double()
+        ids, wanted = batch.ids.to(device), batch.targets.to(device)
+        nats = model.loss(ids, wanted, reduction="none", documents=Documents.of(ids, bos=bos)).reshape(-1).double()
+        targets = wanted.reshape(-1)
         counted = targets != IGNORED
         num_bytes = torch.where(counted, token_bytes[targets.clamp(min=0)], 0)
         sums += torch.stack(

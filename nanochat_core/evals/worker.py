@@ -40,7 +40,8 @@ class EvalJob:
     bpb_tokens: int
     sample_tokens: int
     dtype: str
-    batch_rows: int
+    batch_tokens: int
+    document_mask: bool
     out: str
 
 
@@ -56,7 +57,9 @@ def evaluate(plan: dict[str, Any], rank: Rank) -> dict[str, Any]:
     token_bytes = torch.from_numpy(np.load(Path(job.tokenizer) / "token_bytes.npy")).to(rank.device)
     num_rows = min(source.num_rows, math.ceil(job.bpb_tokens / model.config.sequence_len))
     rank.progress(0, 1, f"bits per byte on {num_rows} rows")
-    bpb = bits_per_byte(model, source, token_bytes, num_rows=num_rows, batch_rows=job.batch_rows, world=rank.world)
+    batch_rows = max(1, job.batch_tokens // model.config.sequence_len)
+    bos = tokenizer.bos if job.document_mask else None
+    bpb = bits_per_byte(model, source, token_bytes, num_rows=num_rows, batch_rows=batch_rows, world=rank.world, bos=bos)
     if not rank.world.is_main:
         return {}
     (out / "bpb.json").write_text(json.dumps(asdict(bpb), indent=1))

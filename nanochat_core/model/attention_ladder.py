@@ -9,7 +9,7 @@ falling back without a word has cost others days. Nothing here runs on a CPU, wh
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -74,12 +74,17 @@ class Rung:
 _forced: ContextVar[str | None] = ContextVar("forced attention", default=None)
 
 
+def force(name: str | None) -> Token[str | None]:
+    """Use the rung `name` wherever attention runs from here on; None: choose."""
+    if name is not None and name not in RUNGS:
+        raise ConfigError(f"there is no attention {name!r}", hint=f"one of {', '.join(RUNGS)}")
+    return _forced.set(name)
+
+
 @contextmanager
 def forced(name: str | None) -> Iterator[None]:
     """Use the rung `name` wherever attention runs inside the block; None: choose."""
-    if name is not None and name not in RUNGS:
-        raise ConfigError(f"there is no attention {name!r}", hint=f"one of {', '.join(RUNGS)}")
-    token = _forced.set(name)
+    token = force(name)
     try:
         yield
     finally:

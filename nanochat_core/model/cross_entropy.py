@@ -18,7 +18,7 @@ from nanochat_core.kernels import launch
 
 # N tokens, C model width, V vocabulary
 SOFTCAP = 15.0
-CHUNK_TOKENS = 2048  # rows of one matrix product
+CHUNK_TOKENS = 512  # rows of one matrix product: its logits stay in the last-level cache
 CHUNK_TOKENS_GPU = 8192  # the weights' gradient is read and written once per chunk: larger ones cost less
 SLICE_ELEMENTS_CPU = 1 << 19  # logits of one softmax: two fp32 buffers of them fit into the second-level cache
 SLICE_ELEMENTS_GPU = 1 << 26
@@ -90,6 +90,7 @@ class _Slices:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         self.sigmoids = torch.empty(self.rows, logits.size(1), dtype=dtype, device=logits.device)
         self.probs = torch.empty_like(self.sigmoids)
+        self.zero = self.probs.new_zeros(())
 
     def losses(self, *, keep_gradient: bool) -> list[Tensor]:
         """The losses slice by slice; with `keep_gradient` their derivative by the logits replaces the logits."""
@@ -108,6 +109,7 @@ class _Slices:
         if keep_gradient:
             probs.scatter_(1, index, target_probs - 1)
             slopes = sigmoids.addcmul_(sigmoids, sigmoids, value=-1)  # s (1 - s)
-            slopes.mul_(is_counted * 4)
-            logits.copy_(probs.mul_(slopes))
+            if logits.is_cuda or not is_counted.all():
+                slopes.mul_(is_counted)
+            logits.copy_(torch.addcmul(self.zero, probs, slopes, value=4, out=probs))
         return losses

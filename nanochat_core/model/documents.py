@@ -27,6 +27,11 @@ class Documents:
         """From a boolean (B, T) that marks the first token of each document."""
         return cls(is_start.cumsum(1))
 
+    @classmethod
+    def of(cls, ids: Tensor, *, bos: int | None) -> "Documents | None":
+        """Of token ids (B, T) in which `bos` begins each document; None where no such id is given."""
+        return None if bos is None else cls.starting_at(ids == bos)
+
     def is_first(self) -> Tensor:
         """(B, T): True where a document begins; the first column always does."""
         first = torch.ones_like(self.ids, dtype=torch.bool)

@@ -36,7 +36,8 @@ def scale_for(amax: Tensor, limit: Tensor | float) -> Tensor:
 class Fp8State(nn.Module):
     """Scales, histories and counters of all casts of a model, one slot for each tensor that is cast.
 
-    `advance` closes a step. `state_tensors` is what a checkpoint has to hold for a resumed run to end in the same bits.
+    `advance` closes a step; the optimizer calls it. `state_tensors` is what a checkpoint between two steps has to hold
+    for a resumed run to end in the same bits.
     """
 
     amax: Tensor
@@ -65,8 +66,6 @@ class Fp8State(nn.Module):
         }
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor, persistent=False)
-        self._has_record = False
-        self._last_versions: tuple[object, ...] | None = None
 
     @property
     def is_dynamic(self) -> bool:
@@ -74,42 +73,35 @@ class Fp8State(nn.Module):
 
     def record(self, slot: int) -> Record:
         """Where the cast of this slot notes what it saw."""
-        self._has_record = True
         return Record(self.amax[slot : slot + 1], self.saturated[slot : slot + 1])
 
     def delayed_scale(self, slot: int) -> tuple[Tensor, Tensor]:
         """(scale, inverse) of this step, one element each."""
         return self.scales[slot : slot + 1], self.inverses[slot : slot + 1]
 
-    def advance_if_stepped(self, weight: Tensor) -> None:
-        """To be called before each recorded forward pass: advances when `weight` changed since the last casts."""
-        versions = (weight._version, weight.data_ptr())
-        if self._has_record and versions != self._last_versions:
-            self.advance()
-        self._last_versions = versions
-
     @torch.no_grad()
     def advance(self) -> None:
         """Close a step: its largest values, over all ranks, enter the history, and new scales follow from it."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(self.amax, op=dist.ReduceOp.MAX)  # equal scales: a checkpoint of one rank serves all
+            # equal scales and counts on all ranks: a checkpoint of one serves all
+            dist.all_reduce(self.amax, op=dist.ReduceOp.MAX)
+            dist.all_reduce(self.saturated)
         self.history[self.num_steps % HISTORY_STEPS] = self.amax
         # new tensors, not new values: a backward pass may still hold views of the old ones
         self.scales = scale_for(self.history.amax(0) * HEADROOM, self.limits)
         self.inverses = self.scales.reciprocal()
         self.total_saturated += self.saturated
-        self.amax, self.saturated = torch.zeros_like(self.amax), torch.zeros_like(self.saturated)
+        self.forget()
         self.num_steps += 1
-        self._has_record = False
 
     def saturations(self) -> dict[str, int]:
-        """How many values saturated on this rank since the run began, by slot; waits for the GPU."""
+        """How many values saturated since the run began, by slot, on this rank in the open step; waits for the GPU."""
         counts = (self.total_saturated + self.saturated).tolist()
         return {name: counts[index] for name, index in self.slots.items() if counts[index]}
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Named tensors for a checkpoint, on the CPU; slots are in the order of the model's layers."""
-        kept = {name: getattr(self, name).cpu().clone() for name in ("amax", "history", "saturated", "total_saturated")}
+        kept = {name: getattr(self, name).cpu().clone() for name in ("history", "total_saturated")}
         return {**kept, "num_steps": torch.tensor(self.num_steps)}
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -126,7 +118,11 @@ class Fp8State(nn.Module):
         self.num_steps = int(tensors["num_steps"])
         self.scales = scale_for(self.history.amax(0) * HEADROOM, self.limits)
         self.inverses = self.scales.reciprocal()
-        self._has_record, self._last_versions = bool(self.amax.any()), None
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what casts have noted since the last step: they belonged to none."""
+        self.amax, self.saturated = torch.zeros_like(self.amax), torch.zeros_like(self.saturated)
 
 
 def _same_shape(own: dict[str, Tensor], other: dict[str, Tensor], name: str) -> bool:

@@ -6,6 +6,7 @@ the stream of the middle layer is partly taken out again before the head ("backo
 No norm has a gain, no matrix has a bias. Parameters are fp32 masters, `compute_dtype` is what matrix products run in.
 """
 
+from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
@@ -33,6 +34,10 @@ from nanochat_core.model.stream import mix, rms_norm, squared_relu
 
 # B rows, T tokens, C model width, V vocabulary
 Reduction = Literal["mean", "sum", "none"]
+
+
+def _nothing_to_await(layer: int | None) -> None:
+    """Parameters are here."""
 
 
 class MLP(nn.Module):
@@ -97,6 +102,9 @@ class GPT(nn.Module):
         self.head = Linear(config.n_embd, vocab)
         self.rotary = Rotary(config.head_dim, num_positions=config.sequence_len)
         self._head_copy = CastCopy()
+        self.await_parameters: Callable[[int | None], None] = _nothing_to_await
+        """Called before a forward pass uses the embedding (None), and before each layer: where parameters may still be
+        on their way from other ranks. The head counts with the last layer."""
         self.fp8 = None
         if fp8 is not None:
             enable_fp8(self, fp8)
@@ -119,13 +127,13 @@ class GPT(nn.Module):
 
     def hidden(self, ids: Tensor, *, documents: Documents | None = None) -> Tensor:
         """The normalised stream (B, T, C) before the head."""
-        if self.fp8 is not None and torch.is_grad_enabled():
-            self.fp8.advance_if_stepped(self.layers[0].attn.q.weight)
+        self.await_parameters(None)
         embedding = rms_norm(self.embed(ids, dtype=self.compute_dtype))
         rotation = self._rotation(ids.size(1))
         x = x0 = self._smear(embedding, documents)
         middle = x
         for layer, block in enumerate(self.layers):
+            self.await_parameters(layer)
             x = mix(x, x0, x_weight=self.residual_weights[layer], x0_weight=self.skip_weights[layer])
             value_embed = None
             if has_value_embed(self.config, layer):

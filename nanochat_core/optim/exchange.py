@@ -153,6 +153,8 @@ class Bucket:
 
     @torch.no_grad()
     def finish_gather(self) -> None:
+        if self.work is None:  # somebody needed it earlier
+            return
         self.work.wait()
         if self.dtype != torch.float32 and self._received is not None:
             self.flat.copy_(self._received)
@@ -229,10 +231,12 @@ class Sharded:
                 bucket.finish_gather()
 
     def complete(self) -> None:
+        self.finish_gather()
         for bucket in self.buckets:
             bucket.complete()
 
     def adopt(self) -> None:
+        self.finish_gather()
         for bucket in self.buckets:
             bucket.adopt()
 
@@ -263,6 +267,26 @@ class Sharded:
         return own + [(Piece(name, slice(None), param.detach(), is_shared=False), None) for name, param in small]
 
 
+class Arrivals:
+    """Waits for new parameters as late as can be: for those of a layer when the forward pass comes to it."""
+
+    def __init__(self, exchange: Sharded, *, num_layers: int) -> None:
+        self.last = num_layers - 1
+        first: list[Bucket] = []
+        self.of_layer: list[list[Bucket]] = [[] for _ in range(num_layers)]
+        for bucket in exchange.buckets:
+            layers = [_layer(name) for name in bucket.params]
+            if min(layers) < 0:
+                first.append(bucket)
+            else:
+                self.of_layer[min(min(layers), self.last)].append(bucket)
+        self.first = first
+
+    def __call__(self, layer: int | None) -> None:
+        for bucket in self.first if layer is None else self.of_layer[layer]:
+            bucket.finish_gather()
+
+
 def _buckets(group: ParamGroup, *, world: World, dtype: torch.dtype) -> list[Bucket]:
     """Muon's matrices N at a time, in the order of the layers; AdamW's tables one by one."""
     names = list(group.params)
@@ -285,6 +309,14 @@ def _distance(name: str) -> int:
     if kind == "head":
         return -(1 << 20)
     return -int(rest.split(".")[0]) if kind in ("blocks", "value_embeds") else 1
+
+
+def _layer(name: str) -> int:
+    """The layer that first uses a parameter; -1: before the layers, a large number: after them."""
+    kind, _, rest = name.partition(".")
+    if kind in ("blocks", "value_embeds"):
+        return int(rest.split(".")[0])
+    return 1 << 20 if kind == "head" else -1
 
 
 def _gradient(name: str, param: nn.Parameter) -> Tensor:

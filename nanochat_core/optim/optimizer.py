@@ -17,7 +17,7 @@ from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import CorruptError
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.adamw import adamw_step
-from nanochat_core.optim.exchange import Alone, Exchange, Piece, Sharded
+from nanochat_core.optim.exchange import Alone, Arrivals, Exchange, Piece, Sharded
 from nanochat_core.optim.groups import OptimConfig, ParamGroup, parameter_groups
 from nanochat_core.optim.muon import muon_step, second_moment_shape
 
@@ -65,10 +65,12 @@ class MuonAdamW:
 
     The model is on its device and its `compute_dtype` is set before; several ranks exchange gradients and new values
     in that dtype. `world`: by default that of the process group that is up. Between the last backward pass and `step`
-    comes `reduce_gradients`.
+    comes `reduce_gradients`. With `is_lazy` new values may still be on their way when `step` returns: a forward pass of
+    the model waits for those of a layer just before it, and so does every method here; who reads the parameters in
+    another way calls `wait` first.
     """
 
-    def __init__(self, model: GPT, config: OptimConfig, *, world: World | None = None) -> None:
+    def __init__(self, model: GPT, config: OptimConfig, *, world: World | None = None, is_lazy: bool = False) -> None:
         self.model = model
         self.groups = parameter_groups(model, config)
         self.num_steps = 0
@@ -76,6 +78,9 @@ class MuonAdamW:
         self._exchange: Exchange = Alone()
         if self._world.size > 1:
             self._exchange = Sharded(self.groups, world=self._world, dtype=model.compute_dtype)
+            if is_lazy:
+                model.await_parameters = Arrivals(self._exchange, num_layers=model.config.n_layer)
+        self._is_lazy = is_lazy
         self._adamw = [_new_adamw_state(g, self._exchange.pieces(g)) for g in self.groups if g.kind == "adamw"]
         self._muon = [_new_muon_state(g, self._exchange.pieces(g)) for g in self.groups if g.kind == "muon"]
 
@@ -86,14 +91,19 @@ class MuonAdamW:
         """
         self._exchange.reduce_in_next_backward()
 
-    def reduce_gradients(self) -> None:
-        """Add up the gradients of all ranks, as far as that has not happened yet; every rank calls it."""
-        self._exchange.finish_reduce()
+    def reduce_gradients(self, *, scale: float = 1.0) -> None:
+        """Add up the gradients of all ranks, as far as that has not happened yet, and divide them by `scale`.
 
-    def has_finite_gradients(self) -> bool:
-        """Whether the summed gradients of what this rank updates are all numbers."""
+        Every rank calls it.
+        """
+        self._exchange.finish_reduce()
+        if scale != 1.0:
+            torch._foreach_div_([grad for group in self.groups for grad in self._exchange.gradients(group)], scale)
+
+    def has_finite_gradients(self) -> Tensor:
+        """Whether the summed gradients of what this rank updates are all numbers: bool (), on the model's device."""
         grads = [grad for group in self.groups for grad in self._exchange.gradients(group)]
-        return bool(torch.stack(torch._foreach_norm(grads)).isfinite().all())
+        return torch.stack(torch._foreach_norm(grads)).isfinite().all()
 
     @torch.no_grad()
     def step(self, *, lr_multiplier: float, momentum: float, weight_decay: float) -> None:
@@ -133,6 +143,13 @@ class MuonAdamW:
                     dtype=self.model.compute_dtype,
                 )
             self._exchange.start_gather(group)
+        if not self._is_lazy:
+            self._exchange.finish_gather()
+        if self.model.fp8 is not None:
+            self.model.fp8.advance()
+
+    def wait(self) -> None:
+        """Until every parameter is new on this rank."""
         self._exchange.finish_gather()
 
     def zero_grad(self) -> None:

@@ -38,7 +38,7 @@ def _evaluate(run: StepRun, *, model: Path, questions: Path | None) -> Metrics:
         "is_chat": questions is not None,
         "bpb_tokens": config.evaluate.bpb_tokens,
         "sample_tokens": config.evaluate.sample_tokens,
-        "batch_rows": config.runtime.device_batch_rows,
+        "document_mask": config.pretrain.document_mask,
     }
     return measure(run, "nanochat_core.evals.worker", job)
 

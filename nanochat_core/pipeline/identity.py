@@ -75,6 +75,8 @@ def pretrain_settings(plan: RunPlan) -> "TrainSettings":
         validate_every_steps=config.validate_every_steps,
         validation_rows=math.ceil(config.validation_tokens / plan.pretrain.model.sequence_len),
         dtype=config.dtype,
+        fp8=config.fp8,
+        document_mask=config.document_mask,
     )
 
 
@@ -156,6 +158,7 @@ def _sft_settings(plan: RunPlan, *, num_steps: int, total_batch_rows: int) -> "T
         validate_every_steps=config.validate_every_steps,
         validation_rows=1 << 30,
         dtype=plan.config.pretrain.dtype,
+        document_mask=plan.config.pretrain.document_mask,
     )
 
 
@@ -215,8 +218,9 @@ def rl_settings(plan: RunPlan, *, num_questions: int) -> "TrainSettings":
 
 
 def evaluate(plan: RunPlan) -> Identity:
-    config = plan.config.evaluate
-    return {"bpb_tokens": config.bpb_tokens, "sample_tokens": config.sample_tokens, "dtype": plan.config.pretrain.dtype}
+    config, pretrain = plan.config.evaluate, plan.config.pretrain
+    chosen = {"bpb_tokens": config.bpb_tokens, "sample_tokens": config.sample_tokens}
+    return {**chosen, "dtype": pretrain.dtype, "document_mask": pretrain.document_mask}
 
 
 def core_bundle(plan: RunPlan) -> Identity:

@@ -120,13 +120,20 @@ def _train(run: StepRun, make_job: Any) -> Metrics:
     nodes = Nodes.from_environment(run.plan.config.runtime.num_nodes, run_id=run.key[:16])
     keeper = CheckpointKeeper(run.partial, scratch=run.work / "checkpoints", note=run.note)
     job = make_job(run.plan, run.inputs, checkpoints=keeper.prepare(), work=run.attempt, out=run.out)
-    job = dataclasses.replace(job, paths=dataclasses.replace(job.paths, successor=run.lease.successor))
+    home = run.work.parents[1]
+    job = dataclasses.replace(
+        job,
+        paths=dataclasses.replace(job.paths, successor=run.lease.successor),
+        runtime=dataclasses.replace(job.runtime, measured=str(home / "measured")),
+    )
     charts = TensorBoardLog(run.attempt / TENSORBOARD)
 
     def on_record(record: dict[str, Any]) -> None:
         keeper.on_record(record)
         charts.add(record)
         run.record(record)
+        if record["event"] == "start" and record.get("choices"):
+            run.note("; ".join(record["choices"]))
 
     def check() -> None:
         run.lease.raise_if_lost()

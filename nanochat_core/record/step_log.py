@@ -24,7 +24,13 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "checkpoint": ("step", "name", "save_s"),
     "end": ("step", "train_s"),
 }  # fmt: skip
+MAY_HAVE: dict[str, tuple[str, ...]] = {
+    "start": ("device_batch_rows", "choices"),  # not in logs of before 2026-11-23
+    "step": ("loss_scale", "was_left_out"),  # in fp16
+    "validate": ("fp8_saturated",),
+}
 TEXTS = ("event", "name")
+COUNTS = ("step", "num_steps", "world_size", "tokens", "device_batch_rows", "fp8_saturated")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +71,16 @@ def _form_problems(record: Any, file: str, number: int) -> Iterator[Problem]:
     expected = {"event", "time_s", *FIELDS[record["event"]]}
     for name in sorted(expected - record.keys()):
         yield Problem(file, f"{where} field {name}:", "is missing")
-    for name in sorted(record.keys() - expected):
+    known = expected | set(MAY_HAVE.get(record["event"], ()))
+    for name in sorted(record.keys() - known):
         yield Problem(file, f"{where} field {name}:", "is unknown")
-    for name in sorted(expected & record.keys() - set(TEXTS)):
-        is_sound = is_count if name in ("step", "num_steps", "world_size", "tokens") else is_number
+    for name in sorted(known & record.keys() - {*TEXTS, "choices"}):
+        is_sound = is_count if name in COUNTS else is_number
         if not is_sound(record[name]):
             yield Problem(file, f"{where} field {name}:", f"{shown(record[name])} is not a number it can be")
+    choices = record.get("choices", [])
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        yield Problem(file, f"{where} field choices:", f"{shown(choices)} are no texts")
     if "name" in expected and not isinstance(record.get("name"), str):
         yield Problem(file, f"{where} field name:", f"{shown(record.get('name'))} is no text")
 

@@ -28,6 +28,7 @@ from nanochat_core.optim.optimizer import MuonAdamW
 from nanochat_core.plan import REFERENCE_BATCH_TOKENS, plan_run
 from nanochat_core.presets import load_config
 from nanochat_core.train.bench_reference import PlainLoss
+from nanochat_core.train.choices import compile_blocks
 from nanochat_core.train.profile import OPTIMIZER_RANGE, profile_steps
 
 PLAIN, PLAIN_COMPILED, FP32, BF16, BLOCKS_COMPILED = "plain", "plain-compiled", "fp32", "bf16", "bf16-blocks-compiled"
@@ -151,12 +152,6 @@ def trainee(name: str, config: StepBenchConfig, *, device: torch.device) -> Trai
         plain: Loss = PlainLoss(model, num_tokens=config.sequence_len)
         return Trainee(name, optimizer, torch.compile(plain, dynamic=False) if name == PLAIN_COMPILED else plain)
     return Trainee(name, optimizer, lambda ids, targets: model.loss(ids, targets, reduction="sum"))
-
-
-def compile_blocks(model: GPT) -> None:
-    """Compile each layer by itself: one compilation serves all of a kind, and gradients leave layer by layer."""
-    for block in model.layers:
-        block.compile(dynamic=False)
 
 
 def batch(config: StepBenchConfig, number: int, *, device: torch.device) -> tuple[Tensor, Tensor]:

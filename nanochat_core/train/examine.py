@@ -55,7 +55,7 @@ def row_losses(objective: RowPrediction, rows: np.ndarray, *, world: World) -> n
     losses = torch.zeros(len(rows), dtype=torch.float64)
     device = objective.model.device
     for number, (ids, targets) in enumerate(zip(batch.ids, batch.targets, strict=True)):
-        loss = objective.model.loss(ids[None].to(device), targets[None].to(device), reduction="sum")
+        loss = objective.loss(ids[None].to(device), targets[None].to(device))
         losses[number * world.size + world.rank] = loss.double().cpu()
     return distributed.sum_over_ranks(losses, world).numpy()
 

@@ -79,14 +79,21 @@ def run_training(
     `check` is called several times a second; when it raises, the ranks are stopped. `note` hears what went wrong and
     is tried again: too little memory with half the rows per pass, ranks that hang from the last checkpoint.
     """
-    num_hangs = 0
+    num_hangs, chosen_rows = 0, list[int]()
+
+    def on_any(record: Record) -> None:
+        if record["event"] == "start" and "device_batch_rows" in record:
+            chosen_rows[:] = [record["device_batch_rows"]]
+        on_record(record)
+
     while True:
         try:
-            return _run_once(job, on_record, nodes, check=check)
+            return _run_once(job, on_any, nodes, check=check)
         except OutOfMemoryError as error:
-            rows = job.runtime.device_batch_rows
-            if rows == 1:
+            rows = next(iter(chosen_rows), job.runtime.device_batch_rows)
+            if rows in (None, 1):
                 raise
+            assert rows is not None
             job = dataclasses.replace(job, runtime=dataclasses.replace(job.runtime, device_batch_rows=rows // 2))
             note(f"out of memory with {rows} rows per pass ({error.message}); going on with {rows // 2}: the batch of "
                  f"{job.settings.total_batch_rows} rows stays as it is")  # fmt: skip

@@ -24,6 +24,7 @@ from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.optimizer import MuonAdamW
 from nanochat_core.train import checkpoint
 from nanochat_core.train.heartbeat import Heartbeat
+from nanochat_core.train.loss_scale import INITIAL, SMALLEST, next_scale
 from nanochat_core.train.saver import Saver
 from nanochat_core.train.settings import TrainJob
 
@@ -52,6 +53,9 @@ class Learnt:
 class Objective(Protocol):
     """Where gradients come from."""
 
+    loss_scale: float
+    """Factor on the gradients that it leaves (loss_scale.py); the loss that it tells of has none."""
+
     def backward(self, step: int) -> Learnt:
         """Leave this rank's share of the gradient of step `step` in the parameters."""
         ...
@@ -68,6 +72,8 @@ class Training:
     """Headline numbers on what is held out."""
     validates_first: bool = False
     """Before the first step, too: where what it starts from is what it is compared with."""
+    choices: dict[str, Any] = field(default_factory=dict)
+    """What the machine decided, for the record of the start (choices.py)."""
 
 
 @dataclass
@@ -87,6 +93,10 @@ class Progress:
     best_step: int | None = None
     """Steps taken when the loss on what is held out was lowest."""
     best_loss: float | None = None
+    loss_scale: float = 1.0
+    """In fp16, else 1."""
+    good_steps: int = 0
+    """Since the loss scale changed."""
 
 
 class TrainingLoop:
@@ -112,12 +122,15 @@ class TrainingLoop:
         )
         self._saved_at_s = time.monotonic()
         self._saved_step = 0
+        self._is_scaled = training.model.compute_dtype == torch.float16
+        self.progress.loss_scale = INITIAL if self._is_scaled else 1.0
 
     def run(self) -> bool:
         self.heartbeat.phase("start", 0)
         self._resume()
         self.metrics = RecordWriter(self.metrics_path) if self.world.is_main else None
-        self._write("start", step=self.progress.step, num_steps=self.schedule.num_steps, world_size=self.world.size)
+        begun = {"step": self.progress.step, "num_steps": self.schedule.num_steps, "world_size": self.world.size}
+        self._write("start", **begun, **self.training.choices)
         try:
             is_done = self._steps()
             self.heartbeat.phase("end", self.progress.step)
@@ -150,30 +163,37 @@ class TrainingLoop:
     def _take_step(self) -> None:
         started = time.perf_counter()
         step = self.progress.step
+        scale = self.training.objective.loss_scale = self.progress.loss_scale
         learnt = self.training.objective.backward(step)
-        loss = self._agree(learnt)
+        loss, is_sound = self._agree(learnt, scale)
         factor = schedules.lr_multiplier(self.schedule, step)
-        self.training.optimizer.step(
-            lr_multiplier=factor,
-            momentum=schedules.muon_momentum(self.schedule, step),
-            weight_decay=self.settings.optim["weight_decay"] * schedules.weight_decay_multiplier(self.schedule, step),
-        )
+        decay = self.settings.optim["weight_decay"] * schedules.weight_decay_multiplier(self.schedule, step)
+        if is_sound:
+            momentum = schedules.muon_momentum(self.schedule, step)
+            self.training.optimizer.step(lr_multiplier=factor, momentum=momentum, weight_decay=decay)
+        if self._is_scaled:
+            learnt.numbers.update(loss_scale=scale, was_left_out=float(not is_sound))
+            scaled = next_scale(scale, self.progress.good_steps, is_sound=is_sound)
+            self.progress.loss_scale, self.progress.good_steps = scaled
         self.training.optimizer.zero_grad()
         self.progress.step += 1
         self._log_step(loss, factor, learnt, seconds=time.perf_counter() - started)
 
-    def _agree(self, learnt: Learnt) -> float:
-        """Add up the ranks' gradients and losses; returns the mean loss in nats. Nothing is applied unless finite."""
+    def _agree(self, learnt: Learnt, scale: float) -> tuple[float, bool]:
+        """Add up the ranks' gradients and losses: the mean loss in nats, and whether the gradients are all numbers.
+
+        What a smaller loss scale does not mend is an error, and nothing of the step is applied.
+        """
         optimizer = self.training.optimizer
-        optimizer.reduce_gradients()
-        own = torch.stack([learnt.loss, learnt.loss.new_tensor(not optimizer.has_finite_gradients())])
+        optimizer.reduce_gradients(scale=scale)
+        own = torch.stack([learnt.loss, (~optimizer.has_finite_gradients()).to(learnt.loss)])
         loss, num_bad_ranks = distributed.sum_over_ranks(own, self.world).tolist()
         mean = loss / learnt.divisor
         if not math.isfinite(mean):
             raise NonFiniteLossError(f"the loss of step {self.progress.step} is {mean}; the step was not applied")
-        if num_bad_ranks:
+        if num_bad_ranks and scale <= SMALLEST:
             raise NonFiniteLossError(f"a gradient of step {self.progress.step} is no number; the step was not applied")
-        return mean
+        return mean, not num_bad_ranks
 
     def _log_step(self, loss: float, lr_multiplier: float, learnt: Learnt, *, seconds: float) -> None:
         progress = self.progress
@@ -245,10 +265,10 @@ class TrainingLoop:
                 replace(self.metrics_path, b"")
             return
         found, state = loaded
-        prefix = "optim."  # the step count is a number in the optimizer, so its state is handed back to it
-        self.training.optimizer.load_state_dict(
-            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        )
+        # their step counts are numbers there, so the states are handed back to whom they belong
+        self.training.optimizer.load_state_dict(_below("optim.", tensors))
+        if self.training.model.fp8 is not None:
+            self.training.model.fp8.load_state_tensors(_below("fp8.", tensors))
         made_in = state.pop("dtype")
         if made_in != (ours := self._dtype()):
             raise ConfigError(
@@ -265,7 +285,13 @@ class TrainingLoop:
         """The state as tensors by name, in parts where ranks share them; loading fills these very tensors."""
         model = {f"model.{name}": parameter.detach() for name, parameter in self.training.model.named_parameters()}
         optimizer = self.training.optimizer.sharded_state_dict()  # also completes the model's parameters
-        return model | {f"optim.{name}": tensor for name, tensor in optimizer.items()}
+        fp8 = self.training.model.fp8
+        scales = fp8.state_tensors() if fp8 is not None else {}
+        return (
+            model
+            | {f"optim.{name}": tensor for name, tensor in optimizer.items()}
+            | {f"fp8.{name}": tensor for name, tensor in scales.items()}
+        )
 
     def _state(self) -> dict[str, Any]:
         return {**vars(self.progress), "dtype": self._dtype()}
@@ -276,3 +302,7 @@ class TrainingLoop:
     def _write(self, event: str, **values: Any) -> None:
         if self.metrics is not None:
             self.metrics.write(event, **values)
+
+
+def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

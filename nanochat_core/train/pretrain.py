@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from nanochat_core.base.distributed import World
-from nanochat_core.base.hardware import pick_dtype
 from nanochat_core.data.loader import PackedDocuments, RowSource
 from nanochat_core.evals.bpb import bits_per_byte
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.groups import OptimConfig
 from nanochat_core.optim.optimizer import MuonAdamW
+from nanochat_core.tokenizer.tokenizer import Tokenizer
+from nanochat_core.train.choices import choose_rows, compile_as_asked, prepare_products
 from nanochat_core.train.loop import Training
 from nanochat_core.train.rows import RowPrediction
 from nanochat_core.train.settings import TrainJob
@@ -36,8 +37,12 @@ def assemble(
     """Optimizer and validation around a model; fine-tuning uses it too."""
     settings = job.settings
     model.to(device)
-    model.compute_dtype = pick_dtype(settings.dtype, device)
-    optimizer = MuonAdamW(model, OptimConfig(**settings.optim))
+    choices = prepare_products(model, job, device=device)
+    optimizer = MuonAdamW(model, OptimConfig(**settings.optim), is_lazy=True)
+    bos = Tokenizer.load(Path(job.paths.tokenizer)).bos if settings.document_mask else None
+    num_rows = max(1, settings.total_batch_rows // world.size)
+    choose_rows(choices, model, job, bos=bos, num_rows=num_rows, world=world)
+    compile_as_asked(choices, model, job)
     token_bytes = torch.from_numpy(np.load(Path(job.paths.tokenizer) / "token_bytes.npy")).to(device)
 
     def validate() -> dict[str, float]:
@@ -46,10 +51,15 @@ def assemble(
             held_out,
             token_bytes,
             num_rows=settings.validation_rows,
-            batch_rows=job.runtime.device_batch_rows,
+            batch_rows=choices.batch_rows,
             world=world,
+            bos=bos,
         )
-        return {"bits_per_byte": result.bits_per_byte, "validation_loss": result.nats_per_token}
+        saturated = {"fp8_saturated": sum(model.fp8.saturations().values())} if model.fp8 is not None else {}
+        return {"bits_per_byte": result.bits_per_byte, "validation_loss": result.nats_per_token, **saturated}
 
-    prediction = RowPrediction(model, rows, job, world=world, before_last=optimizer.reduce_in_next_backward)
-    return Training(model, optimizer, prediction, validate)
+    prediction = RowPrediction(
+        model, rows, job, world=world, batch_rows=choices.batch_rows, bos=bos,
+        before_last=optimizer.reduce_in_next_backward,
+    )  # fmt: skip
+    return Training(model, optimizer, prediction, validate, choices=choices.record())

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from nanochat_core.base.errors import ConfigError
+
 OPTIMIZER_RANGE = "optimizer"  # what the caller names its record_function
 # kind of work, and what the name of the operator, or of one that it ran inside of, holds; the first that fits
 BY_SURROUNDINGS = (
@@ -31,7 +33,10 @@ def profile_steps(step: Callable[[], None], folder: Path, *, num_steps: int = 3)
 
     `step` should have run before: the first one compiles and fills caches.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError(f"{folder} is a file; a profile is a folder", hint="name another one") from error
     has_cuda = torch.cuda.is_available()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if has_cuda else [])]
     with profile(activities=activities) as profiler:

@@ -17,7 +17,7 @@ import torch
 from nanochat_core.base import distributed
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import ConfigError
-from nanochat_core.base.hardware import pick_dtype
+from nanochat_core.base.passes import usual_rows
 from nanochat_core.data.loader import BatchOrder
 from nanochat_core.evals.benchmarks.scoring import pass_at_ks, standard_error
 from nanochat_core.evals.items import Question, read_questions
@@ -28,6 +28,7 @@ from nanochat_core.optim.groups import OptimConfig
 from nanochat_core.optim.optimizer import MuonAdamW
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 from nanochat_core.train.advantage import PolicyTerms, advantages, batch_of, policy_terms
+from nanochat_core.train.choices import prepare_products
 from nanochat_core.train.loop import Learnt, Training
 from nanochat_core.train.rollouts import Rollout, SamplingSettings, prompt_of, roll_out
 from nanochat_core.train.settings import RLSettings, TrainJob
@@ -40,9 +41,10 @@ def build(job: TrainJob, *, world: World, device: torch.device) -> Training:
     settings, rl = job.settings, job.settings.rl
     assert job.paths.base is not None
     assert rl is not None
-    dtype = pick_dtype(settings.dtype, device)
     model, reference = (load_model(Path(job.paths.base)).to(device) for _ in range(2))
-    model.compute_dtype = reference.compute_dtype = dtype
+    choices = prepare_products(model, job, device=device)
+    choices.batch_rows = job.runtime.device_batch_rows or usual_rows(model.config.sequence_len)
+    reference.compute_dtype = model.compute_dtype
     reference.requires_grad_(False)
     tokenizer = Tokenizer.load(Path(job.paths.tokenizer))
     train, held_out = (
@@ -51,11 +53,11 @@ def build(job: TrainJob, *, world: World, device: torch.device) -> Training:
     )
     practice = Practice(
         model, reference, tokenizer, train, settings=rl, seed=settings.seed, world=world,
-        questions_per_step=settings.total_batch_rows, batch_rows=job.runtime.device_batch_rows,
+        questions_per_step=settings.total_batch_rows, batch_rows=choices.batch_rows,
     )  # fmt: skip
     test = HeldOut(model, tokenizer, held_out, settings=rl, seed=settings.seed, world=world)
     optimizer = MuonAdamW(model, OptimConfig(**settings.optim))
-    return Training(model, optimizer, practice, test.measure, validates_first=True)
+    return Training(model, optimizer, practice, test.measure, validates_first=True, choices=choices.record())
 
 
 def fitting(questions: Sequence[Question], tokenizer: Tokenizer, rl: RLSettings, *, context: int) -> list[Question]:
@@ -85,6 +87,7 @@ class Practice:
     world: World
     batch_rows: int
     """Answers of one forward and backward pass."""
+    loss_scale: float = 1.0
 
     def backward(self, step: int) -> Learnt:
         """Add this rank's share of the step's gradient to the parameters."""
@@ -150,7 +153,7 @@ class Practice:
                 with torch.set_grad_enabled(is_useful):
                     parts.append(self._terms(chosen[first : first + self.batch_rows]))
                 if is_useful:
-                    parts[-1].loss.backward()
+                    (parts[-1].loss * self.loss_scale).backward()
         loss, entropy, kl = torch.stack([torch.stack([p.loss.detach(), p.entropy, p.kl]) for p in parts]).sum(0)
         return PolicyTerms(loss, entropy, kl, num_tokens=sum(part.num_tokens for part in parts))
 

@@ -7,10 +7,13 @@ whole global batch, so one process that accumulates gives what eight give.
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from nanochat_core.base.distributed import World
-from nanochat_core.data.loader import BatchOrder, RowSource, read_batch
+from nanochat_core.data.loader import BatchOrder, RowSource
+from nanochat_core.model.documents import Documents
 from nanochat_core.model.gpt import GPT
+from nanochat_core.train.feed import Feed
 from nanochat_core.train.loop import Learnt
 from nanochat_core.train.settings import TrainJob
 
@@ -19,27 +22,50 @@ class RowPrediction:
     """The next token of every row."""
 
     def __init__(
-        self, model: GPT, rows: RowSource, job: TrainJob, *, world: World, before_last: Callable[[], None]
+        self,
+        model: GPT,
+        rows: RowSource,
+        job: TrainJob,
+        *,
+        world: World,
+        batch_rows: int,
+        bos: int | None,
+        before_last: Callable[[], None],
     ) -> None:
         self.model, self.rows, self.world = model, rows, world
         self.before_last = before_last
         """Called before the last backward pass of a step: from then on gradients may be sent."""
-        self.batch_rows = job.runtime.device_batch_rows
+        self.batch_rows = batch_rows
+        """Of one pass on this device."""
+        self.loss_scale = 1.0
+        self.bos = bos
+        """The id that begins a document, where documents of a row do not see each other."""
         self.order = BatchOrder(
             num_rows=rows.num_rows, total_batch_rows=job.settings.total_batch_rows, seed=job.settings.seed
         )
+        self._feed = Feed(rows, self.order, world=world, device=model.device)
+
+    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Summed over the targets (B, T), in nats."""
+        return self.model.loss(ids, targets, reduction="sum", documents=Documents.of(ids, bos=self.bos))
 
     def backward(self, step: int) -> Learnt:
         """Gradients of this rank's micro-batches."""
-        rows = self.order.rows_at(step)
-        batch = read_batch(self.rows, rows, rank=self.world.rank, world_size=self.world.size)
-        total = torch.zeros((), dtype=torch.float64)
-        device = self.model.device
+        batch = self._feed.at(step)
+        losses = []
         parts = list(zip(batch.ids.split(self.batch_rows), batch.targets.split(self.batch_rows), strict=True))
         for number, (ids, targets) in enumerate(parts, start=1):
-            loss = self.model.loss(ids.to(device), targets.to(device), reduction="sum")
+            loss = self.loss(ids, targets)
             if number == len(parts):
                 self.before_last()
-            (loss / batch.num_targets).backward()
-            total += loss.detach().double().cpu()
-        return Learnt(total, divisor=batch.num_targets, num_tokens=len(rows) * (self.rows.row_len - 1))
+            (loss / (batch.num_targets / self.loss_scale)).backward()
+            losses.append(loss.detach())
+        self._feed.prepare(step + 1)
+        num_tokens = self.order.total_batch_rows * (self.rows.row_len - 1)
+        return Learnt(_total(losses), divisor=batch.num_targets, num_tokens=num_tokens)
+
+
+def _total(losses: list[Tensor]) -> Tensor:
+    """Their sum, float64 (), where they are; nothing waits for a GPU here."""
+    stacked = torch.stack(losses)
+    return (stacked.cpu() if stacked.device.type == "mps" else stacked).double().sum()  # mps has no float64

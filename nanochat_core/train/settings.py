@@ -39,6 +39,10 @@ class TrainSettings:
     validate_every_steps: int | None
     validation_rows: int
     dtype: str
+    fp8: str = "off"
+    """off, auto, dynamic or delayed (model/fp8.py)."""
+    document_mask: bool = False
+    """Documents of a row do not see each other."""
     rl: RLSettings | None = None
 
 
@@ -48,7 +52,8 @@ class TrainRuntime:
 
     device: str
     num_processes: int
-    device_batch_rows: int
+    device_batch_rows: int | None
+    """None: chosen at the start (fit.py)."""
     num_threads: int | None
     checkpoint_every_s: float
     log_every_steps: int
@@ -59,6 +64,10 @@ class TrainRuntime:
     max_cost_usd: float | None = None
     """Stop with a checkpoint when all attempts, and the trainings before this one, have cost so much."""
     usd_per_gpu_hour: float = 0.0
+    attention: str = "auto"
+    compile: str = "none"
+    measured: str | None = None
+    """A folder of this machine that remembers what was measured; None: nothing is."""
 
 
 @dataclass(frozen=True, kw_only=True)

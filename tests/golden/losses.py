@@ -66,8 +66,11 @@ def train(world: World, arguments: dict[str, Any]) -> dict[str, Any]:
     job = _job(work, num_processes=world.size)
     model = GPT(MODEL)
     model.init_weights(job.settings.seed)
-    optimizer = MuonAdamW(model, OptimConfig(**OPTIM), world=world)
-    rows = RowPrediction(model, Rows(), job, world=world, before_last=optimizer.reduce_in_next_backward)
+    optimizer = MuonAdamW(model, OptimConfig(**OPTIM), world=world, is_lazy=True)
+    rows = RowPrediction(
+        model, Rows(), job, world=world, batch_rows=DEVICE_BATCH_ROWS, bos=None,
+        before_last=optimizer.reduce_in_next_backward,
+    )  # fmt: skip
     training = Training(model, optimizer, rows, validate=dict)
     TrainingLoop(training, job, world=world, device=torch.device("cpu"), is_stopping=lambda: False).run()
     if not world.is_main:

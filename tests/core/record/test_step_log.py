@@ -59,3 +59,40 @@ def test_no_loss_can_be_infinite_or_no_number():
         _, problems = read_log(("\n".join(text) + "\n").encode(), file="log")
         assert problems, value
         assert f"line {number + 1}" in str(problems[0])
+
+
+def with_more(event, **fields):
+    records = step_records(plan_with())
+    return [{**record, **fields} if record["event"] == event else record for record in records]
+
+
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [
+        ("start", {"device_batch_rows": 8, "choices": ["bfloat16: this cpu multiplies bf16"]}),
+        ("validate", {"fp8_saturated": 0}),
+        ("step", {"loss_scale": 65536.0, "was_left_out": 0.0}),
+    ],
+)
+def test_what_only_some_trainings_tell_is_sound_in_its_own_record_only(event, fields):
+    plan = plan_with()
+    records, problems = read_log(lines(with_more(event, **fields)), file="log")
+    assert problems + check_log(records, rules(plan), file="log") == []
+    _, problems = read_log(lines(with_more("end", **fields)), file="log")
+    assert [str(problem).endswith("is unknown") for problem in problems] == [True] * len(fields)
+
+
+@pytest.mark.parametrize(
+    ("event", "fields"),
+    [
+        ("start", {"choices": "bf16"}),
+        ("start", {"choices": [1]}),
+        ("start", {"device_batch_rows": 1.5}),
+        ("validate", {"fp8_saturated": -1}),
+        ("step", {"loss_scale": "much"}),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_named(event, fields):
+    _, problems = read_log(lines(with_more(event, **fields)), file="log")
+    assert problems
+    assert all(f"field {next(iter(fields))}" in str(problem) for problem in problems)

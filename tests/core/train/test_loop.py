@@ -1,5 +1,6 @@
 """The loop beside its steps: what it saves and when, what it says when a step is no number, how it goes on."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from nanochat_core.base.records import read_records
 from nanochat_core.train import checkpoint, pretrain
 from nanochat_core.train.examine import examine
 from nanochat_core.train.loop import NonFiniteLossError, Training, TrainingLoop
+from nanochat_core.train.loss_scale import GROWTH_STEPS, INITIAL, SMALLEST, next_scale
 from nanochat_core.train.settings import TrainJob
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -172,3 +174,44 @@ def test_a_checkpoint_of_another_number_of_files_is_passed_over(pretrain_job, tm
     loop = loop_of(job)
     loop._resume()
     assert loop.progress.step == 8
+
+
+def in_fp16(job: TrainJob) -> TrainJob:
+    return dataclasses.replace(job, settings=dataclasses.replace(job.settings, dtype="fp16"))
+
+
+def test_fp16_learns_what_fp32_learns(pretrain_job, tmp_path) -> None:
+    losses = {}
+    for name, job in (("fp32", pretrain_job(tmp_path / "a")), ("fp16", in_fp16(pretrain_job(tmp_path / "b")))):
+        loop = loop_of(job)
+        assert loop.progress.loss_scale == (INITIAL if name == "fp16" else 1.0)
+        loop.progress.loss_scale = min(loop.progress.loss_scale, 2.0**10)  # the first scale costs the first few steps
+        assert loop.run()
+        records = read_records(Path(job.paths.work) / "metrics.jsonl")
+        losses[name] = [record["loss"] for record in records if record["event"] == "step"]
+    # later ones part: at a toy's high rates every last bit grows
+    assert losses["fp16"][:5] == pytest.approx(losses["fp32"][:5], rel=5e-3)
+    assert losses["fp16"][0] != losses["fp32"][0]
+    assert (loop.progress.loss_scale, loop.progress.good_steps) == (2.0**10, 12)
+    assert any("float16, with a scaled loss" in line for line in loop.training.choices["choices"])
+
+
+def test_a_step_in_fp16_whose_gradients_overflow_is_left_out_and_the_scale_halved(pretrain_job, tmp_path) -> None:
+    loop = loop_of(in_fp16(pretrain_job(tmp_path, num_steps=20)))
+    loop.progress.loss_scale = 2.0**40
+    before = weights(loop)
+    loop._take_step()
+    after = weights(loop)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert (loop.progress.step, loop.progress.loss_scale, loop.progress.good_steps) == (1, 2.0**39, 0)
+    while loop.progress.good_steps == 0:
+        loop._take_step()
+    assert INITIAL < 2 * loop.progress.loss_scale < 2.0**40
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(loop).items())
+
+
+def test_the_loss_scale_grows_after_many_good_steps() -> None:
+    assert next_scale(8.0, GROWTH_STEPS - 1, is_sound=True) == (16.0, 0)
+    assert next_scale(8.0, 5, is_sound=True) == (8.0, 6)
+    assert next_scale(8.0, 5, is_sound=False) == (4.0, 0)
+    assert next_scale(SMALLEST, 0, is_sound=False) == (SMALLEST, 0)

@@ -45,7 +45,9 @@ def prepare_products(model: GPT, job: TrainJob, *, device: torch.device) -> Choi
         able = "multiplies bf16" if has_fast_bf16(device) else "would only emulate bf16"
         choices.told.append(f"{name}{scaled}: this {device.type} {able}")
     scaling, reason = None, ""
-    if settings.fp8 == "auto" and model.compute_dtype != torch.bfloat16:
+    if settings.fp8 == "auto" and device.type != "cuda":
+        pass  # nobody expects it there
+    elif settings.fp8 == "auto" and model.compute_dtype != torch.bfloat16:
         reason = f"no fp8: the rest is {name}"
     elif settings.fp8 != "off":
         asked = None if settings.fp8 == "auto" else settings.fp8
@@ -88,7 +90,7 @@ def compile_as_asked(choices: Choices, model: GPT, job: TrainJob) -> None:
 
 
 def _attention(model: GPT, job: TrainJob, device: torch.device) -> list[str]:
-    """Resolve every case that the training will have, so that what is refused is refused now."""
+    """Resolve every case that the training will have, so that what is refused is refused now; what GPUs may choose."""
     chosen = None if job.runtime.attention == "auto" else job.runtime.attention
     attention_ladder.force(chosen)
     config, told = model.config, list[str]()
@@ -102,6 +104,5 @@ def _attention(model: GPT, job: TrainJob, device: torch.device) -> list[str]:
             has_documents=job.settings.document_mask,
         )
         found = attention_ladder.resolve(case, forced_name=chosen)
-        why = found.reason if device.type == "cuda" else f"blocks are the fastest on {device.type}"
-        told.append(f"attention {found.name} for {case}: {why}")
-    return told
+        told.append(f"attention {found.name} for {case}: {found.reason}")
+    return told if device.type == "cuda" else [f"{found.name} attention, the fastest on {device.type}"]

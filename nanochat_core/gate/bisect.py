@@ -20,7 +20,7 @@ from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, MissingError, TrainingError
 from nanochat_core.base.process import die_with_parent
 from nanochat_core.gate import baseline
-from nanochat_core.gate.night import UNFIT, Asked, measured, nights, runs_of, seed_of, with_seed
+from nanochat_core.gate.night import FAILURES, Asked, has_diverged, measured, nights, runs_of, seed_of, with_seed
 from nanochat_core.gate.verdict import NightRun, Verdict, judge
 from nanochat_core.pipeline.step import Ref, ref_of
 from nanochat_core.plan import plan_run
@@ -187,7 +187,7 @@ class Search:
         if done.returncode:
             lines = [line for line in done.stderr.splitlines() if "Error" in line] or done.stderr.splitlines()[-1:]
             told = " ".join(lines[-1:])
-            is_unfit = any(kind.__name__ in told for kind in UNFIT)
+            is_unfit = any(kind.__name__ in told and has_diverged(kind.__name__, told) for kind in FAILURES)
             raise (UnfitError if is_unfit else TrainingError)(f"exit code {done.returncode}: {told[:TAIL_CHARS]}")
         answer: dict[str, list[list[str]]] = json.loads(done.stdout.splitlines()[-1])
         return answer

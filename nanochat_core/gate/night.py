@@ -39,7 +39,8 @@ from nanochat_core.store.store import Store
 log = logging.getLogger(__name__)
 KIND = "nightly"
 OPEN_HOURS = 48.0  # an open night that is older is given up: a new day has new code
-UNFIT = (ChecksFailedError, NonFiniteError)  # a training that diverged is a finding, any other failure is a failure
+FAILURES = (ChecksFailedError, NonFiniteError)
+DIVERGED = ("loss is a number", "better than guessing", "weights are numbers")  # of the quality checks
 Train = Callable[[RunPlan], list[Ref]]
 """Runs the steps of a plan up to the base model's evaluation."""
 Night = dict[str, Any]
@@ -68,7 +69,9 @@ def run_night(plan: RunPlan, asked: Asked, train: Train) -> Night:
                 seeded = with_seed(plan, seed_of(night["run_id"], len(night["runs"])))
                 try:
                     refs = train(seeded)
-                except UNFIT as error:
+                except FAILURES as error:
+                    if not has_diverged(type(error).__name__, error.message):
+                        raise
                     verdict = unfit(error, num_looks=len(night["runs"]))
                 else:
                     _add(store, night, measured(store, refs, seeded, asked), refs)
@@ -77,6 +80,15 @@ def run_night(plan: RunPlan, asked: Asked, train: Train) -> Night:
             night["seconds"] = time.time() - datetime.fromisoformat(night["started_at"]).timestamp()
             store.put_run(night["run_id"], night)
         return night
+
+
+def has_diverged(error: str, message: str) -> bool:
+    """Whether a failed training, by its error's class and words, made nothing worth measuring.
+
+    That is a finding; a torn checkpoint, a leak in the corpus or a full disk is a failure.
+    """
+    is_check = error == ChecksFailedError.__name__ and any(f"{check}: found" in message for check in DIVERGED)
+    return is_check or error == NonFiniteError.__name__
 
 
 def seed_of(night: str, number: int) -> int:

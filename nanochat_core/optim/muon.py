@@ -59,8 +59,8 @@ def second_moment_shape(rows: int, columns: int) -> tuple[int, int]:
 
 def orthogonalize(update: Tensor, *, dtype: torch.dtype) -> Tensor:
     """The nearest (semi-)orthogonal matrices to `update` (n, R, C), approximately, in `dtype`."""
-    u = update.to(dtype)
-    u = u / (u.norm(dim=(-2, -1), keepdim=True) * NORM_SAFETY + NORM_EPS)
+    u = update if dtype == torch.float16 else update.to(dtype)  # fp16 would lose small updates; bf16 has fp32's range
+    u = (u / (u.norm(dim=(-2, -1), keepdim=True) * NORM_SAFETY + NORM_EPS)).to(dtype)
     is_tall = u.size(-2) > u.size(-1)
     if is_tall:
         u = u.mT  # A = u u^T is then on the smaller side

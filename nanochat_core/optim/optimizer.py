@@ -113,6 +113,8 @@ class MuonAdamW:
         for this step (AdamW's decay is fixed by its groups).
         """
         self.num_steps += 1
+        if self.model.fp8 is not None:
+            self.model.fp8.advance()  # before anything is gathered, which its exchange would wait for
         for adamw in self._adamw:
             group, grads = adamw.group, self._exchange.gradients(adamw.group)
             if grads:
@@ -145,8 +147,6 @@ class MuonAdamW:
             self._exchange.start_gather(group)
         if not self._is_lazy:
             self._exchange.finish_gather()
-        if self.model.fp8 is not None:
-            self.model.fp8.advance()
 
     def wait(self) -> None:
         """Until every parameter is new on this rank."""

@@ -201,6 +201,12 @@ def load_newest(
     return found, state
 
 
+def newest_state(folder: Path) -> State | None:
+    """What the newest whole checkpoint of this process's disk says beside its tensors; None where there is none."""
+    found = newest(folder)
+    return json.loads((found / STATE).read_text()) if found is not None else None
+
+
 def load(checkpoint: Path, tensors: Mapping[str, torch.Tensor]) -> State:
     """Fill `tensors` in place and return the state; for this process alone."""
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from nanochat_core.base import distributed
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.hardware import has_fast_bf16, pick_dtype
@@ -59,16 +60,23 @@ def prepare_products(model: GPT, job: TrainJob, *, device: torch.device) -> Choi
     return choices
 
 
-def choose_rows(choices: Choices, model: GPT, job: TrainJob, *, bos: int | None, num_rows: int, world: World) -> None:
-    """Decide how many of this rank's `num_rows` rows of a batch go through at once."""
+def choose_rows(
+    choices: Choices, model: GPT, job: TrainJob, *, bos: int | None, num_rows: int, length: int, world: World
+) -> None:
+    """Decide how many of this rank's `num_rows` rows of a batch, of `length` tokens each, go through at once."""
     if job.runtime.device_batch_rows is not None:
-        choices.batch_rows = job.runtime.device_batch_rows
+        # agreed on as a measured number is: after a lack of memory one node alone knows a number
+        choices.batch_rows = distributed.least(job.runtime.device_batch_rows, world)
         return
 
     def loss(ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return model.loss(ids, targets, reduction="sum", documents=Documents.of(ids, bos=bos))
 
-    choices.batch_rows, why = rows_that_fit(model, loss, most=num_rows, memory=job.runtime.measured, world=world)
+    found, why = rows_that_fit(
+        model, loss, most=num_rows, length=length, recall=f"{job.runtime.attention}, documents {bos}",
+        memory=job.runtime.measured, world=world,
+    )  # fmt: skip
+    choices.batch_rows = found if model.device.type == "cuda" else distributed.least(found, world)
     choices.told.append(f"{choices.batch_rows} rows in a pass: {why}")
 
 

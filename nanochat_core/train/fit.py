@@ -26,21 +26,26 @@ RESERVE_FRAC = 0.08  # of a GPU's memory: the optimizer's step, buffers of other
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def rows_that_fit(model: GPT, loss: Loss, *, most: int, memory: str | None, world: World) -> tuple[int, str]:
+def rows_that_fit(
+    model: GPT, loss: Loss, *, most: int, length: int, recall: str, memory: str | None, world: World
+) -> tuple[int, str]:
     """(rows of a pass, at most `most`; how they were found). `loss`: of ids and targets (rows, T); gradients go away.
 
-    `memory`: a folder that remembers. Where the device is no GPU nothing is measured.
+    `length` is T. `memory`: a folder that remembers, under the model, the GPU and whatever else `recall` names. Where
+    the device is no GPU nothing is measured. Every rank calls it, and all take the least that one has found.
     """
-    length = model.config.sequence_len
     if model.device.type != "cuda":
         return min(most, usual_rows(length)), f"{TOKENS:,} tokens are enough on {model.device.type}"
-    known = Path(memory) / f"rows-{_key(model, most, world)}.json" if memory else None
+    known = Path(memory) / f"rows-{_key(model, most, length, recall, world)}.json" if memory else None
     found, how = _remembered(known), "remembered"
     if found is None:
-        found, how = largest(lambda rows: _fits(model, loss, rows), most=most), "measured"
-        if known is not None:
-            _remember(known, found)
-    return distributed.least(found, world), f"the most that fit, {how}"
+        found, how = largest(lambda rows: _fits(model, loss, rows, most=most, length=length), most=most), "measured"
+        torch.cuda.empty_cache()  # NCCL allocates beside torch, and the peak is to be the training's own
+        torch.cuda.reset_peak_memory_stats(model.device)
+    found = distributed.least(found, world)
+    if known is not None and how == "measured" and world.local_rank == 0:
+        _remember(known, found)
+    return found, f"the most that fit, {how}"
 
 
 def largest(fits: Callable[[int], bool], *, most: int) -> int:
@@ -55,15 +60,16 @@ def largest(fits: Callable[[int], bool], *, most: int) -> int:
     return rows
 
 
-def _fits(model: GPT, loss: Loss, rows: int) -> bool:
+def _fits(model: GPT, loss: Loss, rows: int, *, most: int, length: int) -> bool:
     device = model.device
-    ids = torch.zeros(rows, model.config.sequence_len, dtype=torch.int64, device=device)
+    ids = torch.zeros(rows, length, dtype=torch.int64, device=device)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     allowed = torch.cuda.memory_reserved(device) + free - RESERVE_FRAC * total
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        loss(ids, ids).backward()
+        for _ in range(1 if rows == most else 2):  # a second pass of a step finds the gradients of the first
+            loss(ids, ids).backward()
         return torch.cuda.max_memory_allocated(device) <= allowed
     except torch.OutOfMemoryError:
         return False
@@ -73,13 +79,14 @@ def _fits(model: GPT, loss: Loss, rows: int) -> bool:
             model.fp8.forget()
 
 
-def _key(model: GPT, most: int, world: World) -> str:
+def _key(model: GPT, most: int, length: int, recall: str, world: World) -> str:
     properties = torch.cuda.get_device_properties(model.device)
     known = {
         "model": asdict(model.config),
         "dtype": str(model.compute_dtype),
         "fp8": model.fp8.scaling if model.fp8 else None,
-        "most": most,
+        "rows": [most, length],
+        "besides": recall,
         "ranks": world.size,
         "gpu": [properties.name, properties.total_memory],
         "torch": torch.__version__,

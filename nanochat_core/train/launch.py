@@ -90,7 +90,7 @@ def run_training(
         try:
             return _run_once(job, on_any, nodes, check=check)
         except OutOfMemoryError as error:
-            rows = next(iter(chosen_rows), job.runtime.device_batch_rows)
+            rows = job.runtime.device_batch_rows or next(iter(chosen_rows), None)
             if rows in (None, 1):
                 raise
             assert rows is not None

@@ -53,6 +53,8 @@ class Learnt:
 class Objective(Protocol):
     """Where gradients come from."""
 
+    batch_rows: int
+    """Of one pass on this device."""
     loss_scale: float
     """Factor on the gradients that it leaves (loss_scale.py); the loss that it tells of has none."""
 
@@ -171,6 +173,8 @@ class TrainingLoop:
         if is_sound:
             momentum = schedules.muon_momentum(self.schedule, step)
             self.training.optimizer.step(lr_multiplier=factor, momentum=momentum, weight_decay=decay)
+        elif self.training.model.fp8 is not None:
+            self.training.model.fp8.forget()
         if self._is_scaled:
             learnt.numbers.update(loss_scale=scale, was_left_out=float(not is_sound))
             scaled = next_scale(scale, self.progress.good_steps, is_sound=is_sound)
@@ -256,6 +260,7 @@ class TrainingLoop:
 
     def _resume(self) -> None:
         """Continue from the newest whole checkpoint, where there is one."""
+        self._check_kind()
         tensors = self._tensors()
         loaded = checkpoint.load_newest(
             Path(self.job.paths.checkpoints), tensors, world=self.world, has_common_disk=self.has_common_disk
@@ -269,12 +274,12 @@ class TrainingLoop:
         self.training.optimizer.load_state_dict(_below("optim.", tensors))
         if self.training.model.fp8 is not None:
             self.training.model.fp8.load_state_tensors(_below("fp8.", tensors))
-        made_in = state.pop("dtype")
-        if made_in != (ours := self._dtype()):
-            raise ConfigError(
-                f"the checkpoint of step {state['step']} was computed in {made_in}, this machine computes in {ours}",
-                hint="set pretrain.dtype to the one that both machines should use",
-            )
+        for name in ("dtype", "fp8"):
+            state.pop(name, None)
+        batch_rows = state.pop("batch_rows", None)
+        if self.job.runtime.device_batch_rows is None and batch_rows and self.world.size == state.pop("world_size", 0):
+            self.training.objective.batch_rows = batch_rows  # as measured then: a sum of other parts rounds differently
+        state.pop("world_size", None)
         self.progress = Progress(**state)
         self._saved_step = self.progress.step
         if self.world.is_main:
@@ -294,7 +299,27 @@ class TrainingLoop:
         )
 
     def _state(self) -> dict[str, Any]:
-        return {**vars(self.progress), "dtype": self._dtype()}
+        kind = {"dtype": self._dtype(), "fp8": self._scaling()}
+        made_by = {"batch_rows": self.training.objective.batch_rows, "world_size": self.world.size}
+        return {**vars(self.progress), **kind, **made_by}
+
+    def _check_kind(self) -> None:
+        """A checkpoint of another compute type, or with other fp8 scales, would train on as something else."""
+        checkpoints = Path(self.job.paths.checkpoints)
+        state = distributed.from_main(checkpoint.newest_state(checkpoints) if self.world.is_main else None, self.world)
+        if state is None:
+            return
+        for name, ours in (("dtype", self._dtype()), ("fp8", self._scaling())):
+            if (made_in := state.get(name)) != ours:
+                raise ConfigError(
+                    f"the checkpoint of step {state['step']} was computed in {made_in or 'no fp8'}, this machine "
+                    f"computes in {ours or 'no fp8'}",
+                    hint=f"set pretrain.{name} to the one that both machines should use",
+                )
+
+    def _scaling(self) -> str | None:
+        fp8 = self.training.model.fp8
+        return f"fp8 with {fp8.scaling} scales" if fp8 is not None else None
 
     def _dtype(self) -> str:
         return str(self.training.model.compute_dtype).removeprefix("torch.")

@@ -41,7 +41,7 @@ def assemble(
     optimizer = MuonAdamW(model, OptimConfig(**settings.optim), is_lazy=True)
     bos = Tokenizer.load(Path(job.paths.tokenizer)).bos if settings.document_mask else None
     num_rows = max(1, settings.total_batch_rows // world.size)
-    choose_rows(choices, model, job, bos=bos, num_rows=num_rows, world=world)
+    choose_rows(choices, model, job, bos=bos, num_rows=num_rows, length=rows.row_len - 1, world=world)
     compile_as_asked(choices, model, job)
     token_bytes = torch.from_numpy(np.load(Path(job.paths.tokenizer) / "token_bytes.npy")).to(device)
 

@@ -33,6 +33,7 @@ from nanochat_core.train.loop import Learnt, Training
 from nanochat_core.train.rollouts import Rollout, SamplingSettings, prompt_of, roll_out
 from nanochat_core.train.settings import RLSettings, TrainJob
 
+GPU_ROWS = 32  # answers of a pass: they are far shorter than the context
 TRAIN_FILE, HELD_OUT_FILE = "train.jsonl", "held_out.jsonl"
 
 
@@ -43,7 +44,9 @@ def build(job: TrainJob, *, world: World, device: torch.device) -> Training:
     assert rl is not None
     model, reference = (load_model(Path(job.paths.base)).to(device) for _ in range(2))
     choices = prepare_products(model, job, device=device)
-    choices.batch_rows = job.runtime.device_batch_rows or usual_rows(model.config.sequence_len)
+    chosen = max(GPU_ROWS if device.type == "cuda" else 1, usual_rows(model.config.sequence_len))
+    choices.batch_rows = job.runtime.device_batch_rows or chosen
+    choices.told.append(f"{choices.batch_rows} answers in a pass")
     reference.compute_dtype = model.compute_dtype
     reference.requires_grad_(False)
     tokenizer = Tokenizer.load(Path(job.paths.tokenizer))

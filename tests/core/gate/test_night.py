@@ -92,7 +92,7 @@ def test_a_regression_is_red_after_one_confirming_seed(judged: Trainer, micro_pl
 
 @pytest.mark.parametrize("kind", [ChecksFailedError, NonFiniteError])
 def test_a_training_that_diverges_is_a_red_night(judged: Trainer, micro_plan: RunPlan, kind: type[Exception]) -> None:
-    judged.fails_with = kind("pretrain: better than guessing: found 9.1, wanted below 7.6")
+    judged.fails_with = kind("pretrain is not published: better than guessing: found 9.1, wanted below 7.6")
     night = run_night(micro_plan, ASKED, judged)
     assert (night["state"], night["runs"], len(judged.seeds)) == ("red", [], 1)
     finished = finish_night(night)
@@ -103,9 +103,13 @@ def test_a_training_that_diverges_is_a_red_night(judged: Trainer, micro_plan: Ru
     assert run_night(micro_plan, ASKED, judged)["state"] == "green", "the night after is one of its own"
 
 
-def test_any_other_failure_leaves_the_night_open(judged: Trainer, micro_plan: RunPlan) -> None:
-    judged.fails_with = OSError("the disk is full")
-    with pytest.raises(OSError, match="disk"):
+@pytest.mark.parametrize(
+    "error",
+    [OSError("the disk is full"), ChecksFailedError("pretrain: last checkpoint is whole: found torn, wanted whole")],
+)
+def test_any_other_failure_leaves_the_night_open(judged: Trainer, micro_plan: RunPlan, error: Exception) -> None:
+    judged.fails_with = error
+    with pytest.raises(type(error)):
         run_night(micro_plan, ASKED, judged)
     assert nights(workspace.current().store)[-1]["state"] == "open"
 

@@ -25,6 +25,13 @@ def _step(params, grads, *, weight_decay=0.0, lr=0.1):
     )
 
 
+@pytest.mark.parametrize("size", [1e-2, 1e-5, 1e-8])
+def test_fp16_does_not_lose_small_updates(size):
+    update = size * _draw(1, 48, 64)
+    exact, found = (orthogonalize(update, dtype=dtype).float() for dtype in (torch.float32, torch.float16))
+    assert (found - exact).norm() < 0.02 * exact.norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(48, 48), (16, 64), (64, 16)])
 def test_singular_values_become_about_one(shape, dtype):

@@ -204,3 +204,23 @@ def test_the_record_of_a_job_without_the_new_fields_is_read(pretrain_job, tmp_pa
         del stored["runtime"][name]
     (tmp_path / "plan.json").write_text(json.dumps(stored))
     assert TrainJob.load(tmp_path / "plan.json") == job
+
+
+def test_a_resumed_training_takes_the_rows_of_its_checkpoint(pretrain_job, tmp_path) -> None:
+    first = loop_of(pretrain_job(tmp_path, device_batch_rows=2))
+    first.is_stopping = lambda: first.progress.step == 4
+    assert not first.run()
+    for chosen, rows in ((None, 2), (4, 4)):
+        again = loop_of(pretrain_job(tmp_path, device_batch_rows=chosen))
+        again._resume()
+        assert (again.progress.step, again.training.objective.batch_rows) == (4, rows)
+
+
+@pytest.mark.parametrize(("before", "after"), [("off", "dynamic"), ("dynamic", "off"), ("dynamic", "delayed")])
+def test_a_checkpoint_with_other_scales_is_refused_by_name(pretrain_job, tmp_path, before: str, after: str) -> None:
+    first = loop_of(asking(pretrain_job(tmp_path), fp8=before))
+    first.is_stopping = lambda: first.progress.step == 2
+    assert not first.run()
+    with pytest.raises(ConfigError, match="of step 2 was computed in") as raised:
+        loop_of(asking(pretrain_job(tmp_path), fp8=after)).run()
+    assert "pretrain.fp8" in str(raised.value.hint)

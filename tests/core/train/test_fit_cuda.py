@@ -35,7 +35,7 @@ def test_rows_are_measured_once_and_a_full_gpu_takes_fewer(pretrain_job, tmp_pat
     assert all(parameter.grad is None for parameter in training.model.parameters())
     free, total = torch.cuda.mem_get_info()
     held = torch.empty(int(free - fit.RESERVE_FRAC * total), dtype=torch.uint8, device="cuda")
-    assert not fit._fits(training.model, lambda ids, targets: training.model.loss(ids, targets, reduction="sum"), 4096)
+    assert not fit._fits(training.model, training.objective.loss, 4096, most=8192, length=64)
     del held
 
 

@@ -16,9 +16,10 @@ import torch
 from conftest import ROOT
 from processes import wait_until_no_ranks
 
+from nanochat_core.base.child import OutOfMemoryError
 from nanochat_core.base.records import read_records
 from nanochat_core.base.torchrun import Nodes
-from nanochat_core.train import checkpoint, heartbeat
+from nanochat_core.train import checkpoint, heartbeat, launch
 from nanochat_core.train.launch import run_booked, run_training
 from nanochat_core.train.settings import TrainJob
 from nanochat_core.train.timesheet import BudgetSpentError
@@ -84,6 +85,24 @@ def test_too_little_memory_halves_the_rows_and_keeps_the_batch(pretrain_job, tmp
     assert all("4096 rows stays as it is" in note for note in notes)
     steps = [record for record in read_records(tmp_path / "metrics.jsonl") if record["event"] == "step"]
     assert [record["tokens"] for record in steps] == [4096 * 64, 2 * 4096 * 64]
+
+
+@pytest.mark.parametrize(("asked", "chosen"), [(16, 16), (None, 16), (None, None)])
+def test_memory_that_never_suffices_is_tried_down_to_one_row_and_then_an_error(
+    pretrain_job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None, chosen: int | None
+) -> None:
+    tried: list[int | None] = []
+
+    def run_out(job: TrainJob, on_record: Callable[[dict], None], nodes: object, *, check: object) -> dict:
+        if not tried and chosen is not None:
+            on_record({"event": "start", "step": 0, "device_batch_rows": chosen})
+        tried.append(job.runtime.device_batch_rows)  # the later ones come to no start record
+        raise OutOfMemoryError("no memory is left")
+
+    monkeypatch.setattr(launch, "_run_once", run_out)
+    with pytest.raises(OutOfMemoryError):
+        run_training(pretrain_job(tmp_path, device_batch_rows=asked), lambda record: None)
+    assert tried == [asked, *([8, 4, 2, 1] if chosen else [])]
 
 
 def test_only_a_lack_of_memory_is_taken_for_one() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 WAIT_S = 60.0
+RELOAD_S = 20.0
 GROUP = 'ancestor::div[contains(concat(" ", @class, " "), " group ")][1]'
 SETTLE_S = 1.5  # the graph of a run is drawn on a canvas, which tells nobody when it is done
 
@@ -99,6 +100,19 @@ class PrefectPage:
             r"\b(Scheduled|Pending|Running|Completed|Failed|Crashed|Cancelled|AwaitingRetry)\b", self.text()
         )
         return found.group(1) if found else ""
+
+    def until_state(self, wanted: str, timeout_s: float) -> None:
+        """Wait for the run's state, loading the page again now and then: its news may come late, or not at all."""
+        opened = time.monotonic()
+
+        def is_there() -> bool:
+            nonlocal opened
+            if time.monotonic() - opened > RELOAD_S:
+                self.open_again()
+                opened = time.monotonic()
+            return self.state() == wanted
+
+        self.until(is_there, timeout_s)
 
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name, exact=True).click()

@@ -51,9 +51,9 @@ def run(page: PrefectPage, server: Server) -> str:
     page.until_artifact(r"pretrain depth 2.*\d% done, [\d.a-z ]+ left")
     page.shot("ui-run")
     assert server.kill("prefect.engine") == 1
-    page.until(lambda: page.state() == "Crashed", 180)
+    page.until_state("Crashed", 180)
     page.retry()
-    page.until(lambda: page.state() == "Completed", 900)
+    page.until_state("Completed", 900)
     return address
 
 
@@ -85,7 +85,7 @@ def test_the_results_begin_with_a_page_that_says_where_everything_is(page: Prefe
 def test_a_check_that_fails_ends_the_run_and_is_the_first_row_of_a_table(page: PrefectPage, server: Server) -> None:
     fill_in(page, server, *TOO_FAST, max_tokens=40_000)
     page.submit()
-    page.until(lambda: page.state() == "Failed", 600)
+    page.until_state("Failed", 600)
     page.open_again()
     assert "sft" not in page.text(), "nothing follows"
     page.open_artifact("pretrain-checks", says="nothing was published")

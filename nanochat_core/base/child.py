@@ -110,8 +110,8 @@ def _stop(child: "subprocess.Popen[bytes]") -> None:
     """Ask for a checkpoint, wait for it, then insist."""
     if child.poll() is not None:
         return
-    child.send_signal(signal.SIGTERM)
-    with _deaf_to_sigterm():
+    with _deaf_to_sigterm():  # before the child hears of it, whose end may bring a second request at once
+        child.send_signal(signal.SIGTERM)
         try:
             child.wait(GRACE_S)
         except subprocess.TimeoutExpired:

@@ -292,6 +292,7 @@ def _make(
         plan, step.name, key.fingerprint, work, attempt, out, partial, folders, settings, key.identity["inputs"], lease
     )
     metrics = step.body(run)
+    run.lease.raise_if_lost()  # another driver has the checkpoints then, and a check would find none
     metrics |= require(step.name, step.checks(run, metrics) if step.checks else [])
     artifact = space.store.publish(
         out,

@@ -27,7 +27,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_UI_URL
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.states import Cancelling, State
 
 from nanochat_core import observe, workspace
@@ -171,7 +171,8 @@ def _wait(client: SyncPrefectClient, name: str, child: FlowRun) -> FlowRun:
     try:
         while child.state is None or not child.state.is_final():
             time.sleep(POLL_S)
-            with contextlib.suppress(httpx.HTTPError):  # the server may be away for a while; the training goes on
+            # The server may be away for a while; the training goes on. The next look is soon: no retries of this one.
+            with contextlib.suppress(httpx.HTTPError), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
                 child = client.read_flow_run(child.id)
                 if time.monotonic() - relayed >= RELAY_S:
                     relayed = time.monotonic()

@@ -23,6 +23,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
 from prefect.events import RelatedResource, emit_event
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Running
 
 from nanochat_core.base.child import is_stopping
@@ -91,6 +92,12 @@ class Pulse:
 
     def run(self) -> None:
         """Beat until the run is over."""
+        # a beat that fails is followed by the next one; the client's own retries would pause up to two minutes between
+        # two of them, also after the server is back, and the automation would call a run crashed that lives
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            self._beat()
+
+    def _beat(self) -> None:
         period_s = float(os.environ.get(PERIOD, PERIOD_S))
         while True:
             emit_event("prefect.flow-run.heartbeat", resource=self._resource, related=self._related)

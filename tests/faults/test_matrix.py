@@ -47,3 +47,16 @@ def test_minutes_without_the_server_do_not_slow_the_training(lane: Lane) -> None
     assert away.states[-1] == "Completed"
     assert away.slowdown is not None, "the training was over before the server was back: more steps"
     assert away.slowdown < 1.5
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+def test_a_training_may_end_while_the_server_is_away(lane: Lane) -> None:
+    """Prefect's client gives up after a minute by default, and the flow would crash with its result in hand."""
+    lane.outage_s = 150.0
+    away = lane.play(Cell("server", "KILL"), None, at_step=10)
+    print(f"\n| training over, server away for {lane.outage_s:.0f} s | {away.states} | {away.broken} |")
+    assert away.slowdown is None, "the training was not over before the server was back: fewer steps"
+    assert away.broken == []
+    assert away.states[-1] == "Completed"
+    assert not away.was_retried

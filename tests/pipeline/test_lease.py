@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,13 @@ from conftest import ROOT
 from processes import wait_for_record, wait_until_no_ranks
 
 from nanochat_core import workspace
-from nanochat_core.pipeline import steps
-from nanochat_core.plan import plan_run
+from nanochat_core.pipeline import bodies, steps
+from nanochat_core.pipeline.checks_verdict import Check
+from nanochat_core.pipeline.step import StepRun, execute
+from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
+from nanochat_core.store import LeaseLostError
 
 pytestmark = pytest.mark.slow
 TTL_S = 3.0
@@ -79,3 +84,24 @@ def test_what_two_drivers_made_is_what_one_makes(prepared_home: Path, micro_sets
     assert other.wait(120) == 0, (prepared_home / "other.log").read_text()
     said = (prepared_home / "other.log").read_text()
     assert mine.is_cached != ("pretrain       cached" in said), "both made it, or neither did"
+
+
+def overtaken(run: StepRun) -> bodies.Metrics:
+    """A tokenizer that was ready after another driver had taken the step over."""
+    metrics = bodies.tokenizer(run)
+    book = run.lease._book
+    book.files.create(book.record_key(run.lease.number + 1), b"of another driver")
+    return metrics
+
+
+def test_a_loser_is_told_so_and_not_that_its_work_was_bad(home: Path, micro_plan: RunPlan) -> None:
+    """The winner has cleared the scratch by then, so that every quality check would fail."""
+
+    def never(run: StepRun, metrics: bodies.Metrics) -> list[Check]:
+        raise AssertionError("checked what belongs to somebody else")
+
+    corpus = steps.corpus(micro_plan)
+    step = replace(STEPS["tokenizer"], body=overtaken, checks=never)
+    with pytest.raises(LeaseLostError, match="nothing more is written"):
+        execute(step, micro_plan, {"corpus": corpus}, STEPS)
+    assert workspace.current().store.artifacts("tokenizer") == []

@@ -3,13 +3,17 @@
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 import pytest
+from http_server import Fault, HttpServer
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.pulse import WORKER_GRACE_S, Pulse
+import tasks.pulse
+from tasks.pulse import PERIOD, WORKER_GRACE_S, Pulse
 
 
 @pytest.fixture
@@ -115,3 +119,19 @@ def test_a_stop_does_not_wait_for_a_line_that_nobody_can_read(stops: list[int]) 
     finally:
         log.removeHandler(handler)
     assert stops == [signal.SIGTERM]
+
+
+def test_a_beat_that_fails_does_not_delay_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the client's retries, four answers of an overloaded server would keep the pulse still for half a minute."""
+    beats: list[float] = []
+    monkeypatch.setenv(PERIOD, "0.05")
+    monkeypatch.setattr(tasks.pulse, "emit_event", lambda *_, **__: beats.append(time.monotonic()))
+    over = run_in(StateType.COMPLETED)
+    with HttpServer() as server, temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
+        path = f"/api/flow_runs/{over.id}"
+        server.files[path] = over.model_dump_json().encode()
+        server.script(path, *[Fault(status=503)] * 4)
+        Pulse(over, "speedrun").run()
+        assert [request.status for request in server.seen(path)] == [503] * 4 + [200]
+    assert len(beats) == 5
+    assert beats[-1] - beats[0] < 20

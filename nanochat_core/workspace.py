@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from nanochat_core.base.errors import HardwareError
+from nanochat_core.base.source_memo import SourceMemo
 from nanochat_core.store.store import Store
 
 
@@ -19,6 +20,8 @@ class Workspace:
 
     home: Path
     store: Store
+    sources: SourceMemo
+    """What is known of this program's own files, for the fingerprints."""
 
     def work(self, step: str, fingerprint: str) -> Path:
         """Scratch folder of one step; the same for every attempt at the same fingerprint."""
@@ -44,7 +47,8 @@ def current() -> Workspace:
 
 @lru_cache(maxsize=4)
 def _open(home: Path, store_url: str) -> Workspace:
-    return Workspace(_made(home), Store.open(store_url, cache_folder=home / "cache"))
+    store = Store.open(store_url, cache_folder=home / "cache")
+    return Workspace(_made(home), store, SourceMemo(home / "sources.json"))
 
 
 def _made(folder: Path) -> Path:

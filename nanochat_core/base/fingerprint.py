@@ -15,6 +15,7 @@ import hashlib
 import inspect
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from importlib import metadata
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.source_memo import SourceMemo
 
 PACKAGE = "nanochat_core"
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -81,7 +83,7 @@ def fingerprint(
     return identity_digest({"step": step, "config": config, "inputs": inputs, "code": code, "packages": packages})
 
 
-def identity_digest(identity: Mapping[str, Any]) -> str:
+def identity_digest(identity: Any) -> str:
     """sha256 of the canonical JSON, as 64 hex digits."""
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
@@ -98,12 +100,13 @@ def _public_version(name: str) -> str:
         return "absent"
 
 
-def code_closure(entries: Iterable[str], *, root: Path | None = None) -> dict[str, str]:
+def code_closure(entries: Iterable[str], *, root: Path | None = None, memo: SourceMemo | None = None) -> dict[str, str]:
     """Digest of the normalised source of each core module that `entries` reach, and of the data files they declare.
 
     `root` is the folder that holds the package. Nothing is imported. A module reached only by name, such as the one
     given to `torchrun -m`, counts when the name stands as a text of its own in the source. A module that reads a data
-    file declares it as `CLOSURE_FILES = ("table.json",)`; its key is then "module:table.json".
+    file declares it as `CLOSURE_FILES = ("table.json",)`; its key is then "module:table.json". `memo` saves the parsing
+    of files that it has seen.
     """
     tree = _SourceTree(root or PACKAGE_ROOT)
     waiting, digests, seen = list(entries), {}, set()
@@ -119,10 +122,12 @@ def code_closure(entries: Iterable[str], *, root: Path | None = None) -> dict[st
         path = tree.path(module)
         if module in EXCLUDED or path is None:  # no path: a folder without __init__.py, nothing to hash
             continue
-        source = _source(module, path, path.stat().st_mtime_ns, path.stat().st_size)
+        source = _source(module, path, path.stat().st_mtime_ns, path.stat().st_size, memo)
         digests[module] = source.digest
         digests |= {f"{module}:{name}": _file_digest(path, name) for name in source.files}
         waiting.extend(tree.reached(source))
+    if memo is not None:
+        memo.save()
     return dict(sorted(digests.items()))
 
 
@@ -164,27 +169,47 @@ class _Source:
     """What a closure needs to know of one module."""
 
     digest: str
-    names: frozenset[str]
+    names: list[str]
     """Names and texts in it that may be modules of ours."""
-    stars: frozenset[str]
+    stars: list[str]
     """Packages that it imports everything from."""
-    files: tuple[str, ...]
+    files: list[str]
     """Data files that it declares."""
 
 
 @lru_cache(maxsize=1024)  # a run asks for two dozen closures that share most of their modules
-def _source(module: str, path: Path, _mtime_ns: int, _num_bytes: int) -> _Source:
+def _source(module: str, path: Path, _mtime_ns: int, _num_bytes: int, memo: SourceMemo | None) -> _Source:
     """Read again when the file changed."""
-    tree = normalised(_parse(path))
+    content = path.read_bytes()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    named = [pair for node in ast.walk(tree) for pair in _named(node, package)]
+    if memo is None:
+        return _Source(**_facts(content, path, module, package))
+    key = identity_digest([_reader(), module, package, hashlib.sha256(content).hexdigest()])
+    facts = memo.get(key)
+    if facts is None:
+        facts = _facts(content, path, module, package)
+        memo.put(key, facts)
+    return _Source(**facts)
+
+
+@lru_cache(maxsize=1)
+def _reader() -> str:
+    """What decides the facts of a file besides the file: this module, and the Python that parses and prints."""
+    return f"{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()} {sys.version}"
+
+
+def _facts(content: bytes, path: Path, module: str, package: str) -> dict[str, Any]:
+    """The fields of a `_Source`, as JSON values."""
+    tree = normalised(_parse(content, path))
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom | ast.Constant))
+    named = [pair for node in nodes for pair in _named(node, package)]
     ours = [(name, is_star) for name, is_star in named if name == PACKAGE or name.startswith(f"{PACKAGE}.")]
-    return _Source(
-        digest=hashlib.sha256(ast.unparse(tree).encode()).hexdigest(),
-        names=frozenset(name for name, is_star in ours if not is_star),
-        stars=frozenset(name for name, is_star in ours if is_star),
-        files=_declared_files(tree, module),
-    )
+    return {
+        "digest": hashlib.sha256(ast.unparse(tree).encode()).hexdigest(),
+        "names": sorted({name for name, is_star in ours if not is_star}),
+        "stars": sorted({name for name, is_star in ours if is_star}),
+        "files": list(_declared_files(tree, module)),
+    }
 
 
 def normalised(tree: ast.Module) -> ast.Module:
@@ -255,7 +280,7 @@ class _SourceTree:
         """Our modules that `source` names."""
         # What a star brings in depends on the package; taking all of it can only run a step too often.
         brought = {name for package in source.stars for name in self.submodules(package)}
-        return {name for name in source.names | brought if self.has(name)}
+        return {name for name in brought.union(source.names) if self.has(name)}
 
 
 def _named(node: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
@@ -280,9 +305,9 @@ def _origin(node: ast.ImportFrom, package: str) -> str:
     return ".".join([*base, node.module] if node.module else base)
 
 
-def _parse(path: Path) -> ast.Module:
+def _parse(content: bytes, path: Path) -> ast.Module:
     try:
-        return ast.parse(path.read_bytes(), filename=str(path))
+        return ast.parse(content, filename=str(path))
     except (SyntaxError, ValueError) as error:
         raise ConfigError(f"{path} is not valid Python: {error}", hint="fix the file, then run again") from error
 

@@ -147,7 +147,7 @@ def step_key(step: Step, plan: RunPlan, digests: Mapping[str, str]) -> StepKey:
         "step": step.name,
         "config": step.identity(plan),
         "inputs": dict(digests),
-        "code": fingerprint.code_closure(step.entries) | written,
+        "code": fingerprint.code_closure(step.entries, memo=workspace.current().sources) | written,
         "packages": fingerprint.package_versions(step.packages),
     }
     return StepKey(identity, fingerprint.identity_digest(identity))

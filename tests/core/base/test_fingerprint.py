@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from nanochat_core.base import fingerprint as fp
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.source_memo import SourceMemo
 
 ENTRY = "nanochat_core.train.pretrain"
 TREE = {
@@ -114,18 +116,25 @@ def test_the_closure_holds_what_the_entry_reaches_and_no_more(root):
     }  # fmt: skip
 
 
+@pytest.fixture(params=["parsed", "remembered"])
+def closure(request: pytest.FixtureRequest, root: Path) -> Callable[[], dict[str, str]]:
+    """The closure as a new process sees it, without and with what earlier processes have kept."""
+    path = root / "home/sources.json"
+    return lambda: fp.code_closure([ENTRY], root=root, memo=SourceMemo(path) if request.param == "remembered" else None)
+
+
 @pytest.mark.parametrize("change", SAME)
-def test_what_cannot_change_a_result_does_not_count(root, change):
-    before = fp.code_closure([ENTRY], root=root)
+def test_what_cannot_change_a_result_does_not_count(root, change, closure):
+    before = closure()
     mutate(root, *SAME[change])
-    assert fp.code_closure([ENTRY], root=root) == before
+    assert closure() == before
 
 
 @pytest.mark.parametrize("change", DIFFERENT)
-def test_what_can_change_a_result_counts(root, change):
-    before = fp.code_closure([ENTRY], root=root)
+def test_what_can_change_a_result_counts(root, change, closure):
+    before = closure()
     mutate(root, *DIFFERENT[change])
-    assert fp.code_closure([ENTRY], root=root) != before
+    assert closure() != before
 
 
 @pytest.mark.parametrize(

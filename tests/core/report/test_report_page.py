@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from nanochat_core.base.errors import MissingError
+from nanochat_core.base.source_memo import SourceMemo
 from nanochat_core.report.page import write_report
 from nanochat_core.store.store import Store
 from nanochat_core.workspace import Workspace
@@ -40,7 +41,8 @@ class _Page(HTMLParser):
 
 @pytest.fixture
 def space(tmp_path: Path) -> Workspace:
-    return Workspace(tmp_path / "home", Store.open(str(tmp_path / "store"), cache_folder=tmp_path / "cache"))
+    store = Store.open(str(tmp_path / "store"), cache_folder=tmp_path / "cache")
+    return Workspace(tmp_path / "home", store, SourceMemo(tmp_path / "sources.json"))
 
 
 def _publish(space, ref, folder):

@@ -1,6 +1,6 @@
 """How much faster the matrix products of a training step are in bf16 than in fp32: the most that bf16 alone can give.
 
-    .venv/bin/python benchmarks/matrix_rate.py [--depth 4 6] [--threads 1] [--vocabulary 8192] [--rows 16]
+    .venv/bin/python benchmarks/matrix_rate.py [--depth 4 6] [--threads 1] [--vocabulary 32768] [--tokens 8192]
 
 Every product of a step at the shapes of `nanochat bench train`, forward, by the input and by the weight, timed by
 itself and weighted by how often a step does it; the head in chunks, as the cross-entropy does it. Prints a JSON line
@@ -28,16 +28,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--depth", type=int, nargs="+", default=[4, 6])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--vocabulary", type=int, default=8192)
-    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--vocabulary", type=int, default=32768)
+    parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
     for depth in options.depth:
-        config = StepBenchConfig(depth=depth, vocab_size=options.vocabulary, num_rows=options.rows)
-        counts = products(config.shape, num_tokens=config.num_rows * config.sequence_len)
+        shape = StepBenchConfig(depth=depth, vocab_size=options.vocabulary).shape
+        counts = products(shape, num_tokens=options.tokens)
         print(json.dumps({"depth": depth, "threads": options.threads} | rates(counts, device, options.repeats)))
 
 

@@ -1,7 +1,7 @@
 """Tokens per second of training steps, optimizer included, against the step as it is usually first written.
 
-    .venv/bin/python benchmarks/train_step.py [--depth 4 6] [--threads 1 2] [--vocabulary 8192] [--rows 16]
-        [--variants plain,plain-compiled,fp32,bf16] [--first-step]
+    .venv/bin/python benchmarks/train_step.py [--depth 4 6] [--threads 1 2] [--length 2048] [--rows 4]
+        [--vocabulary 32768] [--variants plain,plain-compiled,fp32,bf16] [--first-step]
 
 The same measurement as `nanochat bench train`, for several depths and numbers of threads in one go; prints a JSON line
 for each as soon as it is measured.
@@ -21,9 +21,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--depth", type=int, nargs="+", default=[4, 6])
     parser.add_argument("--threads", type=int, nargs="+", default=[torch.get_num_threads()])
-    parser.add_argument("--vocabulary", type=int, default=8192)
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--vocabulary", type=int, default=32768)
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--variants", default="")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--first-step", action="store_true", help="and the first step of `tiny` in a fresh process")
@@ -37,6 +38,7 @@ def main() -> None:
                 depth=depth,
                 vocab_size=options.vocabulary,
                 num_rows=options.rows,
+                sequence_len=options.length,
                 num_steps=options.steps,
                 variants=tuple(options.variants.split(",")) if options.variants else usual_variants(device),
             )

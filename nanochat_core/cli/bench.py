@@ -118,10 +118,10 @@ def decode(
 @bench_app.command()
 def train(
     depth: Annotated[int, typer.Option(help="The model: depth x 64 wide.")] = 4,
-    vocabulary: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 8192,
-    rows: Annotated[int, typer.Option(help="Sequences of a step.")] = 16,
-    length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 256,
-    steps: Annotated[int, typer.Option(help="Medians are over so many, after two more.")] = 10,
+    vocabulary: Annotated[int, typer.Option(help="Tokens of the vocabulary.")] = 32768,
+    rows: Annotated[int, typer.Option(help="Sequences of a step.")] = 4,
+    length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 2048,
+    steps: Annotated[int, typer.Option(help="Medians are over so many, after two more.")] = 5,
     threads: Annotated[int | None, THREADS_OPTION] = None,
     variants: Annotated[str, typer.Option(help="Of plain,plain-compiled,fp32,bf16,bf16-blocks-compiled.")] = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -131,6 +131,8 @@ def train(
     as_json: Annotated[bool, JSON_OPTION] = False,
 ) -> None:
     """Tokens per second of training steps, optimizer included, against the step as it is usually first written.
+
+    The shapes are nanochat's: context 2,048, vocabulary 32,768. Rows of 256 tokens: --length 256 --rows 16.
 
     nanochat bench train
 

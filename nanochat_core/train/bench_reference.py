@@ -1,8 +1,9 @@
 """A training step as it is usually first written, to be measured against and to be tested against.
 
-The same network and the same parameters as model/gpt.py, left to autograd: torch's own norm and masked attention,
-logits of the whole batch in fp32 with a tanh softcap, torch's cross entropy, q, k and v as products of their own. It
-may be compiled as a whole; ours is written for eager speed and is not.
+The same network and the same parameters as model/gpt.py, left to autograd: torch's own norm and attention (causal in
+layers that see the whole row, with a mask where there is a window, as nanochat has it on a processor), logits of the
+whole batch in fp32 with a tanh softcap, torch's cross entropy, q, k and v as products of their own. It may be compiled
+as a whole; ours is written for eager speed and is not.
 """
 
 import torch
@@ -30,8 +31,9 @@ class PlainLoss(nn.Module):
         self.register_buffer("sin", sin[:num_tokens, None, :half].clone(), persistent=False)
         at = torch.arange(num_tokens, device=model.device)
         distance = at.unsqueeze(1) - at
-        masks = [(distance >= 0) & (distance <= window) for window in window_sizes(model.config)]
-        self.register_buffer("masks", torch.stack(masks), persistent=False)  # (layers, T, T)
+        for layer, window in enumerate(window_sizes(model.config)):
+            mask = (distance >= 0) & (distance <= window) if window < num_tokens else None
+            self.register_buffer(f"mask{layer}", mask, persistent=False)  # (T, T)
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
         """Of ids and targets (B, T), in nats."""
@@ -45,7 +47,7 @@ class PlainLoss(nn.Module):
             x = model.residual_weights[layer].to(dtype) * x + model.skip_weights[layer].to(dtype) * x0
             table = dict(model.value_embeds.items()).get(str(layer))
             values = None if table is None else F.embedding(ids, table.get_parameter("weight")).to(dtype)
-            x = x + self._attention(block.attn, _norm(x), values, mask=self.get_buffer("masks")[layer])
+            x = x + self._attention(block.attn, _norm(x), values, mask=getattr(self, f"mask{layer}"))
             x = x + _linear(F.relu(_linear(_norm(x), block.mlp.fc.weight)).square(), block.mlp.proj.weight)
             if layer == config.n_layer // 2:
                 middle = x
@@ -54,7 +56,7 @@ class PlainLoss(nn.Module):
         logits = SOFTCAP * torch.tanh(logits / SOFTCAP)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
 
-    def _attention(self, attn: Attention, x: Tensor, added_values: Tensor | None, *, mask: Tensor) -> Tensor:
+    def _attention(self, attn: Attention, x: Tensor, added_values: Tensor | None, *, mask: Tensor | None) -> Tensor:
         rows, tokens, _ = x.shape
         q, k, v = (
             _linear(x, part.weight).view(rows, tokens, -1, attn.head_dim) for part in (attn.q, attn.k, attn.v)
@@ -65,7 +67,7 @@ class PlainLoss(nn.Module):
         q, k = (_norm(self._rotated(part)) * QK_GAIN for part in (q, k))
         has_groups = attn.n_head != attn.n_kv_head
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H or K, T, D)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=has_groups)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=has_groups)
         return _linear(mixed.transpose(1, 2).reshape(rows, tokens, -1), attn.proj.weight)
 
     def _rotated(self, x: Tensor) -> Tensor:

@@ -6,7 +6,9 @@ seconds are given beside the wall's; of several threads they are the sum.
 """
 
 import math
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -42,13 +44,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class StepBenchConfig:
-    """What is measured."""
+    """What is measured; by default at the context and the vocabulary that nanochat trains with."""
 
     depth: int = 4
-    vocab_size: int = 8192
-    num_rows: int = 8
-    sequence_len: int = 256
-    num_steps: int = 12
+    vocab_size: int = 32768
+    num_rows: int = 4
+    sequence_len: int = 2048
+    num_steps: int = 5
     variants: tuple[str, ...] = (PLAIN, FP32, BF16)
 
     def __post_init__(self) -> None:
@@ -119,8 +121,10 @@ def bench_step(config: StepBenchConfig, *, device: torch.device) -> dict[str, An
 
 
 def usual_variants(device: torch.device) -> tuple[str, ...]:
-    """What there is to compare on this device without compiling."""
-    return (PLAIN, FP32, BF16) if has_fast_bf16(device) else (PLAIN, FP32)
+    """The reference as it is usually run, compiled where there is a compiler, and what we train with."""
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
+    can_compile = device.type == "cuda" or any(name and shutil.which(name) for name in compilers)
+    return (PLAIN_COMPILED if can_compile else PLAIN, BF16 if has_fast_bf16(device) else FP32)
 
 
 def profile_variant(name: str, config: StepBenchConfig, folder: Path, *, device: torch.device) -> dict[str, Any]:

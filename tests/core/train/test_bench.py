@@ -20,9 +20,9 @@ CPU = torch.device("cpu")
 SMALL = StepBenchConfig(depth=2, vocab_size=200, num_rows=2, sequence_len=32, num_steps=2, variants=("plain", "fp32"))
 
 
-def drawn_model():
+def drawn_model(sequence_len=40):
     config = GPTConfig(
-        sequence_len=40, vocab_size=90, n_layer=4, n_head=4, n_kv_head=2, n_embd=64, window_pattern="SSSL"
+        sequence_len=sequence_len, vocab_size=90, n_layer=4, n_head=4, n_kv_head=2, n_embd=64, window_pattern="SSSL"
     )
     model = GPT(config)
     model.init_weights(0)
@@ -33,13 +33,14 @@ def drawn_model():
     return model
 
 
-def test_the_reference_has_the_loss_and_the_gradients_of_the_model():
-    ours, theirs = drawn_model(), drawn_model()
-    ids = torch.randint(0, 90, (3, 41), generator=torch.Generator().manual_seed(2))
+@pytest.mark.parametrize("num_tokens", [40, 200])  # the windows are 128
+def test_the_reference_has_the_loss_and_the_gradients_of_the_model(num_tokens):
+    ours, theirs = drawn_model(num_tokens), drawn_model(num_tokens)
+    ids = torch.randint(0, 90, (3, num_tokens + 1), generator=torch.Generator().manual_seed(2))
     inputs, targets = ids[:, :-1], ids[:, 1:].clone()
     targets[0, :5] = -1
     ours.loss(inputs, targets, reduction="sum").backward()
-    loss = PlainLoss(theirs, num_tokens=40)(inputs, targets)
+    loss = PlainLoss(theirs, num_tokens=num_tokens)(inputs, targets)
     loss.backward()
     assert loss.item() == pytest.approx(ours.loss(inputs, targets, reduction="sum").item(), rel=1e-5)
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):

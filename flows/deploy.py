@@ -17,6 +17,7 @@ import typer
 import yaml
 
 from nanochat_core.base.errors import ConfigError, HardwareError, MissingError
+from nanochat_core.base.text import read_text
 from nanochat_core.cli.app import Json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,7 +88,10 @@ def read(path: Path) -> Any:
     """A YAML file."""
     if not path.is_file():
         raise MissingError(f"{path} is not there", hint="run it from a checkout of the repository")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        return yaml.safe_load(read_text(path, error=ConfigError))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
 
 
 def read_deployments(root: Path) -> list[Spec]:

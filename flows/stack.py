@@ -93,7 +93,7 @@ def default_folder() -> Path:
     """
     home = home_from_environment()
     with contextlib.suppress(OSError):
-        return Path((home / POINTER).read_text().strip())
+        return Path(os.fsdecode((home / POINTER).read_bytes()).strip())
     if os.geteuid() == 0 and home.is_relative_to("/root"):
         return ROOT_FOLDER
     return home / "server"
@@ -123,14 +123,14 @@ def announce(stack: Stack) -> None:
     """Let the later verbs of this home find the stack."""
     home = home_from_environment()
     home.mkdir(parents=True, exist_ok=True)
-    (home / POINTER).write_text(f"{stack.folder}\n")
+    (home / POINTER).write_bytes(os.fsencode(f"{stack.folder}\n"))
 
 
 def withdraw(stack: Stack) -> None:
     """Forget where the stack was."""
     pointer = home_from_environment() / POINTER
     with contextlib.suppress(OSError):
-        if pointer.read_text().strip() == stack.folder:
+        if os.fsdecode(pointer.read_bytes()).strip() == stack.folder:
             pointer.unlink()
 
 
@@ -187,7 +187,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _write_private(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.part")
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with open(
+        os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8", errors="surrogateescape"
+    ) as file:
         file.write(text)
     part.replace(path)
 

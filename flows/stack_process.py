@@ -126,7 +126,7 @@ class Process:
 def process(pid: int) -> Process | None:
     """One process, from /proc; None when there is none."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()  # the program's name in parentheses may hold anything

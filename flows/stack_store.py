@@ -126,7 +126,11 @@ def _swift_venv() -> Path:
 
 
 def _pins(lock: Path) -> list[str]:
-    return [line for line in lock.read_text().splitlines() if line and line[0] != "#"] if lock.is_file() else []
+    return (
+        [line for line in lock.read_text(encoding="utf-8").splitlines() if line and line[0] != "#"]
+        if lock.is_file()
+        else []
+    )
 
 
 def _swift_parts(stack: Stack, folder: Path) -> list[Part]:

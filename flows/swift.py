@@ -85,4 +85,4 @@ def _write(path: Path, sections: Sections) -> None:
         f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in held.items()) for name, held in sections.items()
     ]
     path.touch(mode=0o600)  # the proxy's holds the key
-    path.write_text("".join(lines))
+    path.write_text("".join(lines), encoding="utf-8")

@@ -157,5 +157,5 @@ def _error(result: Record, returncode: int, log: Path) -> NanochatError:
         return OutOfMemoryError(message, hint="a lower runtime.device_batch_rows keeps the batch and needs less memory")
     if status == "non_finite":
         return NonFiniteError(message, hint="lower the learning rates; the last checkpoint before it is kept")
-    tail = [line for line in log.read_text(errors="replace").splitlines() if line.strip()][-3:]
+    tail = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][-3:]
     return TrainingError(f"{message}; the end of {log}: {' / '.join(tail)[-300:]}", hint="run the same command again")

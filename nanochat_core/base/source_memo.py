@@ -54,7 +54,7 @@ class SourceMemo:
 def _read(path: Path) -> dict[str, Facts]:
     """The entries of a file that is as it was written; else none."""
     try:
-        digest, _, text = path.read_text().partition("\n")
+        digest, _, text = path.read_text(encoding="utf-8").partition("\n")
         entries = json.loads(text) if digest == _digest(text) else {}
     except (OSError, ValueError):
         return {}

@@ -219,7 +219,7 @@ def _wrote(result: dict[str, Any], out: Path | None, *, as_json: bool) -> bool:
     """Put the JSON where it was asked for; True when the screen has had its part."""
     text = json.dumps(result, indent=1)
     if out is not None:
-        out.write_text(text + "\n")
+        out.write_text(text + "\n", encoding="utf-8")
     if as_json:
         print(text)
     return as_json

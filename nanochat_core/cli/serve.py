@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.base.text import read_text
 
 if TYPE_CHECKING:
     from nanochat_core.serve.pool import ModelPool
@@ -95,7 +96,7 @@ def _read_token(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        token = read_text(path, error=ConfigError).strip()
     except OSError as error:
         raise MissingError(f"{path} cannot be read: {error.strerror}", hint="openssl rand -hex 16 > FILE") from error
     if len(token) < MIN_TOKEN_CHARS or not token.isascii() or not token.isprintable() or " " in token:

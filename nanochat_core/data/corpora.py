@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.base.records import replace
+from nanochat_core.base.text import MARK, decode, document, is_blank, parse_json
 from nanochat_core.config import CorpusConfig
 from nanochat_core.data import documentation, hub, shards
 from nanochat_core.data.download import (
@@ -331,31 +332,39 @@ def read_file(path: Path, text_column: str) -> Iterator[str]:
     if kind == ".parquet":
         file = shards.open_parquet(path, column=text_column)
         for group in range(file.num_row_groups):
-            yield from shards.read_row_group(path, group, column=text_column)
+            yield from (found.removeprefix(MARK) for found in shards.read_row_group(path, group, column=text_column))
     elif kind == ".jsonl":
         yield from _read_jsonl(path, text_column)
     else:
-        text = _decode(_read_bytes(path), path, 0).strip()
-        if text:
-            yield text
+        whole = decode(_read_bytes(path), path).replace("\r\n", "\n").strip()
+        if whole:
+            yield whole
 
 
 def _read_jsonl(path: Path, text_column: str) -> Iterator[str]:
     for number, line in enumerate(_read_bytes(path).splitlines(), start=1):
-        if not line.strip():
+        if is_blank(line):
             continue
-        try:
-            record = json.loads(_decode(line, path, number))
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise MissingError(f"{path}, line {number} is not JSON: {error}", hint="one JSON object a line") from error
-        if not isinstance(record, dict) or not isinstance(record.get(text_column), str):
-            seen = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-            raise MissingError(
-                f"{path}, line {number} has no text field {text_column!r}; it has {seen}",
-                hint="--set corpus.text_column=NAME",
-            )
-        if record[text_column].strip():
-            yield without_surrogates(record[text_column])
+        found = _field(parse_json(line, path, line=number), text_column, where=f"{path}, line {number}")
+        if found.strip():
+            yield document(found)
+
+
+def _field(record: Any, text_column: str, *, where: str) -> str:
+    """The text of a record; "" where it is null, as a missing value of a parquet column is."""
+    if not isinstance(record, dict):
+        raise MissingError(f"{where} is a {type(record).__name__}, not an object", hint="one JSON object a line")
+    if text_column not in record:
+        raise MissingError(
+            f"{where} has no field {text_column!r}; it has {', '.join(record)}", hint="--set corpus.text_column=NAME"
+        )
+    value = record[text_column]
+    if not isinstance(value, str | None):
+        raise MissingError(
+            f"{where}: the field {text_column!r} is a {type(value).__name__}, not text",
+            hint="--set corpus.text_column=NAME",
+        )
+    return value or ""
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -364,24 +373,6 @@ def _read_bytes(path: Path) -> bytes:
     except (OSError, EOFError, zlib.error) as error:
         raise MissingError(
             f"{path} cannot be read: {error}", hint="check the file, or take it out of the folder"
-        ) from error
-
-
-def without_surrogates(text: str) -> str:
-    """JSON can spell half of a surrogate pair, which no UTF-8 can hold: it becomes U+FFFD."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _decode(raw: bytes, path: Path, line: int) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        where = f", line {line}" if line else ""
-        raise MissingError(
-            f"{path}{where} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}",
-            hint=f"convert it: iconv -f latin1 -t utf-8 {path.name}",
         ) from error
 
 

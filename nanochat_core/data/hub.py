@@ -27,6 +27,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from nanochat_core.base import records
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError, NanochatError
+from nanochat_core.base.text import read_text
 from nanochat_core.config import CorpusConfig
 
 WEB = ("https://", "http://")
@@ -371,12 +372,12 @@ def folder_listing(dataset: str, pattern: str, revision: str | None) -> tuple[An
 def read_digests(path: str) -> list[Listed]:
     """A file of digests: the `shards.json` of a corpus, {"name": "sha256"}, or lines as sha256sum writes them."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
+        text = read_text(Path(path).expanduser(), error=ConfigError)
         if text.lstrip().startswith("{"):
             shards = json.loads(text)["shards"]
             listed = [Listed(shard["name"], shard.get("num_bytes"), shard["sha256"].lower()) for shard in shards]
         else:
-            lines = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]
+            lines = [line.split(maxsplit=1) for line in text.split("\n") if line.strip()]
             listed = [
                 Listed(name.strip().removeprefix("*").removeprefix("./"), None, hexa.lower()) for hexa, name in lines
             ]

@@ -6,7 +6,6 @@ an error without the file and the line helps nobody.
 """
 
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, TypeVar, overload
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, TypeVar, ove
 import numpy as np
 
 from nanochat_core.base.errors import MissingError, NanochatError
+from nanochat_core.base.text import is_blank, parse_json
 
 if TYPE_CHECKING:
     import datasets
@@ -47,7 +47,7 @@ class JsonlRows:
         for number in range(len(self.files)):
             start = 0
             for line_number, line in enumerate(self._handle(number), start=1):
-                if line.strip():
+                if not is_blank(line):
                     starts.append(start)
                     lines.append(line_number)
                     members.append(number)
@@ -62,10 +62,7 @@ class JsonlRows:
     def __getitem__(self, index: int) -> Row:
         file = self._handle(int(self._members[_checked(index, len(self))]))
         file.seek(int(self._starts[index]))
-        try:
-            row = json.loads(file.readline().decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise MissingError(f"{self.where(index)} is not JSON in UTF-8: {error}") from error
+        row = parse_json(file.readline(), self.files[self._members[index]], line=int(self._lines[index]))
         if not isinstance(row, dict):
             raise MissingError(f"{self.where(index)} is a {type(row).__name__}, not an object")
         return row
@@ -101,7 +98,10 @@ class TableRows:
         return int(self.table.num_rows)
 
     def __getitem__(self, index: int) -> Row:
-        row: Row = self.table.slice(_checked(index, len(self)), 1).to_pylist()[0]
+        try:
+            row: Row = self.table.slice(_checked(index, len(self)), 1).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            raise MissingError(f"{self.where(index)} is not UTF-8: {error}", hint="fetch the file again") from error
         return row
 
     def where(self, index: int) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat_core.base.errors import MissingError
+from nanochat_core.base.text import read_text
 from nanochat_core.data import documentation
 from nanochat_core.data.rows import DatasetRows
 
@@ -36,8 +37,8 @@ class Words:
 def words_of_file(path: Path) -> Words:
     """A list with one word per line; what is no plain word is left out."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except OSError as error:
         raise MissingError(f"{path} cannot be read as a list of words: {error}", hint="one word per line") from error
     return _split(lines, str(path))
 

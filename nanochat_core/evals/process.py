@@ -43,7 +43,7 @@ def run_ranks(evaluate: Callable[[dict[str, Any], Rank], dict[str, Any]]) -> Non
     What `evaluate` returns on the first rank becomes the result; whichever rank fails says why.
     """
     die_with_parent()
-    plan = json.loads(Path(sys.argv[1]).read_text())
+    plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     world = distributed.world_from_environment()
     code = 0
     try:

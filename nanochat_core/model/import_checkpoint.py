@@ -6,7 +6,6 @@ that runs. Tensors of a compiled model carry the prefix `_orig_mod.`; bf16 table
 have our tensor names already; the shape of one for transformers goes by that library's names.
 """
 
-import json
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nanochat_core.base.errors import MissingError
+from nanochat_core.base.text import read_json
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.gpt import GPT
 
@@ -78,10 +78,7 @@ def our_name(name: str) -> str:
 
 def _read_config(folder: Path) -> GPTConfig:
     path = _newest(folder, CONFIG_FILES)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise MissingError(f"{path} is not JSON: {error}", hint="copy the checkpoint again") from error
+    content = read_json(path)
     values = next((content[key] for key in CONFIG_KEYS if isinstance(content, dict) and key in content), content)
     if isinstance(values, dict) and values.get("model_type") == HUGGINGFACE_MODEL_TYPE:
         values = {ours: values[theirs] for theirs, ours in HUGGINGFACE_NAMES.items() if theirs in values}

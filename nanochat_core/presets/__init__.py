@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.text import read_text
 from nanochat_core.bounds import check_sources
 from nanochat_core.config import RunConfig
 
@@ -82,8 +83,8 @@ def _read_preset(preset: str) -> dict[str, Any]:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"there is no preset {preset!r}", hint=f"{hint}presets: {', '.join(preset_names())}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path, error=ConfigError))
+    except (tomllib.TOMLDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 

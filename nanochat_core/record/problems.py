@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat_core.base.errors import CorruptError
+from nanochat_core.base.text import MARK_UTF8, decode
 
 TOLERANCE = 1e-9  # relative, for numbers that are computed again from the same inputs
 
@@ -78,7 +79,9 @@ ABSENT = _Absent()
 def read_json(content: bytes, *, where: str) -> Any:
     """JSON as we write it: UTF-8, no NaN, no field twice (of two, readers take different ones)."""
     try:
-        return json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse)
+        if content.startswith(MARK_UTF8):
+            raise ValueError("it starts with a byte order mark, so an editor saved it anew")
+        return json.loads(decode(content, where, error=CorruptError), object_pairs_hook=_unique, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"{where} is not JSON as we write it: {error}") from error
 

@@ -51,7 +51,7 @@ def collect(*, arguments: list[str], started_at: float) -> dict[str, Any]:
 def hardware() -> dict[str, Any]:
     """Processor, cores and memory; the GPU's name is among the metrics of the step that used it."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
     return {

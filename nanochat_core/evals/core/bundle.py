@@ -9,7 +9,7 @@ depend on the downloader.
 
 import csv
 import hashlib
-import json
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +19,7 @@ from typing import Any, Literal, cast, get_args
 import yaml
 
 from nanochat_core.base.errors import CorruptError, MissingError
+from nanochat_core.base.text import parse_json, read_text
 
 TASKS, TABLE, DATA = "core.yaml", "eval_meta_data.csv", "eval_data"
 COLUMNS = ("Eval Task", "Task Category", "Random baseline")
@@ -114,8 +115,8 @@ def _root(folder: Path) -> Path:
 
 def _tasks(path: Path) -> list[dict[str, Any]]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.safe_load(read_text(path, error=CorruptError))
+    except yaml.YAMLError as error:
         raise CorruptError(f"{path} is no YAML: {error}", hint="fetch the bundle again") from error
     tasks = content.get("icl_tasks") if isinstance(content, dict) else None
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
@@ -124,15 +125,14 @@ def _tasks(path: Path) -> list[dict[str, Any]]:
 
 
 def _table(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        absent = [column for column in COLUMNS if column not in columns]
-        if absent:
-            raise CorruptError(
-                f"{path} has no column {', '.join(map(repr, absent))}", hint=f"its columns are {', '.join(columns)}"
-            )
-        return {row["Eval Task"]: row for row in reader}
+    reader = csv.DictReader(io.StringIO(read_text(path, error=CorruptError)))
+    columns = reader.fieldnames or []
+    absent = [column for column in COLUMNS if column not in columns]
+    if absent:
+        raise CorruptError(
+            f"{path} has no column {', '.join(map(repr, absent))}", hint=f"its columns are {', '.join(columns)}"
+        )
+    return {row["Eval Task"]: row for row in reader}
 
 
 def _benchmark(task: dict[str, Any], table: dict[str, dict[str, str]], *, where: str) -> Benchmark:
@@ -163,12 +163,7 @@ def _benchmark(task: dict[str, Any], table: dict[str, dict[str, str]], *, where:
 def _items(path: Path, kind: Kind) -> Iterator[Item]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                item = json.loads(line)
-            except ValueError as error:
-                raise CorruptError(
-                    f"{path}, line {number} is no JSON: {error}", hint="fetch the bundle again"
-                ) from error
+            item = parse_json(line, path, line=number, error=CorruptError)
             complaint = _complaint(item, kind)
             if complaint:
                 raise CorruptError(f"{path}, line {number}: {complaint}", hint="fetch the bundle again")

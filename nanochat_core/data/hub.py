@@ -378,9 +378,7 @@ def read_digests(path: str) -> list[Listed]:
             listed = [Listed(shard["name"], shard.get("num_bytes"), shard["sha256"].lower()) for shard in shards]
         else:
             lines = [line.split(maxsplit=1) for line in text.split("\n") if line.strip()]
-            listed = [
-                Listed(name.strip().removeprefix("*").removeprefix("./"), None, hexa.lower()) for hexa, name in lines
-            ]
+            listed = [Listed(re.sub(r"^\*?(\./)?", "", name.strip()), None, hexa.lower()) for hexa, name in lines]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
             f"corpus.digests_file = {path} cannot be read: {error}", hint="lines of <sha256>  <name>, or a shards.json"

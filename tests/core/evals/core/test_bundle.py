@@ -55,7 +55,7 @@ def test_a_table_that_is_not_there_is_named(bundle_folder, name):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"query": "x", "choices"', "line 6 is no JSON"),
+        ('{"query": "x", "choices"', "line 6 is not JSON"),
         (json.dumps({"query": "x", "choices": ["a", "b"], "gold": 2}), "line 6: gold 2 of 2"),
         (json.dumps({"query": "x", "choices": "ab", "gold": 0}), "line 6: 'choices'"),
         (json.dumps({"choices": ["a"], "gold": 0}), "line 6: 'query'"),

@@ -1,10 +1,10 @@
 """Work pools, limits and automations on a Prefect server, as deployments/*.yaml has them.
 
-Each function brings one thing into the wanted shape and says what it did, so that doing it again changes nothing. What
-people run as workers is theirs: a pool of another type (docker, kubernetes) keeps its type and template.
+Each function brings one thing into the wanted shape and says what it decided, so that doing it again changes nothing
+(written.py). What people run as workers is theirs: a pool of another type (docker, kubernetes) keeps its type and
+template.
 """
 
-import json
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -12,71 +12,69 @@ from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 
+from flows.written import Decision, Written
+
 Spec = dict[str, Any]
-UNCHANGED, CREATED = "unchanged", "created"
 
 
-def register_pool(client: SyncPrefectClient, spec: Spec) -> str:
-    """A work pool with its concurrency limit."""
-    wanted = {name: spec.get(name) for name in ("concurrency_limit", "description")}
+def register_pool(client: SyncPrefectClient, written: Written, spec: Spec) -> Decision | None:
+    """A work pool with its concurrency limit; None: it was created."""
+    thing, wanted = f"pool {spec['name']}", {name: spec.get(name) for name in ("concurrency_limit", "description")}
     try:
         there = client.read_work_pool(spec["name"])
     except ObjectNotFound:
-        client.create_work_pool(
-            WorkPoolCreate(name=spec["name"], type=spec["type"], base_job_template=_template(spec["type"]), **wanted)
-        )
-        return CREATED
-    changed = [name for name, value in wanted.items() if getattr(there, name) != value]
-    if changed:
-        client.update_work_pool(spec["name"], WorkPoolUpdate(**wanted))
-    return changes(changed)
+        if not written.dry_run:
+            template = _template(spec["type"])
+            client.create_work_pool(
+                WorkPoolCreate(name=spec["name"], type=spec["type"], base_job_template=template, **wanted)
+            )
+        written.created(thing, wanted)
+        return None
+    decision = written.decide(thing, {name: getattr(there, name) for name in wanted}, wanted)
+    if decision.changed and not written.dry_run:
+        client.update_work_pool(spec["name"], WorkPoolUpdate(**{name: wanted[name] for name in decision.changed}))
+    return decision
 
 
-def register_tag_limit(client: SyncPrefectClient, spec: Spec) -> str:
+def register_tag_limit(client: SyncPrefectClient, written: Written, spec: Spec) -> Decision | None:
     """How many task runs with a tag may go at once."""
+    thing, wanted = f"limit {spec['tag']}", {"limit": spec["limit"]}
     try:
-        there = client.read_concurrency_limit_by_tag(spec["tag"])
+        held = {"limit": client.read_concurrency_limit_by_tag(spec["tag"]).concurrency_limit}
+        decision = written.decide(thing, held, wanted)
     except ObjectNotFound:
+        decision = None
+        written.created(thing, wanted)
+    if (decision is None or decision.changed) and not written.dry_run:
         client.create_concurrency_limit(tag=spec["tag"], concurrency_limit=spec["limit"])
-        return CREATED
-    if there.concurrency_limit == spec["limit"]:
-        return UNCHANGED
-    client.create_concurrency_limit(tag=spec["tag"], concurrency_limit=spec["limit"])
-    return changes(["limit"])
+    return decision
 
 
-def register_automation(client: SyncPrefectClient, spec: Spec) -> str:
+def register_automation(client: SyncPrefectClient, written: Written, spec: Spec) -> Decision | None:
     """An automation, by its name. One that was paused in the UI stays paused."""
-    wanted = AutomationCore.model_validate(spec)
+    thing, wanted = f"automation {spec['name']}", AutomationCore.model_validate(spec)
+    fields = {name: _compared(wanted)[name] for name in ("description", "trigger", "actions")}
     there = client.read_automations_by_name(spec["name"])
     if not there:
-        client.create_automation(wanted)
-        return CREATED
-    wanted.enabled = there[0].enabled
-    fields = ("description", "trigger", "actions")
-    seen, want = (plain(item.model_dump(mode="json")) for item in (there[0], wanted))
-    changed = [name for name in fields if _without_ids(seen[name]) != _without_ids(want[name])]
-    if changed:
-        client.update_automation(there[0].id, wanted)
-    return changes(changed)
+        if not written.dry_run:
+            client.create_automation(wanted)
+        written.created(thing, fields)
+        return None
+    held = _compared(there[0])
+    decision = written.decide(thing, held, fields)
+    if decision.changed and not written.dry_run:
+        kept = {name: getattr(there[0], name) for name in ("enabled", *decision.kept)}
+        client.update_automation(there[0].id, wanted.model_copy(update=kept))
+    return decision
 
 
-def changes(names: list[str]) -> str:
-    """What was done to something that was there."""
-    return f"updated: {', '.join(names)}" if names else UNCHANGED
-
-
-def plain(value: Any) -> Any:
-    """JSON values with lists in one order: a server keeps sets, and gives them back as it likes."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return sorted((plain(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
-    return value
+def _compared(automation: AutomationCore) -> Spec:
+    """Its fields without the id that a server gives each trigger."""
+    fields: Spec = _without_ids(automation.model_dump(mode="json"))
+    return fields
 
 
 def _without_ids(value: Any) -> Any:
-    """Without the id that a server gives each trigger."""
     if isinstance(value, dict):
         return {key: _without_ids(item) for key, item in value.items() if key != "id"}
     return [_without_ids(item) for item in value] if isinstance(value, list) else value

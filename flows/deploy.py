@@ -1,17 +1,17 @@
 """`nanochat deploy`: bring a Prefect server into the shape that prefect.yaml and deployments/ describe.
 
-Doing it twice changes nothing, and what people changed in the UI on purpose stays: a schedule or an automation that
-was paused is still paused. Prefect's own `deploy` ignores a misspelt key and keeps schedules that are gone from the
-file; this one refuses the first and removes the second.
+Doing it twice changes nothing, and what people changed in the UI stays and is named (written.py). Prefect's own
+`deploy` ignores a misspelt key, overwrites what was edited and keeps schedules that are gone from the file; this one
+does none of the three.
 """
 
 import contextlib
 import importlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -20,12 +20,23 @@ from nanochat_core.base.errors import ConfigError, HardwareError, MissingError
 from nanochat_core.base.text import read_text
 from nanochat_core.cli.app import Json
 
+if TYPE_CHECKING:
+    from flows.written import Decision, Written
+
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOYMENT_KEYS = {
     "name", "entrypoint", "description", "tags", "parameters", "enforce_parameter_schema", "work_pool", "schedules",
     "concurrency_limit",
 }  # fmt: skip
 SCHEDULE_KEYS = {"cron", "timezone", "active", "slug", "parameters"}
+OURS = (
+    "entrypoint",
+    "path",
+    "parameter_openapi_schema",
+    "pull_steps",
+    "version",
+)  # follow the code, whoever edits them
+SHOWN_CHARS = 60  # of a value in the list
 Spec = dict[str, Any]
 
 
@@ -37,6 +48,8 @@ class Registered:
     name: str
     did: str
     """created, "updated: ..." or unchanged."""
+    kept: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Fields that somebody changed on the server: what it has, what the files say."""
 
 
 def register(app: typer.Typer) -> None:
@@ -47,41 +60,65 @@ def register(app: typer.Typer) -> None:
 def deploy(
     names: Annotated[list[str] | None, typer.Argument(help="Deployments of prefect.yaml.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Undo what was changed on the server.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     as_json: Json = False,
 ) -> None:
     """Register deployments, work pools, limits and automations on your Prefect server; again is no harm.
 
+    What people changed in the UI (a schedule, a limit, a parameter) stays, and is named.
+
     nanochat deploy --all
 
-    nanochat deploy speedrun gpu_step
+    nanochat deploy speedrun gpu_step --dry-run
     """
     if bool(names) == everything:
         known = ", ".join(spec["name"] for spec in read_deployments(ROOT))
         raise ConfigError("say which deployments", hint=f"--all, or some of: {known}")
-    done = list(register_all(ROOT, names or None))
+    done = list(register_all(ROOT, names or None, overwrite=overwrite, dry_run=dry_run))
     if as_json:
         print(json.dumps([asdict(item) for item in done], indent=1))
         return
     for item in done:
         print(f"{item.kind:<11} {item.name:<24} {item.did}")
+        for name, (there, file) in item.kept.items():
+            print(f"{'':<11} {'':<24} kept {name}: the server has {_short(there)}, the file says {_short(file)}")
+    if any(item.kept for item in done):
+        print("\nkept: what was changed on the server; --overwrite writes what the files say")
 
 
-def register_all(root: Path, names: Sequence[str] | None = None) -> Iterator[Registered]:
+def _short(value: Any) -> str:
+    """A value on one line."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
+
+
+def register_all(
+    root: Path, names: Sequence[str] | None = None, *, overwrite: bool = False, dry_run: bool = False
+) -> Iterator[Registered]:
     """Register the deployments of `root`/prefect.yaml (all, or those named) and what they need."""
     specs = chosen(read_deployments(root), names)  # before anything is changed
     pools, automations = read(root / "deployments/pools.yaml"), read(root / "deployments/automations.yaml")
     with server_client() as client:
         from flows import automations as register
+        from flows.written import Written
 
-        for spec in pools["work_pools"]:
-            yield Registered("work pool", spec["name"], register.register_pool(client, spec))
-        for spec in pools["tag_limits"]:
-            yield Registered("tag limit", spec["tag"], register.register_tag_limit(client, spec))
-        for spec in automations["automations"]:
-            yield Registered("automation", spec["name"], register.register_automation(client, spec))
+        written = Written(client, overwrite=overwrite, dry_run=dry_run)
+        for kind, key, sort, one in (
+            ("work pool", "name", pools["work_pools"], register.register_pool),
+            ("tag limit", "tag", pools["tag_limits"], register.register_tag_limit),
+            ("automation", "name", automations["automations"], register.register_automation),
+        ):
+            for spec in sort:
+                yield _registered(kind, spec[key], one(client, written, spec), written)
         for spec in specs:
-            full_name, did = register_deployment(client, spec, root)
-            yield Registered("deployment", full_name, did)
+            full_name = f"{load_flow(spec['entrypoint']).name}/{spec['name']}"
+            yield _registered("deployment", full_name, register_deployment(client, written, spec, root), written)
+        written.save()
+
+
+def _registered(kind: str, name: str, decision: "Decision | None", written: "Written") -> Registered:
+    return Registered(kind, name, written.told(decision), {} if decision is None else decision.kept)
 
 
 def read(path: Path) -> Any:
@@ -148,28 +185,31 @@ def wanted_fields(spec: Spec, root: Path) -> dict[str, Any]:
     }
 
 
-def register_deployment(client: Any, spec: Spec, root: Path) -> tuple[str, str]:
-    """Create or update a deployment; returns its full name and what was done."""
+def register_deployment(client: Any, written: "Written", spec: Spec, root: Path) -> "Decision | None":
+    """Create or update a deployment, never by creating it again, which would drop its schedules."""
     from prefect.client.schemas.actions import DeploymentUpdate
     from prefect.exceptions import ObjectNotFound
 
-    from flows.automations import CREATED, changes
+    from flows.written import Decision
 
     wanted, flow_name = wanted_fields(spec, root), load_flow(spec["entrypoint"]).name
-    full_name = f"{flow_name}/{spec['name']}"
+    thing = f"deployment {flow_name}/{spec['name']}"
+    theirs = {name: _compared(name, value) for name, value in wanted.items() if name not in OURS}
     try:
-        there = client.read_deployment_by_name(full_name)
+        there = client.read_deployment_by_name(f"{flow_name}/{spec['name']}")
     except ObjectNotFound:
-        there = None
-    changed = [] if there is None else [name for name in wanted if _differs(name, held(there)[name], wanted[name])]
-    if there is None:
-        identity = client.create_deployment(client.create_flow_from_name(flow_name), spec["name"], **wanted)
-    else:
-        identity = there.id
-    if changed:  # not by creating it again, which would drop its schedules
-        client.update_deployment(identity, DeploymentUpdate(**wanted))
-    changed += _schedules(client, identity, spec.get("schedules", []))
-    return full_name, CREATED if there is None else changes(changed)
+        if not written.dry_run:
+            identity = client.create_deployment(client.create_flow_from_name(flow_name), spec["name"], **wanted)
+            _schedules(client, written, identity, spec)
+        written.created(thing, theirs)
+        return None
+    has = held(there)
+    decision = written.decide(thing, {name: _compared(name, has[name], wanted[name]) for name in theirs}, theirs)
+    changed = [*decision.changed, *(name for name in OURS if json_of(has[name]) != json_of(wanted[name]))]
+    if changed and not written.dry_run:
+        client.update_deployment(there.id, DeploymentUpdate(**{name: wanted[name] for name in changed}))
+    schedules = _schedules(client, written, there.id, spec)
+    return Decision((*changed, *schedules.changed), {**decision.kept, **schedules.kept})
 
 
 def held(deployment: Any) -> dict[str, Any]:
@@ -182,36 +222,63 @@ def held(deployment: Any) -> dict[str, Any]:
     }
 
 
-def _differs(name: str, held: Any, wanted: Any) -> bool:
-    if name == "tags":
-        return sorted(held) != sorted(wanted)
-    if name == "concurrency_options" and held and wanted:  # the server adds defaults
-        return any(held.get(key) != value for key, value in wanted.items())
-    return bool(json.dumps(held, sort_keys=True) != json.dumps(wanted, sort_keys=True))
+def _compared(name: str, value: Any, wanted: Any = None) -> Any:
+    """A field in the form in which it is compared: without the defaults that a server adds to concurrency options."""
+    if name == "concurrency_options" and value and wanted:
+        return {key: value.get(key) for key in wanted}
+    return value
 
 
-def _schedules(client: Any, deployment_id: Any, specs: list[Spec]) -> list[str]:
-    """Bring the schedules into shape; a paused one stays paused. Returns what changed."""
+def json_of(value: Any) -> str:
+    """The one text of a JSON value."""
+    return json.dumps(value, sort_keys=True)
+
+
+def _schedules(client: Any, written: "Written", deployment_id: Any, spec: Spec) -> "Decision":
+    """Bring the schedules into shape: one that was edited, paused, taken away or added on the server stays so."""
+    from flows.written import Decision
+
+    there = {schedule.slug: schedule for schedule in client.read_deployment_schedules(deployment_id)}
+    prefix, changed, kept = f"schedule {spec['name']} ", list[str](), dict[str, tuple[Any, Any]]()
+    entries = {entry["slug"]: entry for entry in spec.get("schedules", [])}
+    for slug, entry in entries.items():
+        decision = _schedule(client, written, deployment_id, prefix + slug, entry, there.get(slug))
+        changed += [f"schedule {slug}"] if decision is None or decision.changed else []
+        kept |= {f"schedule {slug} {name}".strip(): pair for name, pair in (decision.kept if decision else {}).items()}
+    for slug in set(written.of(prefix)) - set(entries):  # gone from the file
+        if slug in there and not written.dry_run:
+            client.delete_deployment_schedule(deployment_id, there[slug].id)
+        changed += [f"schedule {slug} removed"] if slug in there else []
+        written.forget(prefix + slug)
+    return Decision(tuple(changed), kept)
+
+
+def _schedule(
+    client: Any, written: "Written", deployment_id: Any, thing: str, entry: Spec, there: Any
+) -> "Decision | None":
+    """One schedule of the file; `there`: as the server has it, or None."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import CronSchedule
 
-    there = {schedule.slug: schedule for schedule in client.read_deployment_schedules(deployment_id)}
-    did = []
-    for spec in specs:
-        cron = CronSchedule(cron=spec["cron"], timezone=spec["timezone"])
-        old, parameters = there.pop(spec["slug"], None), spec.get("parameters", {})
-        if old is not None and (old.schedule, old.parameters) == (cron, parameters):
-            continue
-        active = spec.get("active", True) if old is None else old.active
-        if old is not None:
-            client.delete_deployment_schedule(deployment_id, old.id)
-        new = DeploymentScheduleCreate(schedule=cron, active=active, slug=spec["slug"], parameters=parameters)
-        client.create_deployment_schedules(deployment_id, [new])
-        did.append(f"schedule {spec['slug']}")
-    for slug, schedule in there.items():
-        client.delete_deployment_schedule(deployment_id, schedule.id)
-        did.append(f"schedule {slug or schedule.id} removed")
-    return did
+    from flows.written import Decision
+
+    cron = CronSchedule(cron=entry["cron"], timezone=entry["timezone"])
+    wanted = {"schedule": cron, "parameters": entry.get("parameters", {}), "active": entry.get("active", True)}
+    fields = {**wanted, "schedule": cron.model_dump(mode="json")}
+    if there is None and written.knows(thing):
+        return Decision(kept={"": (None, entry["cron"])})  # somebody took it away
+    if there is None:
+        if not written.dry_run:
+            new = DeploymentScheduleCreate(**wanted, slug=entry["slug"])
+            client.create_deployment_schedules(deployment_id, [new])
+        written.created(thing, fields)
+        return None
+    held = {**there.model_dump(), "schedule": there.schedule.model_dump(mode="json")}
+    decision = written.decide(thing, held, fields)
+    if decision.changed and not written.dry_run:
+        values = {name: wanted[name] for name in decision.changed}
+        client.update_deployment_schedule(deployment_id, there.id, **values)
+    return decision
 
 
 @contextlib.contextmanager

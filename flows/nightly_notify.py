@@ -8,6 +8,7 @@ from typing import Any
 
 from flows.automations import register_automation
 from flows.deploy import server_client
+from flows.written import Written
 from tasks.gate import EVENT
 
 BLOCK = "nanochat-regression"
@@ -23,7 +24,10 @@ def register_webhook(url: str) -> str:
     )
     with server_client() as client:
         identity = block.save(BLOCK, overwrite=True, client=None)
-        return register_automation(client, automation(str(identity)))
+        written = Written(client)
+        decision = register_automation(client, written, automation(str(identity)))
+        written.save()
+        return written.told(decision)
 
 
 def automation(block_id: str) -> dict[str, Any]:

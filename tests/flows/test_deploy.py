@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_team import Team, team_in
 
 from flows import deploy
@@ -87,31 +88,79 @@ def test_the_server_holds_what_the_files_say(team: Team) -> None:
     assert limits["tag:gpu-inline"] == 1
 
 
-@pytest.mark.slow
-def test_what_was_paused_stays_paused_and_what_changed_is_named(team: Team, tmp_path: Path) -> None:
-    there = team.api("deployments/name/maintenance/maintenance", method="GET")
-    [schedule] = there["schedules"]
-    team.api(f"deployments/{there['id']}/schedules/{schedule['id']}", {"active": False}, method="PATCH")
-    (tmp_path / "deployments").mkdir()
+def copied(folder: Path, **changes: object) -> Path:
+    """A checkout's files with other values for the deployment `maintenance`."""
+    (folder / "deployments").mkdir(parents=True)
     for name in ("pools", "automations"):
-        shutil.copy(ROOT / f"deployments/{name}.yaml", tmp_path / f"deployments/{name}.yaml")
+        shutil.copy(ROOT / f"deployments/{name}.yaml", folder / f"deployments/{name}.yaml")
     changed = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     [maintenance] = [spec for spec in changed["deployments"] if spec["name"] == "maintenance"]
-    maintenance["tags"] = ["nanochat"]
-    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(changed))
-    code = "import sys; from pathlib import Path; from flows.deploy import register_all\n"
-    code += "for item in register_all(Path(sys.argv[1]), ['maintenance']): print(item.name, item.did)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=team.environment, capture_output=True, text=True
-    )
-    assert "maintenance/maintenance updated: tags, pull_steps" in done.stdout, done.stderr
-    again = team.api("deployments/name/maintenance/maintenance", method="GET")
-    assert again["tags"] == ["nanochat"]
-    assert [entry["active"] for entry in again["schedules"]] == [False]
-    assert told(team.nanochat("deploy", "maintenance", "--json"))["deployment maintenance/maintenance"].startswith(
-        "upd"
-    )
-    team.api(f"deployments/{there['id']}/schedules/{schedule['id']}", {"active": True}, method="PATCH")
+    maintenance |= changes
+    (folder / "prefect.yaml").write_text(yaml.safe_dump(changed))
+    return folder
+
+
+def registered(team: Team, root: Path, **options: bool) -> dict[str, str]:
+    """What deploying `maintenance` from the files of `root` said: its own line, and a line for each value kept."""
+    with temporary_settings({PREFECT_API_URL: team.url}):
+        done = list(deploy.register_all(root, ["maintenance"], **options))[-1]
+    return {done.name: done.did} | {name: f"{there} != {file}" for name, (there, file) in done.kept.items()}
+
+
+@pytest.mark.slow
+def test_what_people_changed_stays_and_is_named_until_overwritten(team: Team, tmp_path: Path) -> None:
+    name, path = "maintenance/maintenance", "deployments/name/maintenance/maintenance"
+    there = team.api(path, method="GET")
+    [schedule] = there["schedules"]
+    cron = {"cron": "0 9 * * *", "timezone": "Asia/Tokyo", "day_or": True}
+    edited = {"active": False, "schedule": cron, "parameters": {"dry_run": True}}
+    team.api(f"deployments/{there['id']}/schedules/{schedule['id']}", edited, method="PATCH")
+    team.api(f"deployments/{there['id']}", {"parameters": {"dry_run": True}, "concurrency_limit": 3}, method="PATCH")
+    team.api(f"deployments/{there['id']}/schedules", [{"active": False, "schedule": {"interval": 86400.0}}])
+
+    root = copied(tmp_path / "a", tags=["nanochat"])  # the file has news as well, of a field that nobody edited
+    dry = registered(team, root, dry_run=True)
+    assert dry[name] == "would be updated: tags, pull_steps"
+    assert team.api(path, method="GET")["tags"] == there["tags"]
+    told = registered(team, root)
+    assert told.pop(name) == "updated: tags, pull_steps"
+    assert {key: value.split(" != ")[0] for key, value in told.items() if "schedule weekly schedule" not in key} == {
+        "parameters": "{'dry_run': True}",
+        "concurrency_limit": "3",
+        "schedule weekly active": "False",
+        "schedule weekly parameters": "{'dry_run': True}",
+    }
+    again = team.api(path, method="GET")
+    assert (again["tags"], again["parameters"]) == (["nanochat"], {"dry_run": True})
+    assert again["global_concurrency_limit"]["limit"] == 3
+    weekly, own = sorted(again["schedules"], key=lambda entry: entry["slug"] is None)
+    assert (weekly["active"], weekly["schedule"]["cron"]) == (False, "0 9 * * *")
+    assert own["schedule"]["interval"] == 86400.0
+
+    assert registered(team, root)[name] == "unchanged"  # still kept, and said again
+    done = registered(team, root, overwrite=True)
+    assert [*done] == [name]
+    back = team.api(path, method="GET")
+    assert (back["parameters"], back["global_concurrency_limit"]["limit"]) == ({"dry_run": False}, 1)
+    weekly, own = sorted(back["schedules"], key=lambda entry: entry["slug"] is None)
+    assert (weekly["active"], weekly["schedule"]["cron"], weekly["parameters"]) == (True, "30 4 * * 0", {})
+    assert own["schedule"]["interval"] == 86400.0  # of nobody's file
+
+
+@pytest.mark.slow
+def test_a_schedule_taken_away_stays_away_and_one_gone_from_the_file_goes(team: Team, tmp_path: Path) -> None:
+    path = "deployments/name/maintenance/maintenance"
+    there = team.api(path, method="GET")
+    [weekly] = [entry for entry in there["schedules"] if entry["slug"] == "weekly"]
+    team.api(f"deployments/{there['id']}/schedules/{weekly['id']}", method="DELETE")
+    told = registered(team, ROOT)
+    assert told["schedule weekly"] == "None != 30 4 * * 0"
+    assert "weekly" not in [entry["slug"] for entry in team.api(path, method="GET")["schedules"]]
+    assert "schedule weekly" in registered(team, ROOT, overwrite=True)["maintenance/maintenance"]
+    without = registered(team, copied(tmp_path / "b", schedules=[]))
+    assert without["maintenance/maintenance"].endswith("schedule weekly removed")
+    assert "weekly" not in [entry["slug"] for entry in team.api(path, method="GET")["schedules"]]
+    registered(team, ROOT)
 
 
 @pytest.mark.slow

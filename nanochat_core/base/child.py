@@ -22,6 +22,7 @@ from nanochat_core.base.errors import (
     MissingError,
     NanochatError,
     TrainingError,
+    UnreadableError,
 )
 from nanochat_core.base.process import describe_exit, die_with_parent
 from nanochat_core.base.records import RECORDS_NAME, RESULT_NAME, Record, RecordFollower
@@ -142,7 +143,7 @@ def _result(work: Path, returncode: int) -> Record:
 
 
 KINDS: dict[str, type[NanochatError]] = {
-    kind.__name__: kind for kind in (ConfigError, HardwareError, MissingError, CorruptError)
+    kind.__name__: kind for kind in (ConfigError, HardwareError, MissingError, CorruptError, UnreadableError)
 }
 
 

@@ -16,6 +16,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from nanochat_core.serve import errors, prompts
+from nanochat_core.serve.bodies import JsonRoute
 from nanochat_core.serve.catalogue import ModelCard
 from nanochat_core.serve.chat import answer_chat
 from nanochat_core.serve.completions import answer_completion
@@ -45,6 +46,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     for status, text in (
         (400, "The request cannot be answered."), (401, "The token is missing or wrong."),
         (403, "The request names another host."), (404, "There is no such model."), (413, "The body is too large."),
+        (415, "The body is compressed."),
         (429, "Too many requests are waiting; Retry-After says when to try again."),
         (500, "The engine failed."), (503, "The model is loading, or has failed."),
     )
@@ -62,6 +64,7 @@ def create_app(models: ModelPool, *, token: str | None, hosts: Collection[str] =
 
     # no interactive documentation: its pages load scripts from elsewhere
     app = FastAPI(title="nanochat", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, responses=REFUSALS)
+    app.router.route_class = JsonRoute
     errors.install(app)
     _add_answers(app, models)
     _add_models(app, models)

@@ -91,11 +91,11 @@ def _continuations(engine: Engine, body: CompletionBody, card: ModelCard, *, mos
 def _continuation(engine: Engine, body: CompletionBody, card: ModelCard, prompt: Prompt, number: int) -> Continuation:
     """What has to be computed for one prompt."""
     made = Continuation(prompt)
-    wanted = prompts.COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-    if body.echo and body.logprobs is not None:
-        made.scored = Job(prompt, index=number, num_top=body.logprobs)
+    wanted = prompts.max_tokens(body)
+    if body.echo and body.num_logprobs is not None:
+        made.scored = Job(prompt, index=number, num_top=body.num_logprobs)
     made.is_one_token = made.scored is not None and _is_one_greedy(body, wanted)
-    needs_engine = wanted > 0 and not made.is_one_token
+    needs_engine = wanted != 0 and not made.is_one_token
     context = card.context_tokens
     prompts.check_room(prompt, context_tokens=context, param="prompt", needs_room=needs_engine)
     if needs_engine:
@@ -118,7 +118,7 @@ def _choice(tokenizer: Tokenizer, body: CompletionBody, number: int, part: Conti
         text, finish = _one_token(tokenizer, entries[0].token)
     before = tokenizer.decode(prompt_ids) if body.echo else ""
     logprobs = None
-    if body.logprobs is not None:
+    if body.num_logprobs is not None:
         echoed = _echoed(part) if body.echo else []
         logprobs = CompletionLogprobs(**completion_logprobs(tokenizer, [*echoed, *entries]))
     return CompletionChoice(index=number, text=before + text, finish_reason=finish, logprobs=logprobs)
@@ -166,7 +166,7 @@ async def _chunks(
             entries = [entry for update in own for entry in update.logprobs]
             text = "".join(event.text for event in events if isinstance(event, Text))
             logprobs = None
-            if body.logprobs is not None:
+            if body.num_logprobs is not None:
                 listed = completion_logprobs(tokenizer, entries, first_offset=offsets[number])
                 logprobs = CompletionLogprobs(**listed)
             offsets[number] += len(text)

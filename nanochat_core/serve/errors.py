@@ -18,6 +18,11 @@ from nanochat_core.base.errors import NanochatError
 INVALID, AUTH, MISSING, OVERLOADED, BROKEN = (
     "invalid_request_error", "authentication_error", "not_found_error", "overloaded_error", "server_error",
 )  # fmt: skip
+NO_SUCH_PATH = (
+    "there is no such path here. What is answered: /v1/chat/completions, /v1/completions, /v1/models, /tokenize, "
+    "/detokenize, /tokenizer_info, /health, /metrics. A client's base URL ends in /v1; other parts of OpenAI's API "
+    "(responses, embeddings, audio, images, files) are not served"
+)
 KIND_OF_STATUS = {401: AUTH, 403: AUTH, 404: MISSING, 429: OVERLOADED, 503: OVERLOADED}
 
 
@@ -86,17 +91,26 @@ async def _on_invalid(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems: Sequence[Mapping[str, Any]] = error.errors()
     first = problems[0]
-    where = [str(part) for part in first["loc"] if part not in ("body", "query")]
     # pydantic's text names what was expected; the value that was sent may be somebody's prompt and is not repeated
-    message = "the body is not valid JSON" if first["type"] == "json_invalid" else str(first["msg"])
-    param = ".".join(where) or None
+    message, param = str(first["msg"]), _param(first["loc"])
     return ApiError(400, f"{param}: {message}" if param else message, param=param).response()
+
+
+def _param(location: Sequence[str | int]) -> str | None:
+    """As OpenAI writes it: messages[1].content."""
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part not in ("body", "query")]
+    return "".join(parts).removeprefix(".") or None
 
 
 async def _on_http(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    response = ApiError(error.status_code, str(error.detail)).response()
-    response.headers.update(error.headers or {})
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
+    words = {404: NO_SUCH_PATH, 405: f"this path answers {headers.get('Allow')} only"}
+    message = words.get(error.status_code, str(error.detail))
+    response = ApiError(error.status_code, message).response()
+    response.headers.update(headers)
     return response
 
 

@@ -3,14 +3,17 @@
 Without a token only requests that name this very machine are served: a web page elsewhere could otherwise point its own
 name at 127.0.0.1 and talk to the model through the visitor's browser (DNS rebinding). Tokens are compared in constant
 time. Written as plain ASGI, so that streams and disconnects pass through untouched.
+
+What means the same is one request from here on: a slash too many or at the end is no other path, a target that holds
+the whole address is its path, and HEAD is a GET whose answer has no body.
 """
 
 import hashlib
 import hmac
+import re
 from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nanochat_core.serve.errors import ApiError
@@ -19,6 +22,8 @@ from nanochat_core.serve.metrics import Metrics
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN_PATHS = ("/", "/health")
 OPEN_FOLDER = "/static/"
+HEALTH = "/health"
+ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 SAFE_HEADERS = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -43,6 +48,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        is_head, asked = scope["method"] == "HEAD", scope
+        scope = _plain(scope)
 
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -50,18 +57,20 @@ class Guard:
                 for name, value in SAFE_HEADERS.items():
                     headers.setdefault(name, value)
                 self.metrics.http.labels(_route(scope), message["status"]).inc()
+            elif is_head:  # the length that GET would have stays in the headers
+                message = {**message, "body": b""}
             await send(message)
 
-        problem = self._problem(scope)
+        problem = self._problem(scope, _authority(asked))
         if problem is not None:
             await problem.response()(scope, receive, send_safely)
         else:
             await self.app(scope, self._counted(receive), send_safely)
 
-    def _problem(self, scope: Scope) -> ApiError | None:
-        """Why this request is not let in."""
+    def _problem(self, scope: Scope, authority: str | None) -> ApiError | None:
+        """Why this request is not let in. `authority`: the host in the request's target, where it names one."""
         headers, path = Headers(scope=scope), scope["path"]
-        if self._digest is None and _host_name(headers.get("host", "")) not in self.hosts:
+        if self._digest is None and not self._is_ours(headers.get("host"), authority, path):
             return ApiError(403, "without a token this server answers to its own machine only", code="wrong_host")
         is_open = path in OPEN_PATHS or path.startswith(OPEN_FOLDER)
         if self._digest is not None and not is_open:
@@ -72,6 +81,12 @@ class Guard:
         if length.isascii() and length.isdecimal() and int(length) > self.max_body_bytes:
             return ApiError(413, self._too_large, code="body_too_large")
         return None
+
+    def _is_ours(self, host: str | None, authority: str | None, path: str) -> bool:
+        """Whether every name that the request gives this server is one of its own."""
+        if not host and authority is None:
+            return path == HEALTH  # a load balancer's check in HTTP/1.0; browsers always send Host
+        return all(_host_name(name) in self.hosts for name in (host, authority) if name is not None)
 
     @property
     def _too_large(self) -> str:
@@ -87,7 +102,7 @@ class Guard:
             if message["type"] == "http.request":
                 num_bytes += len(message.get("body", b""))
                 if num_bytes > self.max_body_bytes:
-                    raise HTTPException(413, self._too_large)
+                    raise ApiError(413, self._too_large, code="body_too_large")
             return message
 
         return receive_counted
@@ -98,10 +113,25 @@ def _digest(token: str) -> bytes:
 
 
 def _host_name(host: str) -> str:
-    """Without the port: localhost:8000, [::1]:8000."""
+    """Without the port, and the dot that ends a full name: localhost:8000, localhost.:8000, [::1]:8000."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower()
+    return host.partition(":")[0].lower().removesuffix(".")
+
+
+def _plain(scope: Scope) -> Scope:
+    """The request as the routes know it."""
+    path = scope["path"]
+    if absolute := ABSOLUTE.match(path):
+        path = absolute[2]
+    path = re.sub("/{2,}", "/", path).rstrip("/") or "/"
+    return {**scope, "path": path, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
+
+
+def _authority(scope: Scope) -> str | None:
+    """The host of a target in absolute form (GET http://host/path), as proxies send it."""
+    absolute = ABSOLUTE.match(scope["path"])
+    return absolute[1] if absolute else None
 
 
 def _route(scope: Scope) -> str:

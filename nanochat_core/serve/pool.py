@@ -122,7 +122,7 @@ class ModelPool:
 
     def find(self, name: str | None) -> ServedModel:
         """The model of a request; ApiError 404 where no model has that name."""
-        if name is None:
+        if not name:
             return next(iter(self.models.values()))
         found = self.models.get(name) or next((m for m in self.models.values() if m.card.ref == name), None)
         if found is None:

@@ -14,7 +14,8 @@ from typing import Any
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.inference.sampling import Sampling
 from nanochat_core.serve.errors import ApiError, refused
-from nanochat_core.serve.schema import ChatBody, CompletionBody, Message, Sampled
+from nanochat_core.serve.schema import ChatBody, CompletionBody, Sampled
+from nanochat_core.serve.turns import turns_of
 from nanochat_core.tokenizer import tokenizer as tk
 from nanochat_core.tokenizer.conversation import render_prompt
 from nanochat_core.tokenizer.tokenizer import Tokenizer
@@ -22,18 +23,21 @@ from nanochat_core.tokenizer.tokenizer import Tokenizer
 DEFAULT_TEMPERATURE = 1.0  # OpenAI's
 CHAT_TOP_K = 50  # a small model's tail of unlikely tokens is mostly noise
 COMPLETION_TOKENS = 16  # OpenAI's default for plain completions
+NO_LIMIT = -1
+LEAST_TOP_P = 1e-9  # OpenAI takes 0: of a nucleus that small only the likeliest token is left
 SEED_BITS = 48  # seeds that we choose survive JavaScript's numbers
 SPECIAL = re.compile("(" + "|".join(map(re.escape, tk.SPECIAL_TOKENS)) + ")")
 
 CHAT_TEMPLATE = (
-    "<|bos|>{% set held = namespace(system='') %}{% for message in messages %}"
-    "{% if message.role == 'system' %}{% set held.system = message.content + '\\n\\n' %}"
-    "{% elif message.role == 'user' %}<|user_start|>{{ held.system + message.content }}<|user_end|>"
-    "{% set held.system = '' %}"
-    "{% else %}<|assistant_start|>{{ message.content }}<|assistant_end|>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant_start|>{% endif %}"
+    "<|bos|>{% set turn = namespace(role='', said=false) %}{% for message in messages %}"
+    "{% set role = 'assistant' if message.role == 'assistant' else 'user' %}{% set text = message.content or '' %}"
+    "{% if role != turn.role %}"
+    "{% if turn.role %}<|{{ turn.role }}_end|>{% elif role == 'assistant' %}<|user_start|><|user_end|>{% endif %}"
+    "<|{{ role }}_start|>{% set turn.said = false %}{% set turn.role = role %}{% endif %}"
+    "{% if text %}{{ '\\n\\n' if turn.said else '' }}{{ text }}{% set turn.said = true %}{% endif %}{% endfor %}"
+    "{% if turn.role %}<|{{ turn.role }}_end|>{% endif %}{% if add_generation_prompt %}<|assistant_start|>{% endif %}"
 )
-"""The conversation form in Jinja, for clients that render it themselves; tests compare it with `render_prompt`."""
+"""The conversation form in Jinja, for clients that render it themselves; tests compare it with what chat makes."""
 
 
 @dataclass(frozen=True)
@@ -51,31 +55,21 @@ class Prompt:
 
 def chat_prompt(tokenizer: Tokenizer, body: ChatBody) -> Prompt:
     """The conversation up to where the assistant is to speak."""
-    messages = [_message(message) for message in body.messages]
-    if messages[-1]["role"] != "user":
-        raise ApiError(400, "the last message must be from the user: the answer follows it", param="messages")
+    turns = turns_of(body.messages)
+    if turns[-1].role != "user":
+        raise ApiError(
+            400, "the last message is the assistant's: the answer follows one from the user, none is continued here",
+            param="messages",
+        )  # fmt: skip
     try:
-        return Prompt(render_prompt(tokenizer, messages))
+        return Prompt(render_prompt(tokenizer, [turn.message for turn in turns]))
     except NanochatError as error:
         raise ApiError(400, error.message, param="messages") from error
 
 
-def _message(message: Message) -> dict[str, Any]:
-    """In the form of conversation.py. Only an assistant's message keeps its parts apart."""
-    role = "system" if message.role == "developer" else message.role
-    if isinstance(message.content, str):
-        return {"role": role, "content": message.content}
-    parts = [part.model_dump() for part in message.content]
-    if role == "assistant":
-        return {"role": role, "content": parts}
-    if any(part["type"] != "text" for part in parts):
-        raise ApiError(400, f"a {role} message may hold text parts only", param="messages")
-    return {"role": role, "content": "".join(part["text"] for part in parts)}
-
-
 def completion_prompts(tokenizer: Tokenizer, body: CompletionBody) -> list[Prompt]:
     """One prompt per text or list of ids."""
-    prompt = body.prompt
+    prompt = "" if body.prompt is None else body.prompt
     if isinstance(prompt, str):
         prompt = [prompt]
     elif prompt and isinstance(prompt[0], int):
@@ -123,14 +117,20 @@ def check_room(prompt: Prompt, *, context_tokens: int, param: str, needs_room: b
 def chat_sampling(tokenizer: Tokenizer, body: ChatBody, *, room: int) -> Sampling:
     """How a chat answer is sampled; without a limit it may fill the context."""
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    wanted = body.max_completion_tokens or body.max_tokens or room
+    wanted = body.max_completion_tokens or body.max_tokens or NO_LIMIT
     return _sampling(tokenizer, body, room=room, wanted=wanted, top_k=CHAT_TOP_K, num_logprobs=num_logprobs)
 
 
 def completion_sampling(tokenizer: Tokenizer, body: CompletionBody, *, room: int) -> Sampling:
     """How a plain continuation is sampled: all tokens, no tools."""
-    wanted = COMPLETION_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
-    return _sampling(tokenizer, body, room=room, wanted=wanted, top_k=None, num_logprobs=body.logprobs, use_tools=False)
+    logprobs = body.num_logprobs
+    wanted = max_tokens(body)
+    return _sampling(tokenizer, body, room=room, wanted=wanted, top_k=None, num_logprobs=logprobs, use_tools=False)
+
+
+def max_tokens(body: CompletionBody) -> int:
+    """How long a plain continuation may get; NO_LIMIT: as long as the context."""
+    return COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
 
 
 def _sampling(
@@ -143,8 +143,8 @@ def _sampling(
         return Sampling(
             temperature=DEFAULT_TEMPERATURE if body.temperature is None else body.temperature,
             top_k=asked_top_k if asked_top_k is not None and asked_top_k > 0 else None,
-            top_p=body.top_p,
-            max_new_tokens=min(wanted, room),
+            top_p=LEAST_TOP_P if body.top_p == 0 else body.top_p,
+            max_new_tokens=room if wanted == NO_LIMIT else min(wanted, room),
             seed=seed,
             stop=tuple(text for text in stops if text and text not in tk.SPECIAL_TOKENS),
             # lm-eval sends the end token by its name: the model says it as one id, never as text

@@ -1,20 +1,49 @@
 """The bodies of requests, as OpenAI's clients send them, with `top_k` and the parts of earlier tool calls added.
 
-Explicit nulls count as absent and unknown fields are ignored; what would change the answer and is not done here (tools,
-several choices, penalties, JSON mode) is refused by name rather than left out silently. Types are strict: a number in
-quotes is a mistake to be told about.
+Explicit nulls count as absent, and so do values that ask for nothing (logprobs: false, max_tokens: -1). Types are
+strict: a number in quotes is a mistake to be told about, as OpenAI does. What would change the answer and is not done
+here is refused by name (refused.py) rather than left out silently; fields that nobody here knows are ignored.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from nanochat_core.serve.errors import ApiError
+from nanochat_core.serve.refused import CHAT_FIELDS, COMPLETION_FIELDS, NotTaken, unsupported
 
 MAX_LOGPROBS = 20
-Count = Annotated[int, Field(ge=0, le=1 << 31)]
+MAX_STOPS = 16
+TEXT_PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
+"""Other names of text, and the key that holds it."""
+MEDIA_PARTS = ("image_url", "input_image", "image", "input_audio", "audio", "video_url", "file", "input_file")
+NO_TOOLS = "the model has a calculator of its own, and other tools' calls and results are not in its language"
 TokenId = Annotated[int, Field(ge=0, le=1 << 31)]
-PartType = Literal["text", "python", "python_output"]
+Limit = Annotated[int, Field(ge=1, le=1 << 31)] | Literal[-1]
+"""-1: none, as LM Studio and llama.cpp have it."""
+
+
+def expected(words: str) -> WrapValidator:
+    """One sentence in place of what pydantic says of each member of a union."""
+
+    def check(value: Any, validate: Any) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise PydanticCustomError("form", "{words}", {"words": f"Input should be {words}"}) from None
+
+    return WrapValidator(check)
 
 
 class Body(BaseModel):
@@ -24,34 +53,89 @@ class Body(BaseModel):
 class Part(Body):
     """A piece of a message; python and python_output, in an assistant's, tell the model of earlier tool calls."""
 
-    type: PartType
+    type: Literal["text", "python", "python_output"]
     text: str
 
 
+class OtherText(Body):
+    """A text part under one of its other names."""
+
+    type: Literal["input_text", "output_text", "refusal"]
+    text: str | None = None
+    refusal: str | None = None
+
+
+def _parts(content: Any) -> Any:
+    """Whatever holds text as a list of our own parts. PydanticCustomError where something else is in it."""
+    if content is None or isinstance(content, str):
+        return [{"type": "text", "text": content}] if content else []
+    if not isinstance(content, list):
+        raise PydanticCustomError("content", "Input should be a text, null, or a list of text parts")
+    return [_part(part, number) for number, part in enumerate(content)]
+
+
+def _part(part: Any, number: int) -> Any:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind in MEDIA_PARTS:
+        words = {"number": number, "kind": kind}
+        raise PydanticCustomError("media", "part {number} is of type {kind}, and the model reads text only", words)
+    if kind in TEXT_PARTS:
+        return {"type": "text", "text": part.get(TEXT_PARTS[kind])}
+    return part
+
+
+def _role(role: Any) -> Any:
+    if role in ("tool", "function"):
+        raise PydanticCustomError(
+            "tools", "{words}", {"words": f"a message of the role {role} is not taken: {NO_TOOLS}"}
+        )
+    return role
+
+
+def _no_tools(calls: Any) -> Any:
+    if calls not in (None, [], {}):
+        raise PydanticCustomError("tools", "{words}", {"words": f"calls of tools are not taken: {NO_TOOLS}"})
+    return calls
+
+
+NoCalls = Annotated[
+    Any, AfterValidator(_no_tools), WithJsonSchema({"enum": [None, [], {}], "description": "Calls of tools: none."})
+]
+
+
 class Message(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
+    content: Annotated[list[Part], BeforeValidator(_parts, json_schema_input_type=str | list[Part | OtherText] | None)]
+    tool_calls: NoCalls = None
+    function_call: NoCalls = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "Message":
+        if self.role != "assistant" and any(part.type != "text" for part in self.content):
+            raise PydanticCustomError("content", "only an assistant's message may hold tool calls")
+        return self
 
 
 class StreamOptions(Body):
     include_usage: bool | None = None
 
 
-class ResponseFormat(Body):
-    type: str
-
-
 class Sampled(Body):
     """What chat and plain completions have in common."""
 
+    model_config = ConfigDict(extra="allow")
+    refused: ClassVar[tuple[NotTaken, ...]] = ()
+
     model: str | None = None
-    """None: the first model that the server was started with."""
+    """None or empty: the first model that the server was started with."""
     temperature: Annotated[float, Field(ge=0, le=10)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """0: the likeliest token."""
     top_k: Annotated[int, Field(ge=-1, le=1 << 31)] | None = None
     """0 or -1: all tokens."""
-    max_tokens: Count | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: Annotated[
+        str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None, expected(f"a text or up to {MAX_STOPS} texts")
+    ] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -66,30 +150,27 @@ class Sampled(Body):
 
     def check_supported(self) -> None:
         """ApiError for the first field that asks for what is not done here."""
-        for name, plain in (("n", 1), ("frequency_penalty", 0), ("presence_penalty", 0), ("logit_bias", {})):
-            if getattr(self, name) not in (None, plain):
-                raise unsupported(name, f"only {plain} is supported")
+        extra = self.model_extra or {}
+        for field in self.refused:
+            field.check(extra.get(field.name, getattr(self, field.name, None)))
 
 
 class ChatBody(Sampled):
     """POST /v1/chat/completions"""
 
+    refused = CHAT_FIELDS
+
     messages: Annotated[list[Message], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1, le=1 << 31)] | None = None
-    logprobs: bool | None = None
+    max_tokens: Annotated[Limit | None, expected("a whole number above 0, or -1 for no limit")] = None
+    max_completion_tokens: Annotated[Limit | None, expected("a whole number above 0, or -1 for no limit")] = None
+    """The newer name; it counts where both are given."""
+    logprobs: Annotated[
+        bool | Literal[0] | None, expected("true or false; top_logprobs says how many alternatives")
+    ] = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    response_format: ResponseFormat | None = None
-    tools: list[Any] | None = None
-    functions: list[Any] | None = None
 
     def check_supported(self) -> None:
         super().check_supported()
-        if self.tools or self.functions:
-            name = "tools" if self.tools else "functions"
-            raise unsupported(name, "the model has a calculator of its own and no other tools")
-        if self.response_format is not None and self.response_format.type != "text":
-            raise unsupported("response_format", "only text is supported")
         if self.top_logprobs and not self.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
 
@@ -97,19 +178,30 @@ class ChatBody(Sampled):
 class CompletionBody(Sampled):
     """POST /v1/completions"""
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    refused = COMPLETION_FIELDS
+
+    prompt: Annotated[
+        str | list[str] | list[TokenId] | list[list[TokenId]] | None,
+        expected("a text, a list of texts, a list of token ids, or a list of such lists"),
+    ]
+    """null: the text begins with the answer."""
+    max_tokens: Annotated[
+        Annotated[int, Field(ge=0, le=1 << 31)] | Literal[-1] | None, expected("a whole number, or -1 for no limit")
+    ] = None
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    suffix: str | None = None
-    best_of: Annotated[int, Field(ge=1, le=128)] | None = None
+    logprobs: Annotated[
+        Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | Literal[False] | None,
+        expected(f"how many alternatives to tell, 0 to {MAX_LOGPROBS}, or false for no log-probs"),
+    ] = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives to tell of each token; None: no log-probs."""
+        return None if self.logprobs is False else self.logprobs
 
     def check_supported(self) -> None:
         super().check_supported()
-        if self.suffix:
-            raise unsupported("suffix", "the model writes forward only")
-        if self.best_of not in (None, 1):
-            raise unsupported("best_of", "only 1 is supported")
-        if self.stream and self.echo and self.logprobs is not None:
+        if self.stream and self.echo and self.num_logprobs is not None:
             raise unsupported("stream", "echo with logprobs comes in one piece")
 
 
@@ -127,7 +219,3 @@ class DetokenizeBody(Body):
 
     tokens: list[TokenId]
     model: str | None = None
-
-
-def unsupported(name: str, reason: str) -> ApiError:
-    return ApiError(400, f"{name} is not supported here: {reason}", param=name, code="unsupported_parameter")

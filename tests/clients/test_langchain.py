@@ -22,6 +22,14 @@ def test_a_conversation_is_answered_with_its_token_counts(chat):
     assert answer.response_metadata["finish_reason"] in ("stop", "length")
 
 
+def test_an_agents_history_need_not_alternate(chat):
+    history = [SystemMessage("Be brief."), SystemMessage("Be kind."), AIMessage("hello"), HumanMessage("one"),
+               HumanMessage("two"), AIMessage(""), AIMessage("three"), SystemMessage("now"), HumanMessage("four")]  # fmt: skip
+    joined = [HumanMessage("Be brief.\n\nBe kind."), AIMessage("hello"), HumanMessage("one\n\ntwo"),
+              AIMessage("three"), HumanMessage("now\n\nfour")]  # fmt: skip
+    assert chat.invoke(history).text == chat.invoke(joined).text
+
+
 def test_a_stream_adds_up_to_the_answer(chat):
     chunks = list(chat.stream("hello", stream_usage=True))
     assert "".join(chunk.text for chunk in chunks) == chat.invoke("hello").text

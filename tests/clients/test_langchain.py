@@ -24,7 +24,8 @@ def test_a_conversation_is_answered_with_its_token_counts(chat):
 
 def test_an_agents_history_need_not_alternate(chat):
     history = [SystemMessage("Be brief."), SystemMessage("Be kind."), AIMessage("hello"), HumanMessage("one"),
-               HumanMessage("two"), AIMessage(""), AIMessage("three"), SystemMessage("now"), HumanMessage("four")]  # fmt: skip
+               HumanMessage("two"), AIMessage(""), AIMessage("three"), SystemMessage("now"),
+               HumanMessage("four")]  # fmt: skip
     joined = [HumanMessage("Be brief.\n\nBe kind."), AIMessage("hello"), HumanMessage("one\n\ntwo"),
               AIMessage("three"), HumanMessage("now\n\nfour")]  # fmt: skip
     assert chat.invoke(history).text == chat.invoke(joined).text

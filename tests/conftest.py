@@ -69,10 +69,18 @@ MICRO_RL = (
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden numbers and real data beside the repository."""
+    """The folder of real data beside the repository."""
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden_d4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the model that nanochat's golden numbers are of."""
+    import nanochat_golden  # torch, which most tests do without
+
+    return nanochat_golden.write_checkpoint(tmp_path_factory.mktemp("nanochat_d4"))
 
 
 @pytest.fixture(scope="session")

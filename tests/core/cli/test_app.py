@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from nanochat_core.cli.app import app
 
-GOLDEN = Path(__file__).resolve().parents[3].parent / "shared" / "golden" / "nanochat_d4"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -90,9 +89,8 @@ def test_the_doctor_fails_when_something_is_wrong(monkeypatch):
     assert [finding["check"] for finding in found if not finding["is_good"]][-1] == "prefect server"
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden numbers at {GOLDEN}")
-def test_a_nanochat_checkpoint_is_imported(tmp_path):
-    done = _run("import-checkpoint", GOLDEN, tmp_path / "model")
+def test_a_nanochat_checkpoint_is_imported(golden_d4, tmp_path):
+    done = _run("import-checkpoint", golden_d4, tmp_path / "model")
     assert done.exit_code == 0, done.stderr
     assert "depth 4" in done.stdout
     assert load_file(tmp_path / "model" / "model.safetensors")["embed.weight"].shape == (320, 128)

@@ -1,11 +1,9 @@
 """The model as transformers loads it: our logits, our tokens, safe padding, and the cache's promises."""
 
 import copy
-import json
 import sys
-from pathlib import Path
 
-import numpy as np
+import nanochat_golden
 import pytest
 import torch
 
@@ -17,7 +15,6 @@ from nanochat_core.model.import_checkpoint import load_nanochat_checkpoint
 from nanochat_core.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 TOLERANCE = 1e-5
-GOLDEN = Path(__file__).resolve().parents[3] / "../shared/golden/nanochat_d4"
 NO_END = {"eos_token_id": None, "pad_token_id": 0}
 
 
@@ -58,19 +55,15 @@ def test_a_short_window_hides_what_is_behind_it(hf_model):
 
 
 @torch.no_grad()
-def test_logits_equal_nanochats(hf_model, tokenizer):
-    if not GOLDEN.is_dir():
-        pytest.skip(f"no golden numbers at {GOLDEN}")
-    ours = load_nanochat_checkpoint(GOLDEN)
+def test_logits_equal_nanochats(hf_model, tokenizer, golden_d4):
+    ours = load_nanochat_checkpoint(golden_d4)
     config = type(hf_model.config)(**model_config(ours.config, tokenizer, dtype="float32"))
     theirs = type(hf_model)(config).eval()
     theirs.load_state_dict(ours.state_dict())
-    golden = json.loads((GOLDEN / "golden.json").read_text())
+    golden = nanochat_golden.numbers()
     ids = torch.tensor(golden["ids"])[:, :-1]
-    with np.load(GOLDEN / "expected.npz") as expected:
-        torch.testing.assert_close(
-            theirs(ids).logits[:, -32:], torch.from_numpy(expected["logits_last32"]), atol=1e-4, rtol=0
-        )
+    expected = nanochat_golden.arrays("expected")["logits_last32"]
+    torch.testing.assert_close(theirs(ids).logits[:, -32:], expected, atol=1e-4, rtol=0)
     prompt = torch.tensor([golden["greedy_prompt"]])
     answer = theirs.generate(prompt, max_new_tokens=48, attention_mask=torch.ones_like(prompt), **NO_END)
     assert answer[0, prompt.size(1) :].tolist() == golden["greedy_next_48"]

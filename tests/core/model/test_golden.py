@@ -2,9 +2,8 @@
 
 import json
 import shutil
-from pathlib import Path
 
-import numpy as np
+import nanochat_golden
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,25 +13,22 @@ from nanochat_core.inference.decoder import Decoder
 from nanochat_core.model.import_checkpoint import load_nanochat_checkpoint
 from nanochat_core.model.shape import flops_per_token, window_sizes
 
-GOLDEN = Path(__file__).resolve().parents[3] / "../shared/golden/nanochat_d4"
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"no golden numbers at {GOLDEN}")
 TOLERANCE = 1e-4
 
 
 @pytest.fixture(scope="module")
-def model():
-    return load_nanochat_checkpoint(GOLDEN)
+def model(golden_d4):
+    return load_nanochat_checkpoint(golden_d4)
 
 
 @pytest.fixture(scope="module")
 def golden():
-    return json.loads((GOLDEN / "golden.json").read_text())
+    return nanochat_golden.numbers()
 
 
 @pytest.fixture(scope="module")
 def expected():
-    with np.load(GOLDEN / "expected.npz") as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    return nanochat_golden.arrays("expected")
 
 
 def _batch(golden):
@@ -73,8 +69,8 @@ def test_shape_numbers_equal_nanochats(model, golden):
 
 
 @torch.no_grad()
-def test_a_compiled_models_pt_file_and_meta_json_load_like_safetensors(model, golden, tmp_path):
-    weights = {f"_orig_mod.{name}": tensor for name, tensor in load_file(GOLDEN / "model.safetensors").items()}
+def test_a_compiled_models_pt_file_and_meta_json_load_like_safetensors(model, golden, golden_d4, tmp_path):
+    weights = {f"_orig_mod.{name}": tensor for name, tensor in load_file(golden_d4 / "model.safetensors").items()}
     torch.save(weights, tmp_path / "model_000100.pt")
     (tmp_path / "meta_000100.json").write_text(json.dumps({"model_config": golden["config"]}))
     loaded = load_nanochat_checkpoint(tmp_path)
@@ -88,9 +84,9 @@ def test_a_pickle_that_runs_code_is_refused(golden, tmp_path):
         load_nanochat_checkpoint(tmp_path)
 
 
-def test_missing_and_misshapen_tensors_are_named(tmp_path):
-    shutil.copy(GOLDEN / "golden.json", tmp_path)
-    weights = load_file(GOLDEN / "model.safetensors")
+def test_missing_and_misshapen_tensors_are_named(golden_d4, tmp_path):
+    shutil.copy(golden_d4 / "golden.json", tmp_path)
+    weights = load_file(golden_d4 / "model.safetensors")
     without = {name: tensor for name, tensor in weights.items() if name != "backout_lambda"}
     save_file(without, tmp_path / "model.safetensors")
     with pytest.raises(MissingError, match="backout_weight"):

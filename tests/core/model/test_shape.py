@@ -1,9 +1,8 @@
 """Counts and FLOPs against nanochat's own, and against what the model allocates."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
+import nanochat_golden
 import pytest
 
 from nanochat_core.base.errors import ConfigError
@@ -17,14 +16,7 @@ from nanochat_core.model.shape import (
     window_sizes,
 )
 
-PLAN_TABLE = Path(__file__).resolve().parents[3] / "../shared/golden/plan.json"
 SMALL = GPTConfig(sequence_len=64, vocab_size=100, n_layer=3, n_head=4, n_kv_head=2, n_embd=32)
-
-
-def _golden_rows() -> list[dict]:
-    if not PLAN_TABLE.is_file():
-        pytest.skip(f"no table of nanochat's numbers at {PLAN_TABLE}")
-    return json.loads(PLAN_TABLE.read_text())
 
 
 def _config(row: dict) -> GPTConfig:
@@ -40,7 +32,7 @@ def _config(row: dict) -> GPTConfig:
 
 
 def test_every_derived_number_equals_nanochats():
-    for row in _golden_rows():
+    for row in nanochat_golden.plan_table():
         config = _config(row)
         counts = count_params(config)
         assert {name: getattr(counts, name) for name in row["params"]} == row["params"]

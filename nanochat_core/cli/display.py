@@ -27,7 +27,6 @@ ICONS = {
 }
 BAR_CHARS = 50
 COMPILING_STEPS = 3  # the first steps warm up and are left out of the ETA
-NOTES_SHOWN = 4
 Titles = Mapping[str, str]
 
 
@@ -146,8 +145,12 @@ class LiveTable(_Recorder):
             shown = "cached" if state.status == "cached" else duration(seconds) if seconds else ""
             label = Text(name, "bold" if state.status == "running" else "")
             table.add_row(Text(icon, style), label, self._detail(state), Text(shown, "dim"))
-        notes = [Text(f"  {note}", "dim") for note in self.notes[-NOTES_SHOWN:]]
-        return Group(table, *notes)
+        return Group(table)
+
+    def note(self, text: str) -> None:
+        """Above the table, where it stays: what a run left out is not to scroll away under what came later."""
+        super().note(text)
+        self._live.console.print(Text(f"  {text}", "dim"))
 
     @staticmethod
     def _detail(state: StepState) -> Any:

@@ -8,15 +8,12 @@ are from. From there on the store answers for every byte: it checks a corpus whe
 """
 
 import functools
-import gzip
 import json
 import queue
 import shutil
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from glob import glob
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,11 +22,10 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanochat_core.base import records
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
-from nanochat_core.base.records import replace
-from nanochat_core.base.text import MARK, decode, document, is_blank, parse_json
 from nanochat_core.config import CorpusConfig
-from nanochat_core.data import documentation, hub, shards
+from nanochat_core.data import documentation, files, hub, shards, splits
 from nanochat_core.data.download import (
     Downloader,
     Fetched,
@@ -40,9 +36,13 @@ from nanochat_core.data.download import (
     require_space,
     sha256_of,
 )
+from nanochat_core.data.files import LeftOut, listing
 from nanochat_core.data.hub import Listed, Patience
+from nanochat_core.data.splits import Split
+from nanochat_core.data.texts import unfit
 
-SUFFIXES = (".parquet", ".jsonl", ".txt")
+KINDS = ("parquet", "jsonl", "json", "txt")
+CUT, REPEATED = "corpus.max_bytes", "also in validation"  # why documents are dropped
 Log = Callable[[str], None]
 
 
@@ -64,13 +64,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Source:
-    """Documents of one corpus. Each call starts a new pass in the same order."""
+    """Documents of one corpus."""
 
-    train: Callable[[], Iterator[str]]
-    validation: Callable[[], Iterator[str]]
+    split: Split
     origin: dict[str, Any]
     """What the artifact records: names and sizes of what was read."""
     fetched: Sequence[Shard] = ()
+    found: files.Found | None = None
+    """What a path of the user's means."""
 
 
 def build_corpus(
@@ -79,13 +80,15 @@ def build_corpus(
     *,
     downloads: Path,
     log: Log,
+    least_bytes: int = 1,
     progress: Report | None = None,
     num_downloads: int = 8,
     patience: Patience | None = None,
 ) -> dict[str, Any]:
     """Write out/train and out/validation; returns the counts, and for a download where it came from.
 
-    `downloads` keeps what a broken attempt has fetched. Raises MissingError for an empty corpus.
+    `downloads` keeps what a broken attempt has fetched; `least_bytes` is what the last file must hold to be validation.
+    Raises MissingError for an empty corpus.
     """
     fetch = functools.partial(
         fetch_shards,
@@ -96,26 +99,64 @@ def build_corpus(
         num_downloads=num_downloads,
         patience=patience,
     )
-    source = open_source(config, fetch)
-    held_out: set[bytes] = set()
-    validation_docs, validation_bytes = shards.write_shards(
-        _remember(source.validation(), held_out), out / "validation"
-    )
-    train = (text for text in source.train() if shards.document_key(text) not in held_out)
-    train_docs, train_bytes = shards.write_shards(_limit(train, config.max_bytes), out / "train")
+    source = open_source(config, fetch, least_bytes=least_bytes)
+    split, held_out, dropped = source.split, set[bytes](), Counter[str]()
+    validation_docs, validation_bytes = shards.write_shards(_remember(split.validation(), held_out), out / "validation")
+    train = _limit(_unseen(split.train(), held_out, dropped), config.max_bytes, dropped)
+    train_docs, train_bytes = shards.write_shards(train, out / "train")
     if not train_docs or not validation_docs:
-        raise MissingError(
-            f"the corpus has {train_docs} training and {validation_docs} validation documents; it needs both",
-            hint="give it more than one file, or one file with at least 10 documents",
-        )
+        raise _nothing(split, train_docs, validation_docs, dropped, config)
     (out / "origin.json").write_text(json.dumps(source.origin, indent=1, sort_keys=True))
+    notes = list(_notes(split, dropped, train_docs, config))
+    for text in notes:
+        log(text)
     return {
         "train_docs": train_docs,
         "train_bytes": train_bytes,
         "validation_docs": validation_docs,
         "validation_bytes": validation_bytes,
+        "validation_is": split.told,
+        "empty_docs": split.tally.empty.total(),
+        "repeated_docs": dropped[REPEATED],
+        "left_out": [f"{each.name}: {each.reason}" for each in source.found.left_out] if source.found else [],
+        "notes": notes,
         **_record_shards(source.fetched, out),
     }
+
+
+def _notes(split: Split, dropped: Counter[str], train_docs: int, config: CorpusConfig) -> Iterator[str]:
+    """What a person is told of what was read, held out and dropped."""
+    tally = split.tally
+    if config.source != "embedded":
+        yield f"validation is {split.told}"
+        read = [f"{tally.documents[name]:,} of {name}" for name in {**tally.documents, **tally.empty}]
+        yield f"documents: {listing(read)}"
+    lost = [f"{tally.empty.total():,} empty documents"] if tally.empty else []
+    if dropped[REPEATED]:
+        lost.append(f"{dropped[REPEATED]:,} training documents that are also in validation")
+    if lost:
+        yield f"left out: {', '.join(lost)}"
+    if dropped[CUT]:
+        yield f"corpus.max_bytes = {config.max_bytes:,} ends the training text after {train_docs:,} documents"
+
+
+def _nothing(split: Split, train: int, validation: int, dropped: Counter[str], config: CorpusConfig) -> MissingError:
+    """The error for a corpus that lacks training or validation, with the reason in its hint."""
+    tally = split.tally
+    hint = "one document gives nothing to validate on: cut it into several, or give it a file valid.txt as well"
+    if not tally.documents:
+        hint = "its files hold no text" + (f": {tally.empty.total():,} documents are empty" if tally.empty else "")
+    elif not validation and tally.documents.total() > 1:
+        hint = f"validation is {split.told}, and holds no text: take it out, or give it some"
+    elif not train and dropped[CUT]:
+        hint = f"the first document alone is larger than corpus.max_bytes = {config.max_bytes:,}"
+    elif not train and dropped[REPEATED]:
+        hint = f"every training document is also in validation ({split.told}): give it other text"
+    elif not train and validation > 1:
+        hint = f"validation is {split.told}, and the other files hold no text"
+    return MissingError(
+        f"the corpus has {train} training and {validation} validation documents; it needs both", hint=hint
+    )
 
 
 def _record_shards(fetched: Sequence[Shard], out: Path) -> dict[str, Any]:
@@ -136,15 +177,22 @@ def _record_shards(fetched: Sequence[Shard], out: Path) -> dict[str, Any]:
     }
 
 
-def open_source(config: CorpusConfig, fetch: Callable[[], list[Shard]]) -> Source:
+def open_source(config: CorpusConfig, fetch: Callable[[], list[Shard]], *, least_bytes: int = 1) -> Source:
     """The source that `config.source` names; `fetch` brings the shards of one that is elsewhere."""
     if config.source == "embedded":
         texts = list(documentation.documents())
-        return _split_one(lambda: iter(texts), config.validation_docs, {"source": "embedded", "docs": len(texts)})
+        split = splits.split_documents(lambda: iter(texts), config.validation_docs)
+        return Source(split, {"source": "embedded", "docs": len(texts)})
+    split_files = functools.partial(
+        splits.split_files, column=config.text_column, validation_docs=config.validation_docs, least_bytes=least_bytes
+    )
     if config.source == "path":
-        return _open_files(list_files(config.path), config)
+        found = select(config)
+        read = [{"name": path.name, "num_bytes": path.stat().st_size} for path in found.files]
+        split = split_files(dict(zip(found.names, found.files, strict=True)))
+        return Source(split, {"source": "path", "files": read}, found=found)
     fetched = fetch()
-    return _open_files([shard.path for shard in fetched], config, fetched=fetched)
+    return Source(split_files({shard.name: shard.path for shard in fetched}), {"source": "hub"}, fetched)
 
 
 def fetch_shards(
@@ -169,8 +217,8 @@ def fetch_shards(
     chosen = place.listed
     if not chosen:
         return _convert(config, downloads)
-    if config.max_shards and config.max_shards < len(chosen):
-        chosen = chosen[: max(1, config.max_shards - 1)] + chosen[-1:]
+    names = splits.limited([file.name for file in chosen], config.max_shards)
+    chosen = [file for file in chosen if file.name in names]
     log(f"fetching {len(chosen)} shards of {config.dataset}")
     require_space(downloads, sum(max(0, (file.num_bytes or 0) - _bytes_here(file, downloads)) for file in chosen))
     notes: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -221,7 +269,7 @@ def _fetch_shard(net: Downloader, place: hub.Place, downloads: Path, file: Liste
     else:
         fetched = net.places.persist(file.name, lambda root: _copy(place.filesystem, root, file, target))
     shard = Shard(file.name, target, fetched.sha256, fetched.num_bytes, fetched.url or hub.public(place.bases[0]))
-    replace(record, json.dumps(shard.entry() | {"url": shard.url}).encode())
+    records.replace(record, json.dumps(shard.entry() | {"url": shard.url}).encode())
     return shard
 
 
@@ -276,104 +324,32 @@ def _convert(config: CorpusConfig, downloads: Path) -> list[Shard]:
     return [Shard(path.name, path, sha256_of(path), path.stat().st_size, url) for path in written]
 
 
-def list_files(path: str | None) -> list[Path]:
-    """The readable files of a folder (or of a glob), sorted by name: the last one becomes validation."""
-    if not path:
-        raise ConfigError("corpus.source = path needs corpus.path", hint="--set corpus.path=FOLDER")
-    folder = Path(path).expanduser()
-    names = folder.rglob("*") if folder.is_dir() else (Path(name) for name in glob(str(folder), recursive=True))
-    files = sorted(name for name in names if name.is_file() and _kind(name) in SUFFIXES)
-    if not files:
-        seen = "is an empty folder" if folder.is_dir() else "does not exist"
-        raise MissingError(f"corpus.path = {path} {seen} or holds no {', '.join(SUFFIXES)} file", hint="check the path")
-    return files
+def select(config: CorpusConfig) -> files.Found:
+    """What corpus.path means: the files to read, sorted by name, and what is left out."""
+    found = files.find(config.path, KINDS, setting="corpus.path")
+    limited = splits.limited(found.names, config.max_shards)
+
+    def reason(path: Path) -> str | None:
+        if found.name(path) not in limited:
+            return f"corpus.max_shards = {config.max_shards}"
+        return unfit(path, config.text_column) if len(found.files) > 1 else None
+
+    reasons = {path: reason(path) for path in found.files}
+    left_out = [LeftOut(found.name(path), why) for path, why in reasons.items() if why]
+    kept = [path for path, why in reasons.items() if not why]
+    return replace(found, files=kept, left_out=[*found.left_out, *left_out])
 
 
-def _kind(path: Path) -> str:
-    return Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+def notes_of(config: CorpusConfig) -> list[str]:
+    """What a person is told of the files each time, made or cached."""
+    if config.source != "path":
+        return []
+    return [note] if (note := files.note_of(select(config), setting="corpus.path")) else []
 
 
-def _open_files(files: list[Path], config: CorpusConfig, *, fetched: Sequence[Shard] = ()) -> Source:
-    if config.source == "path" and config.max_shards and config.max_shards < len(files):
-        files = files[: max(1, config.max_shards - 1)] + files[-1:]
-    record: dict[str, Any] = {"source": config.source}
-    if not fetched:
-        record["files"] = [{"name": f.name, "num_bytes": f.stat().st_size} for f in files]
-    if len(files) == 1:
-        return _split_one(lambda: read_file(files[0], config.text_column), config.validation_docs, record, fetched)
-
-    def train() -> Iterator[str]:
-        for file in files[:-1]:
-            yield from read_file(file, config.text_column)
-
-    return Source(train, lambda: read_file(files[-1], config.text_column), record, fetched)
-
-
-def _split_one(
-    read: Callable[[], Iterator[str]], validation_docs: int, origin: dict[str, Any], fetched: Sequence[Shard] = ()
-) -> Source:
-    """Set documents aside at even distances, so that validation resembles the whole file."""
-    total = sum(1 for _ in read())
-    wanted = min(validation_docs, total // 10) if total >= 10 else min(1, total // 2)
-    held_out = {(2 * i + 1) * total // (2 * wanted) for i in range(wanted)}
-    return Source(
-        lambda: (text for i, text in enumerate(read()) if i not in held_out),
-        lambda: (text for i, text in enumerate(read()) if i in held_out),
-        origin,
-        fetched,
-    )
-
-
-def read_file(path: Path, text_column: str) -> Iterator[str]:
-    """Documents of one parquet, jsonl (one object a line) or txt file (the whole file is one document)."""
-    kind = _kind(path)
-    if kind not in SUFFIXES:
-        raise ConfigError(f"{path} is no {', '.join(SUFFIXES)} file", hint="choose others by corpus.dataset_files")
-    if kind == ".parquet":
-        file = shards.open_parquet(path, column=text_column)
-        for group in range(file.num_row_groups):
-            yield from (found.removeprefix(MARK) for found in shards.read_row_group(path, group, column=text_column))
-    elif kind == ".jsonl":
-        yield from _read_jsonl(path, text_column)
-    else:
-        whole = decode(_read_bytes(path), path).replace("\r\n", "\n").strip()
-        if whole:
-            yield whole
-
-
-def _read_jsonl(path: Path, text_column: str) -> Iterator[str]:
-    for number, line in enumerate(_read_bytes(path).splitlines(), start=1):
-        if is_blank(line):
-            continue
-        found = _field(parse_json(line, path, line=number), text_column, where=f"{path}, line {number}")
-        if found.strip():
-            yield document(found)
-
-
-def _field(record: Any, text_column: str, *, where: str) -> str:
-    """The text of a record; "" where it is null, as a missing value of a parquet column is."""
-    if not isinstance(record, dict):
-        raise MissingError(f"{where} is a {type(record).__name__}, not an object", hint="one JSON object a line")
-    if text_column not in record:
-        raise MissingError(
-            f"{where} has no field {text_column!r}; it has {', '.join(record)}", hint="--set corpus.text_column=NAME"
-        )
-    value = record[text_column]
-    if not isinstance(value, str | None):
-        raise MissingError(
-            f"{where}: the field {text_column!r} is a {type(value).__name__}, not text",
-            hint="--set corpus.text_column=NAME",
-        )
-    return value or ""
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise MissingError(
-            f"{path} cannot be read: {error}", hint="check the file, or take it out of the folder"
-        ) from error
+def least_validation_bytes(found: files.Found, *, sequence_len: int) -> int:
+    """What the last file must hold to be validation."""
+    return splits.least_bytes(dict(zip(found.names, found.files, strict=True)), sequence_len=sequence_len)
 
 
 def _remember(texts: Iterable[str], keys: set[bytes]) -> Iterator[str]:
@@ -382,10 +358,19 @@ def _remember(texts: Iterable[str], keys: set[bytes]) -> Iterator[str]:
         yield text
 
 
-def _limit(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
+def _limit(texts: Iterable[str], max_bytes: int | None, dropped: Counter[str]) -> Iterator[str]:
     num_bytes = 0
     for text in texts:
         num_bytes += len(text.encode("utf-8"))
         if max_bytes is not None and num_bytes > max_bytes:
+            dropped[CUT] += 1
             return
         yield text
+
+
+def _unseen(texts: Iterable[str], held_out: set[bytes], dropped: Counter[str]) -> Iterator[str]:
+    for text in texts:
+        if shards.document_key(text) in held_out:
+            dropped[REPEATED] += 1
+        else:
+            yield text

@@ -13,24 +13,30 @@ import pyarrow.parquet as pq
 from nanochat_core.base.errors import MissingError
 
 ROW_GROUP_DOCS = 1000
+ROW_GROUP_BYTES = 8_000_000  # of documents so long that fewer make a row group: one is in memory at a time
 SHARD_TEXT_BYTES = 64_000_000
 SCHEMA = pa.schema([("text", pa.string())])
+READ_BYTES = 1 << 20
+TEXT_TYPES = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary,
+)  # fmt: skip
 
 
 def write_shards(texts: Iterable[str], folder: Path) -> tuple[int, int]:
     """Write documents as folder/00000.parquet, 00001.parquet, ...; returns (documents, bytes of UTF-8)."""
     folder.mkdir(parents=True, exist_ok=True)
-    num_docs, num_bytes, shard_bytes, shard = 0, 0, 0, 0
+    num_docs, num_bytes, shard_bytes, shard, group_bytes = 0, 0, 0, 0, 0
     group: list[str] = []
     writer: pq.ParquetWriter | None = None
     for text in texts:
         size = len(text.encode("utf-8"))
         group.append(text)
         num_docs, num_bytes, shard_bytes = num_docs + 1, num_bytes + size, shard_bytes + size
-        if len(group) == ROW_GROUP_DOCS or shard_bytes >= SHARD_TEXT_BYTES:
+        group_bytes += size
+        if len(group) == ROW_GROUP_DOCS or group_bytes >= ROW_GROUP_BYTES or shard_bytes >= SHARD_TEXT_BYTES:
             writer = writer or _open(folder, shard)
             writer.write_table(pa.table({"text": group}, schema=SCHEMA))
-            group = []
+            group, group_bytes = [], 0
         if shard_bytes >= SHARD_TEXT_BYTES and writer:
             writer.close()
             writer, shard, shard_bytes = None, shard + 1, 0
@@ -49,17 +55,19 @@ def _open(folder: Path, shard: int) -> pq.ParquetWriter:
 def open_parquet(path: Path | str, *, column: str) -> pq.ParquetFile:
     """Open one parquet file and check that it has the text column."""
     try:
-        file = pq.ParquetFile(path, memory_map=True)
-    except (pa.ArrowInvalid, OSError) as error:
+        file = pq.ParquetFile(path, buffer_size=READ_BYTES)  # no memory map: its pages would count as memory
+        schema = file.schema_arrow
+    except (pa.ArrowException, OSError) as error:
         raise MissingError(
-            f"{path} cannot be read as parquet: {str(error).splitlines()[0]}",
-            hint="the file is cut short or is no parquet file; fetch it again or take it out of the folder",
-        ) from error
-    columns = file.schema_arrow.names
-    if column not in columns:
+            f"{path} cannot be read as parquet: {(str(error).splitlines() or ['nobody says why'])[0]}",
+            hint="decrypt it, or take it out of the folder" if "crypt" in str(error) else
+            "the file is cut short or is no parquet file; fetch it again or take it out of the folder",
+        ) from error  # fmt: skip
+    if column not in schema.names:
+        of_text = [each.name for each in schema if any(is_kind(each.type) for is_kind in TEXT_TYPES)]
         raise MissingError(
-            f"{path} has no column {column!r}; it has {', '.join(columns)}",
-            hint=f"--set corpus.text_column={columns[0]}" if columns else None,
+            f"{path} has no column {column!r}; it has {', '.join(schema.names) or 'none'}",
+            hint=f"--set corpus.text_column={of_text[0]}" if of_text else "none of its columns holds text",
         )
     return file
 

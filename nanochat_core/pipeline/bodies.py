@@ -28,6 +28,7 @@ def corpus(run: StepRun) -> Metrics:
         run.out,
         downloads=run.work / "downloads",
         log=run.note,
+        least_bytes=run.settings.get("least_bytes", 1),
         progress=run.progress,
         num_downloads=config.runtime.num_downloads,
     )

@@ -5,9 +5,16 @@ Apart from the table of steps, which says what there is; every function takes th
 
 from typing import Any
 
+from nanochat_core.base.units import count
 from nanochat_core.bounds import BENCHMARKS
 
 Metrics = dict[str, Any]
+
+
+def corpus(metrics: Metrics) -> str:
+    text = f"{count(metrics['train_docs'])} documents, {count(metrics['train_bytes'])}B of text"
+    num = len(metrics.get("left_out", []))
+    return f"{text}; {num:,} file{'s' if num > 1 else ''} left out" if num else text
 
 
 def bpb(metrics: Metrics) -> str:

@@ -33,10 +33,12 @@ def corpus(plan: RunPlan) -> Identity:
     if plan.config.corpus.source == "hub" and (folder := local_folder(plan.config.corpus.dataset)):
         config["files"] = _stamps(str(folder))
     if plan.config.corpus.source == "path":
-        from nanochat_core.data.corpora import list_files
+        from nanochat_core.data.corpora import least_validation_bytes, select
 
         # names and sizes, not content: reading terabytes to see whether they changed would cost more than it saves
-        config["files"] = [_stamp(file) for file in list_files(config["path"])]
+        found = select(plan.config.corpus)
+        config["files"] = [_stamp(file) for file in found.files]
+        config["least_bytes"] = least_validation_bytes(found, sequence_len=plan.pretrain.model.sequence_len)
     return config
 
 

@@ -129,6 +129,8 @@ class Step:
     """Its result depends on its inputs' logs as well."""
     checks: Callable[[StepRun, dict[str, Any]], list[Check]] | None = None
     """What must be true of what the body made, before it is published."""
+    notes: Callable[[RunPlan], list[str]] | None = None
+    """What a person is told of its input files each time, whether it is made or found."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
     observer.step_started(step.name, step.title(plan))
     started = time.time()
     try:
+        for text in step.notes(plan) if step.notes else []:
+            observer.note(text)
         digests = {name: ref.content if step.reads_logs else ref.digest for name, ref in inputs.items()}
         key = step_key(step, plan, digests)
         found = _found(space, step, plan, key)

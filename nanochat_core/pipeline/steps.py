@@ -19,6 +19,12 @@ def _corpus_title(plan: RunPlan) -> str:
     ] or ""
 
 
+def _corpus_notes(plan: RunPlan) -> list[str]:
+    from nanochat_core.data.corpora import notes_of
+
+    return notes_of(plan.config.corpus)
+
+
 def _limited(what: str, limit: int | None) -> str:
     return what if limit is None else f"{what}, {limit:,} items each"
 
@@ -67,7 +73,8 @@ STEPS: dict[str, Step] = {
             identity=identity.corpus,
             entries=("nanochat_core.data.corpora",),
             packages=("pyarrow", "datasets"),
-            headline=lambda m: f"{count(m['train_docs'])} documents, {count(m['train_bytes'])}B of text",
+            headline=headlines.corpus,
+            notes=_corpus_notes,
         ),
         Step(
             name="tokenizer",

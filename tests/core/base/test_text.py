@@ -12,9 +12,9 @@ from flows.deploy import read as read_yaml
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError, NanochatError
 from nanochat_core.base.text import MARK, decode, typed, typed_lines
 from nanochat_core.cli.serve import _read_token
-from nanochat_core.data.corpora import read_file
 from nanochat_core.data.hub import read_digests
 from nanochat_core.data.rows import JsonlRows
+from nanochat_core.data.texts import read_texts
 from nanochat_core.data.words import words_of_file
 from nanochat_core.evals.core.bundle import _items, _table, _tasks
 from nanochat_core.model.import_checkpoint import _read_config
@@ -23,8 +23,8 @@ from nanochat_core.record.problems import read_json
 
 CONFIG = {"sequence_len": 8, "vocab_size": 9, "n_layer": 1, "n_head": 1, "n_kv_head": 1, "n_embd": 8}
 READERS = {  # a file's name: its content, and who reads it
-    "a.txt": ("one é\ntwo\n", lambda path: list(read_file(path, "text"))),
-    "a.jsonl": ('{"text": "é"}\n\n{"text": "b"}\n', lambda path: list(read_file(path, "text"))),
+    "a.txt": ("one é\ntwo\n", lambda path: list(read_texts(path, "text"))),
+    "a.jsonl": ('{"text": "é"}\n\n{"text": "b"}\n', lambda path: list(read_texts(path, "text"))),
     "chat.jsonl": ('{"messages": "é"}\n{"messages": "b"}\n', lambda path: list(JsonlRows([path]))),
     "words_alpha.txt": ("\n".join(f"word{chr(97 + i)}" for i in range(26)) + "\né\n", words_of_file),
     "mine.toml": ('# é\n[corpus]\ntext_column = "b"\n[pretrain]\ndepth = 4\n', lambda path: load_config(str(path))),
@@ -74,7 +74,7 @@ def test_bytes_that_are_no_utf8_are_refused_by_file(name, tmp_path):
 def test_a_line_of_latin1_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xe9"}\n')
     with pytest.raises(MissingError, match=r"a\.jsonl, line 2 is not UTF-8: byte 0xe9 at offset 10"):
-        list(read_file(tmp_path / "a.jsonl", "text"))
+        list(read_texts(tmp_path / "a.jsonl", "text"))
     with pytest.raises(MissingError, match=r"a\.jsonl, line 2 is not UTF-8"):
         list(JsonlRows([tmp_path / "a.jsonl"]))
 
@@ -82,7 +82,7 @@ def test_a_line_of_latin1_is_named(tmp_path):
 def test_files_that_were_joined_have_their_marks_in_the_middle(tmp_path):
     line = (MARK + '{"text": "a"}\r\n').encode()
     (tmp_path / "a.jsonl").write_bytes(line * 3 + MARK.encode())
-    assert list(read_file(tmp_path / "a.jsonl", "text")) == ["a"] * 3
+    assert list(read_texts(tmp_path / "a.jsonl", "text")) == ["a"] * 3
     assert list(JsonlRows([tmp_path / "a.jsonl"])) == [{"text": "a"}] * 3
 
 
@@ -90,13 +90,13 @@ def test_the_mark_at_the_start_of_a_document_is_no_text_of_it(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": MARK + "a" + MARK}))
     pq.write_table(pa.table({"text": [MARK + "a" + MARK, None]}), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.parquet"):
-        assert list(read_file(tmp_path / name, "text")) == ["a" + MARK]
+        assert list(read_texts(tmp_path / name, "text")) == ["a" + MARK]
 
 
 def test_a_null_is_an_empty_document_in_every_kind_of_file(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "a"}\n{"text": ""}\n')
     pq.write_table(pa.table({"text": [None, "a", ""]}), tmp_path / "a.parquet")
-    assert list(read_file(tmp_path / "a.jsonl", "text")) == list(read_file(tmp_path / "a.parquet", "text")) == ["a"]
+    assert list(read_texts(tmp_path / "a.jsonl", "text")) == list(read_texts(tmp_path / "a.parquet", "text")) == ["a"]
 
 
 def test_parquet_with_strings_that_are_no_utf8_names_its_file(tmp_path):
@@ -104,7 +104,7 @@ def test_parquet_with_strings_that_are_no_utf8_names_its_file(tmp_path):
     table = pa.table({"text": pa.StringArray.from_buffers(2, *table["text"].chunk(0).buffers()[1:])})
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(MissingError, match=r"a\.parquet"):
-        list(read_file(tmp_path / "a.parquet", "text"))
+        list(read_texts(tmp_path / "a.parquet", "text"))
 
 
 def test_the_evidence_of_a_bundle_is_as_we_wrote_it():

@@ -1,0 +1,152 @@
+"""The content of text files piece by piece: packed or not, as lines, as JSON values, as text. Memory does not grow.
+
+Whatever the size of a file, a block of it and one line or value are in memory. A line or a value has a bound: without
+one, a file that lacks line breaks is read whole before anybody can say so.
+"""
+
+import bz2
+import codecs
+import gzip
+import io
+import itertools
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+
+from nanochat_core.base import text
+from nanochat_core.base.errors import MissingError
+
+BLOCK_BYTES = 1 << 20
+MAX_VALUE_BYTES = 32 << 20  # a line, or a value of a JSON file
+BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowInvalid)
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """The bytes of a file, unpacked."""
+    try:
+        with _open(path) as file:
+            while block := file.read(BLOCK_BYTES):
+                yield block
+    except BROKEN as error:
+        raise MissingError(
+            f"{path} cannot be read: {error}", hint="check the file, or take it out of the folder"
+        ) from error
+
+
+def _open(path: Path) -> BinaryIO:
+    ending = path.suffix.lower()
+    if ending == ".zst":
+        stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+        return cast(BinaryIO, io.BufferedReader(stream, BLOCK_BYTES))
+    openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return cast(BinaryIO, openers.get(ending, open)(path, "rb"))
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines without their ends; a carriage return alone ends one as well."""
+    number, left = 0, b""
+    for block in blocks(path):
+        *whole, left = (left + block).splitlines(keepends=True)
+        if left.endswith(b"\n"):  # not \r: its \n may be in the next block
+            whole, left = [*whole, left], b""
+        for line in whole:
+            number += 1
+            yield number, line.rstrip(b"\r\n")
+        if len(left) > MAX_VALUE_BYTES:
+            raise _too_long(f"{path}, line {number + 1}")
+    if left:
+        yield number + 1, left.rstrip(b"\r\n")
+
+
+def _too_long(where: str) -> MissingError:
+    return MissingError(
+        f"{where} has more than {MAX_VALUE_BYTES >> 20} MiB", hint="cut it into several; is it one JSON object a line?"
+    )
+
+
+def text_blocks(path: Path) -> Iterator[str]:
+    """The text of a file in UTF-8, without a mark, with line feeds alone."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    num_bytes, held = 0, ""
+    for block in blocks(path):
+        if not num_bytes:
+            text.decode(block[:4].rstrip(bytes(range(0x80, 0xC0))).rstrip(bytes(range(0xC0, 0x100))), path)
+        try:
+            piece = held + decoder.decode(block)
+        except UnicodeDecodeError:
+            raise _no_utf8(path) from None
+        num_bytes, held = num_bytes + len(block), ""
+        if piece.endswith("\r"):
+            piece, held = piece[:-1], "\r"
+        yield (piece.removeprefix(text.MARK) if num_bytes == len(block) else piece).replace("\r\n", "\n")
+    try:
+        yield held + decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise _no_utf8(path) from None
+
+
+def _no_utf8(path: Path) -> MissingError:
+    """The error for a file that is known not to be UTF-8, with the line."""
+    for number, line in lines(path):
+        try:
+            text.decode(line, path, line=number)
+        except MissingError as error:
+            return error
+    return MissingError(f"{path} is not UTF-8", hint="save it as UTF-8")
+
+
+def json_values(path: Path) -> Iterator[tuple[int, Any]]:
+    """Numbered values of a JSON file: the items of a list, or values one after the other, a line each or not."""
+    decoder, pieces, buffer, number = json.JSONDecoder(), text_blocks(path), "", 0
+    while not (buffer := buffer.lstrip()) and (piece := next(pieces, None)) is not None:
+        buffer = piece
+    is_list = buffer.startswith("[")
+    at = int(is_list)
+    while True:
+        at = _skipped(buffer, at, is_list=is_list)
+        try:
+            if is_list and buffer[at : at + 1] == "]":
+                _require_end(path, itertools.chain([buffer[at + 1 :]], pieces))
+                return
+            value, at = decoder.raw_decode(buffer, at)
+        except (ValueError, RecursionError) as error:
+            if len(buffer) - at > MAX_VALUE_BYTES:
+                raise _too_long(f"{path}, item {number + 1}") from error
+            more = _more(pieces, len(buffer) - at)
+            if not more:
+                if at >= len(buffer) and not is_list:
+                    return
+                raise MissingError(
+                    f"{path}, item {number + 1} is not JSON: {error}", hint="is the file whole?"
+                ) from error
+            buffer, at = buffer[at:] + more, 0
+            continue
+        number += 1
+        yield number, value
+
+
+def _require_end(path: Path, pieces: Iterator[str]) -> None:
+    if any(piece.strip() for piece in pieces):
+        raise MissingError(f"{path} goes on after its list", hint="one list, or one JSON object a line")
+
+
+def _skipped(buffer: str, at: int, *, is_list: bool) -> int:
+    between = " \t\r\n," if is_list else " \t\r\n"
+    while at < len(buffer) and buffer[at] in between:
+        at += 1
+    return at
+
+
+def _more(pieces: Iterator[str], wanted: int) -> str:
+    """At least so much further text, where there is any: reading in doubling steps keeps long values cheap."""
+    taken: list[str] = []
+    num = 0
+    while num < max(1, wanted) and (piece := next(pieces, None)) is not None:
+        taken.append(piece)
+        num += len(piece)
+    return "".join(taken)

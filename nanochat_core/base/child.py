@@ -22,7 +22,6 @@ from nanochat_core.base.errors import (
     MissingError,
     NanochatError,
     TrainingError,
-    UnreadableError,
 )
 from nanochat_core.base.process import describe_exit, die_with_parent
 from nanochat_core.base.records import RECORDS_NAME, RESULT_NAME, Record, RecordFollower
@@ -143,7 +142,7 @@ def _result(work: Path, returncode: int) -> Record:
 
 
 KINDS: dict[str, type[NanochatError]] = {
-    kind.__name__: kind for kind in (ConfigError, HardwareError, MissingError, CorruptError, UnreadableError)
+    kind.__name__: kind for kind in (ConfigError, HardwareError, MissingError, CorruptError)
 }
 
 

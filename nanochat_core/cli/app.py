@@ -4,17 +4,17 @@ stdout is the answer, stderr the progress. A NanochatError is one line and a hin
 """
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from typer.core import TyperGroup
 
 from nanochat_core.base.errors import ConfigError, NanochatError
-from nanochat_core.base.text import typed
-from nanochat_core.cli.output import Page, tell
 from nanochat_core.plan import RunPlan, plan_run, summary
 from nanochat_core.presets import load_config, preset_names
 
@@ -33,10 +33,18 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except NanochatError as error:
-            raise typer.Exit(tell(error, debug=bool(ctx.params.get("debug")))) from error
+            if ctx.params.get("debug"):
+                raise
+            print(f"error: {error.message}", file=sys.stderr)
+            if error.hint:
+                print(f"hint: {error.hint}", file=sys.stderr)
+            raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from interrupt
+        except BrokenPipeError:  # `| head` closed it; say nothing more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return None
 
 
 app = typer.Typer(
@@ -95,7 +103,7 @@ def plan(
     if as_json:
         print(json.dumps({**summary(derived), "steps": rows}, indent=1))
     else:
-        show_plan(Page(), derived, rows)
+        show_plan(Console(), derived, rows)
 
 
 @app.command()
@@ -156,7 +164,7 @@ def chat(
     if prompt is None:
         talk(session)
     else:
-        session.ask(typed(prompt))
+        session.ask(prompt)
 
 
 @app.command()

@@ -112,19 +112,22 @@ def list_refs(as_json: Json = False) -> None:
         rows = [{**asdict(ref), "is_pinned": f"{ref.name}@{ref.version}" in pinned} for ref in refs]
         print(json.dumps({"refs": rows, "pins": [asdict(pin) for pin in pins]}, indent=1))
         return
-    from nanochat_core.cli.output import Page, table
+    from rich.console import Console
+    from rich.table import Table
 
-    shown = table("ref", "step", "fingerprint", "set", "")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for header in ("ref", "step", "fingerprint", "set", ""):
+        table.add_column(header, no_wrap=header == "ref")
     for ref in refs:
         target = f"{ref.name}@{ref.version}"
         note = "pinned" if target in pinned else "expires with its run" if ref.expires else ""
-        shown.add_row(target, ref.step, ref.fingerprint[:12], ref.set_at[:16].replace("T", " "), note)
+        table.add_row(target, ref.step, ref.fingerprint[:12], ref.set_at[:16].replace("T", " "), note)
     for pin in pins:
         if pin.is_run or pin.target not in {f"{ref.name}@{ref.version}" for ref in refs}:
-            shown.add_row(
+            table.add_row(
                 pin.target, f"{len(pin.artifacts)} artifacts", "", pin.pinned_at[:16].replace("T", " "), "pinned"
             )
-    Page().print(shown)
+    Console().print(table)
 
 
 @refs_app.command()

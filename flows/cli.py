@@ -15,6 +15,7 @@ from flows import deploy, nightly_cli, stack_cli, sweeps_cli
 from flows.server import EmbeddedServer, prefect_server
 from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
+from nanochat_core.base.limits import raise_open_files
 from nanochat_core.base.units import duration
 from nanochat_core.cli import bench, export, serve
 from nanochat_core.cli.app import Preset, Sets, app, check_step, derived_plan
@@ -155,6 +156,7 @@ stack_cli.register(app)
 
 
 def main() -> None:
+    raise_open_files()
     stack_cli.adopt_stack()
     app()
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from flows.stack_process import State, state_of
+from nanochat_core.base import locks
 from nanochat_core.base.errors import ConfigError, CorruptError, HardwareError
 from nanochat_core.workspace import home_from_environment
 
@@ -175,12 +176,10 @@ def new_stack(folder: Path, *, database: str, store: str, user: str | None, port
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One `up` or `down` of a folder at a time."""
-    import fcntl
-
     with (folder / "lock").open("w") as guard:
         try:
-            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            locks.take(guard, folder / "lock")
+        except locks.HeldError as error:
             raise ConfigError(f"another up or down of {folder} is at work", hint="wait for it") from error
         yield
 

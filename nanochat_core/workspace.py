@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from nanochat_core.base.errors import HardwareError
+from nanochat_core.base.limits import limit_error, raise_open_files
 from nanochat_core.base.source_memo import SourceMemo
 from nanochat_core.store.store import Store
 
@@ -47,6 +48,7 @@ def current() -> Workspace:
 
 @lru_cache(maxsize=4)
 def _open(home: Path, store_url: str) -> Workspace:
+    raise_open_files()  # workers and notebooks come this way too
     store = Store.open(store_url, cache_folder=home / "cache")
     return Workspace(_made(home), store, SourceMemo(home / "sources.json"))
 
@@ -55,6 +57,8 @@ def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if limit := limit_error(error, doing="making a folder", where=str(folder)):
+            raise limit from error
         raise HardwareError(
             f"{folder} cannot be made: {error.strerror}", hint="set NANOCHAT_HOME to a folder of yours"
         ) from error

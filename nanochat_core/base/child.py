@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import gettempdir
 
 from nanochat_core.base.errors import (
     ConfigError,
@@ -23,12 +24,14 @@ from nanochat_core.base.errors import (
     NanochatError,
     TrainingError,
 )
+from nanochat_core.base.limits import limit_in_text, limit_of_disks
 from nanochat_core.base.process import describe_exit, die_with_parent
 from nanochat_core.base.records import RECORDS_NAME, RESULT_NAME, Record, RecordFollower
 
 GRACE_S = 25.0  # a cancelled Prefect run gets 30 s before SIGKILL
 POLL_S = 0.1
 LOG_NAME = "output.log"
+LAST_CHARS = 8000  # of a log: what ended a process stands at its end
 # How long OpenMP's threads spin at a barrier. The default costs a factor of 4 to 20 as soon as anything else wants a
 # core (a browser, a test); with a short spin it is 2, and an idle machine loses a tenth (2 cores, 2026-11-22).
 GOMP_SPINCOUNT = "1000"
@@ -157,5 +160,9 @@ def _error(result: Record, returncode: int, log: Path) -> NanochatError:
         return OutOfMemoryError(message, hint="a lower runtime.device_batch_rows keeps the batch and needs less memory")
     if status == "non_finite":
         return NonFiniteError(message, hint="lower the learning rates; the last checkpoint before it is kept")
-    tail = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][-3:]
+    text = log.read_text(encoding="utf-8", errors="replace")
+    limit = limit_in_text(text[-LAST_CHARS:], returncode=returncode) or limit_of_disks(log.parent, Path(gettempdir()))
+    if limit is not None:
+        return limit
+    tail = [line for line in text.splitlines() if line.strip()][-3:]
     return TrainingError(f"{message}; the end of {log}: {' / '.join(tail)[-300:]}", hint="run the same command again")

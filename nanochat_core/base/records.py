@@ -4,14 +4,18 @@ A training's kinds of record ("event") are start, step, validate, checkpoint and
 number carries its unit in its name.
 """
 
+import contextlib
 import json
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from nanochat_core.base import files
 from nanochat_core.base.errors import NanochatError
+from nanochat_core.base.limits import limit_error
 
 RECORDS_NAME = "metrics.jsonl"
 RESULT_NAME = "result.json"
@@ -25,7 +29,7 @@ class RecordWriter:
         self.path = path
         written = path.read_bytes() if path.is_file() else b""
         if written and not written.endswith(b"\n"):  # a kill cut the last line short: nobody can read it any more
-            replace(path, written[: written.rfind(b"\n") + 1])
+            files.write_whole(path, written[: written.rfind(b"\n") + 1])
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, event: str, **values: Any) -> None:
@@ -52,14 +56,7 @@ def _records(lines: list[str]) -> Iterator[dict[str, Any]]:
 def keep_until(path: Path, step: int) -> None:
     """Drop the records of steps that a resumed run will take again."""
     kept = [record for record in read_records(path) if record.get("step", 0) < step or record["event"] == "start"]
-    replace(path, "".join(json.dumps(record) + "\n" for record in kept).encode("utf-8"))
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Put a new file in the place of an old one, so that a follower sees that it is another."""
-    part = path.with_suffix(".tmp")
-    part.write_bytes(content)
-    part.replace(path)
+    files.write_whole(path, "".join(json.dumps(record) + "\n" for record in kept).encode("utf-8"))
 
 
 class RecordFollower:
@@ -95,9 +92,19 @@ class RecordFollower:
 
 def write_result(work: Path, result: Record) -> None:
     """What the child says of itself, whole or absent."""
-    part = work / f"{RESULT_NAME}.tmp"
-    part.write_text(json.dumps(result))
-    part.replace(work / RESULT_NAME)
+    files.write_whole(work / RESULT_NAME, json.dumps(result).encode())
+
+
+def told(error: Exception) -> Record:
+    """An error that nobody expected, as a result: a limit of the machine by its name, else a crash.
+
+    The traceback goes into the log, where there is room for it.
+    """
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
+    if limit := limit_error(error):
+        return failure(limit)
+    return {"status": "crashed", "message": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
 
 
 def failure(error: NanochatError) -> Record:

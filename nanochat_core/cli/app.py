@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from nanochat_core.base.errors import ConfigError, NanochatError
+from nanochat_core.base.limits import limit_error
 from nanochat_core.plan import RunPlan, plan_run, summary
 from nanochat_core.presets import load_config, preset_names
 
@@ -32,19 +33,20 @@ class Verbs(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except NanochatError as error:
-            if ctx.params.get("debug"):
-                raise
-            print(f"error: {error.message}", file=sys.stderr)
-            if error.hint:
-                print(f"hint: {error.hint}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from interrupt
         except BrokenPipeError:  # `| head` closed it; say nothing more
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
+        except Exception as error:
+            told = limit_error(error) or error
+            if ctx.params.get("debug") or not isinstance(told, NanochatError):
+                raise
+            print(f"error: {told.message}", file=sys.stderr)
+            if told.hint:
+                print(f"hint: {told.hint}", file=sys.stderr)
+            raise typer.Exit(told.exit_code) from error
 
 
 app = typer.Typer(

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from nanochat_core.base import records
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
+from nanochat_core.base.files import write_whole
 from nanochat_core.config import CorpusConfig
 from nanochat_core.data import documentation, files, hub, shards, splits
 from nanochat_core.data.download import (
@@ -269,7 +270,7 @@ def _fetch_shard(net: Downloader, place: hub.Place, downloads: Path, file: Liste
     else:
         fetched = net.places.persist(file.name, lambda root: _copy(place.filesystem, root, file, target))
     shard = Shard(file.name, target, fetched.sha256, fetched.num_bytes, fetched.url or hub.public(place.bases[0]))
-    records.replace(record, json.dumps(shard.entry() | {"url": shard.url}).encode())
+    write_whole(record, json.dumps(shard.entry() | {"url": shard.url}).encode())
     return shard
 
 

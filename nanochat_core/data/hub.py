@@ -25,8 +25,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from nanochat_core.base import records
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError, NanochatError
+from nanochat_core.base.files import write_whole
 from nanochat_core.base.text import read_text
 from nanochat_core.config import CorpusConfig
 
@@ -285,7 +285,7 @@ def _pinned(
     commit = str(ask(f"/api/datasets/{name}/revision/{quote(config.revision or 'main', safe='')}").value["sha"])
     listed = _hub_listing(name, commit, ask)
     files = [asdict(file) for file in listed]
-    records.replace(record, json.dumps({"asked": asked, "commit": commit, "files": files}).encode())
+    write_whole(record, json.dumps({"asked": asked, "commit": commit, "files": files}).encode())
     return commit, listed
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from nanochat_core.base.arrays import open_npy
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.data.packing import RowIndex
 from nanochat_core.data.tokenize import TokenShards, load_shards
@@ -53,8 +54,8 @@ class PackedConversations:
     """Rows of conversations with padding and a loss mask (fine-tuning)."""
 
     def __init__(self, folder: Path, split: str) -> None:
-        self.ids = np.load(folder / f"{split}.ids.npy", mmap_mode="r", allow_pickle=False)
-        self.mask = np.load(folder / f"{split}.mask.npy", mmap_mode="r", allow_pickle=False)
+        self.ids = open_npy(folder / f"{split}.ids.npy")
+        self.mask = open_npy(folder / f"{split}.mask.npy")
         self.num_rows, self.row_len = self.ids.shape
 
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:

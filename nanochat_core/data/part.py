@@ -6,17 +6,16 @@ its target. One process at a time writes to a part, which the kernel guards.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat_core.base import files, locks
 from nanochat_core.base.errors import HardwareError, MissingError, NanochatError
-from nanochat_core.base.records import replace
+from nanochat_core.base.limits import limit_error
 from nanochat_core.base.units import size
 from nanochat_core.data.hub import public
 
@@ -65,8 +64,8 @@ class Part:
     def _lock(self) -> None:
         """One writer at a time: of a driver that lost its step to another one, the download may still be going on."""
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            locks.take(self.file, self.path)
+        except locks.HeldError as error:
             self.file.close()
             raise NanochatError(
                 f"{self.path} is being written by another process", hint="wait for it, or stop it, and run again"
@@ -93,7 +92,7 @@ class Part:
         with disk_errors(self.path):
             self.file.seek(0)
             self.file.truncate()
-            replace(self._notes, json.dumps(notes).encode())
+            files.write_whole(self._notes, json.dumps(notes).encode())
 
     def write(self, block: bytes) -> None:
         with disk_errors(self.path, lacking=(self.total or 0) - self.num_bytes):
@@ -110,8 +109,8 @@ class Part:
     def settle(self, url: str) -> Fetched:
         """Make it the target."""
         with disk_errors(self.path):
-            os.fsync(self.file.fileno())
-            self.path.replace(self.wanted.target)
+            files.sync(self.path)
+            files.move(self.path, self.wanted.target)
             self._notes.unlink(missing_ok=True)
         return Fetched(self.digest.hexdigest(), self.num_bytes, public(url))
 
@@ -123,7 +122,8 @@ def sha256_of(path: Path) -> str:
 
 def require_space(folder: Path, num_bytes: int) -> None:
     """Raise HardwareError when the disk below `folder` cannot take so many bytes more."""
-    if num_bytes > (free := shutil.disk_usage(folder).free):
+    free = files.free_bytes(folder)
+    if free is not None and num_bytes > free:
         raise _full(folder, f"{size(free)} are free, {size(num_bytes)} are needed", num_bytes - free)
 
 
@@ -140,6 +140,8 @@ def disk_errors(path: Path, *, lacking: int = 0) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _full(path, "it is full", lacking) from error
+        if limit := limit_error(error, where=str(path)):
+            raise limit from error
         raise MissingError(
             f"{path} cannot be written: {error.strerror}", hint="check the disk and the folder"
         ) from error

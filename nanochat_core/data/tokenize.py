@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from nanochat_core.base.arrays import open_raw
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.base.process import die_with_parent
 from nanochat_core.data import shards
@@ -177,6 +178,6 @@ def load_shards(folder: Path, *, vocab_size: int) -> TokenShards:
         path = folder / f"{number:05d}.bin"
         if path.stat().st_size != 2 * count:
             raise CorruptError(f"{path} holds {path.stat().st_size} bytes, not {2 * count}", hint="--fresh tokens")
-        tokens.append(np.memmap(path, dtype=np.uint16, mode="r") if count else np.empty(0, np.uint16))
+        tokens.append(open_raw(path, np.uint16) if count else np.empty(0, np.uint16))
         starts.append(np.load(folder / f"{number:05d}.starts.npy"))
     return TokenShards(tokens, starts)

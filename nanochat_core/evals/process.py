@@ -6,7 +6,6 @@ reads the plan, joins the process group, calls the evaluation, and writes result
 
 import json
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.hardware import num_threads, pick_device
 from nanochat_core.base.process import die_with_parent
-from nanochat_core.base.records import RECORDS_NAME, RecordWriter, failure, write_result
+from nanochat_core.base.records import RECORDS_NAME, RecordWriter, failure, told, write_result
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,7 @@ def run_ranks(evaluate: Callable[[dict[str, Any], Rank], dict[str, Any]]) -> Non
     except NanochatError as error:
         result, code = failure(error), 2
     except Exception as error:
-        traceback.print_exc()
-        result, code = {"status": "crashed", "message": f"{type(error).__name__}: {error}"}, 1
+        result, code = told(error), 1
     if world.is_main or code:
         write_result(Path(plan["work"]), result)
     distributed.stop()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from nanochat_core.base import files
 from nanochat_core.base.errors import ConfigError, HardwareError
 from nanochat_core.config import GPTConfig
 from nanochat_core.export import card, huggingface
@@ -105,24 +106,16 @@ def whole_folder(target: Path) -> Iterator[Path]:
     try:
         yield scratch
         for path in scratch.iterdir():
-            path.chmod(scratch.stat().st_mode & 0o666)  # safetensors writes files that only their owner may read
-            _flush(path)
+            files.set_mode(path, scratch.stat().st_mode & 0o666)  # safetensors lets only the owner read its files
+            files.sync(path)
         os.rename(scratch, target)  # takes the place of an empty folder, of nothing else
-        _flush(target.parent)
+        files.sync_folder(target.parent)
     except OSError as error:
         raise HardwareError(
             f"{target} could not be written: {error.strerror}", hint="free some disk space, or name another folder"
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_ours(folder: Path, source: Path, tokenizer: Tokenizer, *, dtype: Dtype) -> None:

@@ -10,13 +10,13 @@ one that did best on what is held out.
 import fnmatch
 import logging
 import math
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from nanochat_core.base import files
 from nanochat_core.store.partial import Partial
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class CheckpointKeeper:
 
     def prepare(self) -> Path:
         """The folder to train with, holding the newest checkpoint that there is."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.partial.make_folder(self.folder)
         if self.is_remote:
             shutil.rmtree(self._staging, ignore_errors=True)
             if not self.timesheet.parent.exists():
@@ -81,7 +81,7 @@ class CheckpointKeeper:
         self._known.add(name)
         staged = self._staging / name
         try:
-            shutil.copytree(self.folder / name, staged, copy_function=os.link)
+            shutil.copytree(self.folder / name, staged, copy_function=files.link_or_copy)
         except (FileNotFoundError, shutil.Error):
             shutil.rmtree(staged, ignore_errors=True)  # a newer one has taken its place already
             return

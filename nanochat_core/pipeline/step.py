@@ -7,7 +7,6 @@ discarded and the step that made it runs again, on the spot.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import platform
@@ -20,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core import observe, workspace
-from nanochat_core.base import fingerprint
+from nanochat_core.base import fingerprint, locks
 from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
+from nanochat_core.base.limits import limit_error
 from nanochat_core.pipeline.checks_verdict import Check, require
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance, why
@@ -173,8 +173,11 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
         else:
             artifact = found
     except BaseException as error:
-        told = "stopped" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+        limit = limit_error(error)
+        told = "stopped" if isinstance(error, KeyboardInterrupt) else str(limit or error) or type(error).__name__
         observer.step_failed(step.name, told)
+        if limit is not None:
+            raise limit from error
         raise
     ref = ref_of(artifact, inputs, is_cached=found is not None)
     observer.step_finished(
@@ -212,7 +215,7 @@ def _in_use(space: Workspace, step: str, fingerprint: str) -> Iterator[None]:
     lock = space.home / "locks" / space.work(step, fingerprint).name
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
+        locks.share(file, lock)
         yield
 
 

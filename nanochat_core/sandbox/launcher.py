@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat_core.base import files
 from nanochat_core.sandbox import landlock, linux, seccomp, view, zygote
 
 NAMESPACES, LANDLOCK, UNSAFE = "namespaces", "landlock", "unsafe"
@@ -50,7 +51,7 @@ def main() -> None:
     if os.getppid() != order.parent:
         return
     home = Path(order.home)
-    home.chmod(0o711)  # programs may run as another user
+    files.set_mode(home, 0o711)  # programs may run as another user
     try:
         _launch(order, parent, home)
     finally:

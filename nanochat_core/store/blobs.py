@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nanochat_core.base.errors import CorruptError
-from nanochat_core.store.filesystem import READ_ONLY, Files, FolderFiles, settle
+from nanochat_core.store.filesystem import READ_ONLY, Files, FolderFiles
 from nanochat_core.store.manifest import FileEntry
 
 COPY_BYTES = 4 << 20
@@ -82,7 +82,7 @@ class Blobs:
         assert isinstance(files, FolderFiles)
         with files.explained(f"storing {local.name}"), files.scratch() as temporary:
             entry = copy_hashed(local, temporary)
-            settle(temporary, files.folder / blob_key(entry.sha256), mode=READ_ONLY)
+            files.settle(temporary, blob_key(entry.sha256), mode=READ_ONLY)
         return entry
 
     def _upload(self, local: Path) -> FileEntry:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from nanochat_core.base import files
 from nanochat_core.store.blobs import Blobs, blob_key, copy_hashed, hash_file, seen
 from nanochat_core.store.filesystem import READ_ONLY, scratch_file, sweep_scratch
 from nanochat_core.store.manifest import FileEntry
@@ -67,9 +68,9 @@ class Cache:
     def _place(self, temporary: Path, entry: FileEntry) -> None:
         """No fsync: a copy torn by a power cut is found by its digest."""
         path = self.path(entry)
-        temporary.chmod(READ_ONLY)
+        files.set_mode(temporary, READ_ONLY)
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(temporary, path)
+        files.move(temporary, path)
 
     def _download(self, entry: FileEntry) -> FileEntry | None:
         with scratch_file(self.folder / "tmp") as temporary:

@@ -10,9 +10,9 @@ import errno
 import os
 from collections.abc import Iterator
 
-from nanochat_core.base.errors import HardwareError, MissingError, NanochatError
+from nanochat_core.base.errors import MissingError, NanochatError
+from nanochat_core.base.limits import limit_error
 
-FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 NOT_A_FOLDER = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoAuthTokenError"}
@@ -40,8 +40,8 @@ def local_error(error: BaseException, url: str, doing: str) -> NanochatError:
     """For a folder store, and for this machine's side of a remote one (cache, files to publish)."""
     number = getattr(error, "errno", None)
     where = getattr(error, "filename", None) or url
-    if number in FULL_DISK:
-        return HardwareError(f"the disk is full while {doing}: {where}", hint="free some space, then run again")
+    if limit := limit_error(error, doing=doing, where=where):
+        return limit
     if number in NO_PERMISSION:
         return MissingError(
             f"no permission while {doing}: {where}",
@@ -72,8 +72,8 @@ def _remote_error(error: BaseException, url: str, doing: str) -> NanochatError:
             f"{at} does not exist ({code or _one_line(error)})",
             hint="create the bucket, or correct NANOCHAT_STORE and AWS_ENDPOINT_URL",
         )
-    if getattr(error, "errno", None) in FULL_DISK:
-        return local_error(error, url, doing)
+    if limit := limit_error(error, doing=doing):
+        return limit
     return UnreachableError(
         f"{at} did not answer while {doing}: {_one_line(error)}",
         hint="check that the server runs, AWS_ENDPOINT_URL and the network; what is finished is kept",

@@ -21,6 +21,7 @@ from typing import Any
 import fsspec
 from fsspec import AbstractFileSystem
 
+from nanochat_core.base import files
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.store.failures import endpoint, explained
 from nanochat_core.store.parallel import in_parallel
@@ -257,21 +258,24 @@ class FolderFiles(Files):
     def write(self, key: str, content: bytes) -> None:
         with self.explained(f"writing {key}"), self.scratch() as temporary:
             temporary.write_bytes(content)
-            settle(temporary, self.folder / key)
+            self.settle(temporary, key)
 
     def create(self, key: str, content: bytes) -> bool:
         """Write an object that is not there yet; False when it is. A link is made by one of many only, also on NFS."""
         with self.explained(f"writing {key}"), self.scratch() as temporary:
             temporary.write_bytes(content)
             try:
-                settle(temporary, self.folder / key, place=_link)
+                self.settle(temporary, key, place=_link)
             except FileExistsError:
                 return False
         return True
 
     def touch(self, key: str) -> None:
         with self.explained(f"touching {key}"), contextlib.suppress(FileNotFoundError):
-            os.utime(self.folder / key)
+            try:
+                os.utime(self.folder / key)
+            except PermissionError:  # another user's file: only its owner may date it, the group may replace it
+                super().touch(key)
 
     def keys(self, prefix: str) -> list[str]:
         """Every object below `prefix`, sorted. fsspec's own listing fails when a file goes away while it looks."""
@@ -299,7 +303,7 @@ class FolderFiles(Files):
     def put(self, local: Path, key: str) -> None:
         with self.explained(f"writing {key}"), self.scratch() as temporary:
             shutil.copyfile(local, temporary)
-            settle(temporary, self.folder / key)
+            self.settle(temporary, key)
 
     def remove(self, key: str) -> None:
         with self.explained(f"removing {key}"):
@@ -311,7 +315,31 @@ class FolderFiles(Files):
 
     def scratch(self) -> contextlib.AbstractContextManager[Path]:
         """A path in the store's own file system, so that the rename into place is atomic."""
+        with self.explained("making a temporary file"):
+            files.make_folder(self.folder / "tmp", within=self.folder)
         return scratch_file(self.folder / "tmp")
+
+    def settle(
+        self,
+        temporary: Path,
+        key: str,
+        *,
+        mode: int | None = None,
+        place: Callable[[Path, Path], None] = files.move,
+    ) -> None:
+        """Make a finished temporary file appear under `key`, whole and on the disk, or not at all.
+
+        `place` is the last step: by default a rename, which replaces what is there. In a store that a group shares the
+        file is the group's, whatever this process's umask.
+        """
+        target = self.folder / key
+        files.make_folder(target.parent, within=self.folder)
+        files.sync(temporary)
+        if mode is not None:
+            files.set_mode(temporary, mode)
+        files.share(temporary, files.shared_rights(self.folder))
+        place(temporary, target)
+        files.sync_folder(target.parent)
 
 
 def _link(temporary: Path, target: Path) -> None:
@@ -320,12 +348,24 @@ def _link(temporary: Path, target: Path) -> None:
         os.link(temporary, target)
     except FileExistsError:
         raise
-    except OSError:  # a file system without links: exclusive all the same, but for a moment the file is not whole
-        content = temporary.read_bytes()
-        with target.open("xb") as file:
+    except OSError as error:
+        if error.errno not in files.NO_LINKS:
+            raise
+        _copy_exclusively(temporary, target)
+
+
+def _copy_exclusively(temporary: Path, target: Path) -> None:
+    """Without links: exclusive all the same, but for a moment the file is not whole."""
+    content = temporary.read_bytes()
+    with target.open("xb") as file:
+        try:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            files.sync(target)
+        except OSError:
+            target.unlink()  # half of it, on a full disk, say
+            raise
+    files.set_mode(target, temporary.stat().st_mode & 0o777)
 
 
 def _stamp(facts: Mapping[str, Any]) -> Stamp:
@@ -352,27 +392,3 @@ def sweep_scratch(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > SCRATCH_KEPT_S:
                 path.unlink()
-
-
-def settle(
-    temporary: Path,
-    target: Path,
-    *,
-    mode: int | None = None,
-    place: Callable[[Path, Path], None] = lambda temporary, target: os.replace(temporary, target),
-) -> None:
-    """Make a finished temporary file appear as `target`, whole and on the disk, or not at all.
-
-    `place` is the last step: by default a rename, which replaces what is there.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-        if mode is not None:
-            os.fchmod(file.fileno(), mode)
-    place(temporary, target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself lives in the folder
-    finally:
-        os.close(folder)

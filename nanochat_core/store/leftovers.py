@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat_core.store.locks import try_exclusive
+from nanochat_core.base.locks import try_exclusive
 from nanochat_core.store.views import Views
 
 

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from nanochat_core.base import files
 from nanochat_core.base.errors import ConfigError, CorruptError
 from nanochat_core.store.blobs import hash_file, matches, unchanged
 from nanochat_core.store.filesystem import Files
@@ -67,6 +68,14 @@ class Partial:
         """The real folder when the store is one, else None. It may not exist yet."""
         return None if self._files.folder is None else self._files.folder / self._root
 
+    def make_folder(self, path: Path) -> None:
+        """Make a folder for what will be kept, with the store's rights where it lies in the store."""
+        within = self._files.folder
+        if within is not None and path.is_relative_to(within):
+            files.make_folder(path, within=within)
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+
     def put_folder(self, local: Path, name: str) -> None:
         """Keep the files of `local` under `name`, replacing what was kept under it."""
         self._check_lease()
@@ -109,7 +118,7 @@ class Partial:
             staging.mkdir(parents=True)
             damaged = self._copy(entries, stored, staging)
             if not damaged:
-                os.replace(staging, into)
+                files.move(staging, into)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return not self._report(stored, damaged)

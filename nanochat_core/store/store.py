@@ -186,10 +186,12 @@ class Store:
         """
         entries = _select(artifact, names)
         with explained((OSError,), url=str(self._cache_folder), doing="using the cache"):
-            view = self._views.open({name: self._local_path(entry) for name, entry in entries.items()})
+            targets = {name: self._local_path(entry) for name, entry in entries.items()}
+            view = self._views.open(targets)
             if self._files.folder is None:
                 self._cache.make_room(entries.values())
             in_parallel(lambda name: self._check(artifact, name), sorted(entries))
+            self._views.fill(targets)
         return view
 
     def _local_path(self, entry: FileEntry) -> Path:

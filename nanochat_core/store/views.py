@@ -5,21 +5,23 @@ asked for it holds a shared file lock until it ends, however it ends; that is ho
 which blobs must stay. A lock, not a lease: kill -9 frees it at once, and no clock is involved.
 """
 
-import fcntl
 import hashlib
 import os
 import secrets
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from nanochat_core.base import files, locks
 from nanochat_core.base.fingerprint import canonical_json
-from nanochat_core.store.locks import try_exclusive
+from nanochat_core.base.locks import try_exclusive
 
 VIEW_KEPT_S = 24 * 3600  # a view that nobody holds: its path may have been handed to a process without the lock
+
+MAX_TRIES = 5
 
 _held: dict[Path, int] = {}  # lock file -> open descriptor; kept for the life of the process on purpose
 _guard = threading.Lock()
@@ -32,15 +34,29 @@ class Views:
         self.folder = folder
 
     def open(self, targets: Mapping[str, Path]) -> Path:
-        """A folder in which each name is a link to its target. The targets may still be missing."""
-        links = {name: str(target) for name, target in targets.items()}
-        view = self.folder / hashlib.sha256(canonical_json(links).encode()).hexdigest()[:32]
+        """A folder in which each name is a link to its target. The targets may still be missing.
+
+        Where there are no symbolic links it is empty until `fill`.
+        """
+        links, view = self._place(targets)
         with _guard:
             self.folder.mkdir(parents=True, exist_ok=True)
             _hold(view.with_suffix(".lock"))
             if _links(view) != links:
-                _build(view, links)
+                with files.tolerated(files.NO_SYMLINKS):
+                    _build(view, links, os.symlink)
         return view
+
+    def fill(self, targets: Mapping[str, Path]) -> None:
+        """When the targets are there: hard links or copies of them, where there are no symbolic links."""
+        links, view = self._place(targets)
+        with _guard:
+            if _links(view) != links and not _holds(view, links):
+                _build(view, links, files.link_or_copy)
+
+    def _place(self, targets: Mapping[str, Path]) -> tuple[dict[str, str], Path]:
+        links = {name: str(target) for name, target in targets.items()}
+        return links, self.folder / hashlib.sha256(canonical_json(links).encode()).hexdigest()[:32]
 
     def unused(self, *, older_than_s: float) -> list[Path]:
         """Views that nobody holds and nobody asked for in so many seconds, and halves of some that were never built."""
@@ -88,9 +104,11 @@ def _modified(path: Path) -> float:
 
 def _hold(lock: Path) -> None:
     """Share the lock until this process ends."""
-    while not _is_current(lock):
+    for _ in range(MAX_TRIES):  # some file systems number a file anew at each look
+        if _is_current(lock):
+            break
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        locks.share(descriptor, lock)
         if (old := _held.get(lock)) is not None:
             os.close(old)
         _held[lock] = descriptor
@@ -118,31 +136,41 @@ def _links(view: Path) -> dict[str, str]:
     return found
 
 
-def _build(view: Path, links: Mapping[str, str]) -> None:
+def _holds(view: Path, links: Mapping[str, str]) -> bool:
+    """Whether the view has the targets' bytes under their names, and nothing else."""
+    found = {Path(folder, name).relative_to(view).as_posix() for folder, _, names in os.walk(view) for name in names}
+    return found == set(links) and all(files.is_same(view / name, Path(target)) for name, target in links.items())
+
+
+def _build(view: Path, links: Mapping[str, str], link: Callable[[str, str], object]) -> None:
     """Put the view in place in one step, and out of the way what was there."""
     token = secrets.token_hex(4)
     fresh, old = view.with_name(f"{view.name}.new-{token}"), view.with_name(f"{view.name}.old-{token}")
     fresh.mkdir()
-    for name, target in links.items():
-        path = fresh / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(target)
-    _set_mode(fresh, 0o555)
-    with suppress(FileNotFoundError):
-        os.rename(view, old)
     try:
-        os.rename(fresh, view)
+        for name, target in links.items():
+            path = fresh / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            link(target, str(path))
+        _set_mode(fresh, 0o555)
+        with suppress(FileNotFoundError):
+            files.move(view, old)
+    except OSError:
+        _remove(fresh)
+        raise
+    try:
+        files.move(fresh, view)
     except OSError:
         # Another process was faster; its links are the same ones, or the next check rebuilds them.
         _remove(fresh)
-        if _links(view) != dict(links):
+        if _links(view) != dict(links) and not _holds(view, links):
             raise
     _remove(old)
 
 
 def _set_mode(view: Path, mode: int) -> None:
     for folder, _, _ in os.walk(view):
-        os.chmod(folder, mode)
+        files.set_mode(Path(folder), mode)
 
 
 def _remove(view: Path) -> None:

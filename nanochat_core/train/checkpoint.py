@@ -27,7 +27,7 @@ from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 
-from nanochat_core.base import distributed
+from nanochat_core.base import distributed, files
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import CorruptError
 from nanochat_core.base.records import RECORDS_NAME
@@ -133,7 +133,7 @@ def _finish(draft: Draft, part: Path) -> None:
         shutil.rmtree(part)
         raise TakenOverError(f"another driver has taken over this training: {draft.successor} exists")
     shutil.rmtree(draft.final, ignore_errors=True)
-    part.rename(draft.final)
+    files.move(part, draft.final)
     _remove_old(draft.folder, best_step=draft.best_step)
 
 

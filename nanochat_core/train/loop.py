@@ -18,8 +18,9 @@ from nanochat_core import schedules
 from nanochat_core.base import distributed
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.files import write_whole
 from nanochat_core.base.hardware import peak_memory_gib
-from nanochat_core.base.records import RECORDS_NAME, RecordWriter, keep_until, replace
+from nanochat_core.base.records import RECORDS_NAME, RecordWriter, keep_until
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.optimizer import MuonAdamW
 from nanochat_core.train import checkpoint
@@ -267,7 +268,7 @@ class TrainingLoop:
         )
         if loaded is None:
             if self.world.is_main:
-                replace(self.metrics_path, b"")
+                write_whole(self.metrics_path, b"")
             return
         found, state = loaded
         # their step counts are numbers there, so the states are handed back to whom they belong
@@ -283,7 +284,7 @@ class TrainingLoop:
         self.progress = Progress(**state)
         self._saved_step = self.progress.step
         if self.world.is_main:
-            replace(self.metrics_path, (found / RECORDS_NAME).read_bytes())
+            write_whole(self.metrics_path, (found / RECORDS_NAME).read_bytes())
             keep_until(self.metrics_path, self.progress.step + 1)
 
     def _tensors(self) -> dict[str, torch.Tensor]:

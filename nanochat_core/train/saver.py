@@ -20,6 +20,7 @@ from torch.distributed.tensor import DeviceMesh, DTensor
 from nanochat_core.base import distributed
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import HardwareError, NanochatError
+from nanochat_core.base.limits import limit_error
 from nanochat_core.train import checkpoint, parts
 from nanochat_core.train.checkpoint import Draft, TakenOverError
 
@@ -79,6 +80,9 @@ class Saver:
             return
         if isinstance(error, NanochatError | TakenOverError):
             raise error
+        doing = f"writing the checkpoint of step {self._step}"
+        if limit := limit_error(error, doing=doing, where=str(self.folder)):
+            raise limit from error
         if isinstance(error, OSError):
             raise HardwareError(
                 f"the checkpoint of step {self._step} was not written: {error}", hint=f"check the disk of {self.folder}"

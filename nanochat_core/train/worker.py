@@ -8,7 +8,6 @@ each other, the first one's reason counts.
 import importlib
 import signal
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 
 import torch
 
-from nanochat_core.base import distributed
+from nanochat_core.base import distributed, files
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.hardware import num_threads, pick_device
 from nanochat_core.base.process import die_with_parent, exit_after_parent
-from nanochat_core.base.records import RESULT_NAME, failure, write_result
+from nanochat_core.base.records import RESULT_NAME, failure, told, write_result
 from nanochat_core.model.host_memory import keep_freed_memory
 from nanochat_core.model.weights import save_model
 from nanochat_core.train.examine import examine
@@ -38,6 +37,7 @@ def main() -> None:
     exit_after_parent(grace_s=ORPHAN_S)
     is_stopping = _stop_on_signals()
     job = TrainJob.load(Path(sys.argv[1]))
+    files.adopt_rights(Path(job.paths.checkpoints))  # they lie in the store, which may be a group's
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # DCP, at every save of a single process
     try:
         result = _train(job, is_stopping)
@@ -46,9 +46,10 @@ def main() -> None:
     except NonFiniteLossError as error:
         result = {"status": "non_finite", "message": str(error)}
     except Exception as error:
-        traceback.print_exc()
-        status = "out_of_memory" if is_out_of_memory(error) else "crashed"
-        result = {"status": status, "message": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+        result = told(error)
+        if is_out_of_memory(error):  # with fewer rows in a pass it may fit
+            message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            result = {"status": "out_of_memory", "message": message}
     _write_result(job, result)
     distributed.stop()
     sys.exit(EXIT_CODES[result["status"]])

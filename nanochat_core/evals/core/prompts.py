@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from nanochat_core.base.arrays import open_npy
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.base.process import die_with_parent
 from nanochat_core.evals.core.bundle import Benchmark, Bundle
@@ -74,7 +75,7 @@ class Prompts:
             BenchmarkPrompts(Benchmark(**entry["benchmark"]), entry["first"], entry["num_items"])
             for entry in index["benchmarks"]
         ]
-        self._tokens = np.load(folder / TOKENS, mmap_mode="r")
+        self._tokens = open_npy(folder / TOKENS)
         with np.load(folder / ITEMS) as arrays:
             self._arrays = {name: arrays[name] for name in arrays.files}
         if len(self._tokens) != self._arrays["piece_starts"][-1]:

@@ -20,7 +20,8 @@ GOES_ON = "then run the same command again: it goes on from here"
 MAX_OPEN_FILES = 65536  # programs close, and some reserve, as many as they may have
 NEARLY_FULL_BYTES = 64 << 10
 DISK, QUOTA, OPEN, OPEN_ANYWHERE, SIZE, MEMORY, PROCESSES, TEMPORARY, KILLED = (
-    "disk", "quota", "open files", "open files of all", "file size", "memory", "processes", "temporary folder", "killed",
+    "disk", "quota", "open files", "open files of all", "file size", "memory", "processes", "temporary folder",
+    "killed",
 )  # fmt: skip
 NUMBERS = {
     errno.ENOSPC: DISK, errno.EDQUOT: QUOTA, errno.EMFILE: OPEN, errno.ENFILE: OPEN_ANYWHERE,
@@ -52,16 +53,20 @@ def raise_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def limit_error(error: BaseException, *, doing: str = "", where: str | None = None) -> HardwareError | None:
-    """The limit that an exception tells of, also through what caused it; None when it is something else."""
+def limit_error(
+    error: BaseException, *, doing: str = "", where: str | None = None, near: Path | None = None
+) -> HardwareError | None:
+    """The limit that an exception tells of, also through what caused it; None when it is something else.
+
+    `near` is named where the exception names no file: a write to an open file says nothing of its name.
+    """
     if isinstance(error, HardwareError):
         return None
-    for each in _chain(error):
+    for each in chain(error):
         if kind := _kind(each):
-            path = getattr(each, "filename", None)
-            return told(
-                kind, doing=doing, where=where or (os.fsdecode(path) if isinstance(path, str | bytes) else None)
-            )
+            name = getattr(each, "filename", None)
+            path = os.fsdecode(name) if isinstance(name, str | bytes) else None
+            return told(kind, doing=doing, where=where or path or (f"near {near}" if near else None))
     return None
 
 
@@ -112,9 +117,9 @@ def told(kind: str, *, doing: str = "", where: str | None = None) -> HardwareErr
         hint = f"`ulimit -f unlimited`, or another file system, {GOES_ON}"
         return HardwareError(f"a file would be larger than is allowed{at}: {named}{on}", hint=hint)
     if kind == PROCESSES:
-        seen = _number(resource.getrlimit(resource.RLIMIT_NPROC)[0])
+        most = _number(resource.getrlimit(resource.RLIMIT_NPROC)[0])
         hint = f"raise `ulimit -u` or the batch system's limit of tasks, {GOES_ON}"
-        return HardwareError(f"no more processes or threads may be started{at}: `ulimit -u` is {seen}", hint=hint)
+        return HardwareError(f"no more processes or threads may be started{at}: `ulimit -u` is {most}", hint=hint)
     if kind == TEMPORARY:
         return HardwareError("there is no folder for temporary files", hint="set TMPDIR to one that can be written")
     if kind == KILLED:
@@ -135,7 +140,7 @@ def _number(limit: int) -> str:
     return "unlimited" if limit in (resource.RLIM_INFINITY, resource.RLIM_INFINITY // 1024) else str(limit)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def chain(error: BaseException) -> Iterator[BaseException]:
     """An exception, what caused it, and what it was met with; for our own errors only what they name as the cause."""
     seen: list[BaseException] = []
     pending = [error]

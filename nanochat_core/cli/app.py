@@ -18,6 +18,7 @@ from nanochat_core.base.errors import ConfigError, NanochatError
 from nanochat_core.base.limits import limit_error
 from nanochat_core.plan import RunPlan, plan_run, summary
 from nanochat_core.presets import load_config, preset_names
+from nanochat_core.workspace import home_from_environment
 
 EXIT_INTERRUPTED = 130
 Preset = Annotated[str, typer.Argument(help=f"{', '.join(preset_names())}, or a .toml file.")]
@@ -40,7 +41,7 @@ class Verbs(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return None
         except Exception as error:
-            told = limit_error(error) or error
+            told = limit_error(error, near=home_from_environment()) or error
             if ctx.params.get("debug") or not isinstance(told, NanochatError):
                 raise
             print(f"error: {told.message}", file=sys.stderr)

@@ -173,7 +173,7 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
         else:
             artifact = found
     except BaseException as error:
-        limit = limit_error(error)
+        limit = limit_error(error, near=space.home)
         told = "stopped" if isinstance(error, KeyboardInterrupt) else str(limit or error) or type(error).__name__
         observer.step_failed(step.name, told)
         if limit is not None:

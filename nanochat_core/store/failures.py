@@ -1,8 +1,7 @@
 """What the storage says when it fails, in words that name the cure.
 
-Four families of exceptions meet here (OSError, botocore's, its ClientError, aiohttp's), and some of them mislead: a
-503 arrives as "device busy", a wrong key and a missing bucket as errors about a file. `UnreachableError` is apart from
-the rest because waiting can heal it; a retry of the others is wasted time.
+A folder's errors are here, an S3 server's in s3_failures.py. `UnreachableError` is apart from the rest because waiting
+can heal it; a retry of the others is wasted time.
 """
 
 import contextlib
@@ -12,16 +11,11 @@ from collections.abc import Iterator
 
 from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.base.limits import limit_error
+from nanochat_core.store.s3_failures import UnreachableError as UnreachableError
+from nanochat_core.store.s3_failures import one_line, s3_error
 
 NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 NOT_A_FOLDER = {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
-NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "NoAuthTokenError"}
-REFUSED_CODES = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403"}
-MISSING_CODES = {"NoSuchBucket", "InvalidBucketName", "404"}
-
-
-class UnreachableError(MissingError):
-    """The storage did not answer, or was too busy to; trying again later can help."""
 
 
 @contextlib.contextmanager
@@ -52,49 +46,17 @@ def local_error(error: BaseException, url: str, doing: str) -> NanochatError:
             f"{where} cannot be used as a path while {doing}: {os.strerror(number or 0)}",
             hint="set NANOCHAT_STORE to a folder, or to an empty path where one can be made",
         )
-    return MissingError(f"failed {doing} in {url}: {_one_line(error)}", hint="check the disk, then run again")
+    return MissingError(f"failed {doing} in {url}: {one_line(error)}", hint="check the disk, then run again")
 
 
 def _remote_error(error: BaseException, url: str, doing: str) -> NanochatError:
     if getattr(error, "filename", None) and isinstance(error, OSError):
         return local_error(error, url, doing)  # s3fs does not set filename: this is the local end of a transfer
-    code = error_code(error)
-    at = f"{url} at {endpoint()}" if url.startswith("s3://") else url
-    if type(error).__name__ in NO_CREDENTIALS:
-        return MissingError(f"there is no key for {url}", hint="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
-    if code in REFUSED_CODES or isinstance(error, PermissionError):
-        return MissingError(
-            f"{at} refuses the key ({code or _one_line(error)})",
-            hint="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what the key may do with this bucket",
-        )
-    if code in MISSING_CODES or isinstance(error, FileNotFoundError):
-        return MissingError(
-            f"{at} does not exist ({code or _one_line(error)})",
-            hint="create the bucket, or correct NANOCHAT_STORE and AWS_ENDPOINT_URL",
-        )
-    if limit := limit_error(error, doing=doing):
-        return limit
-    return UnreachableError(
-        f"{at} did not answer while {doing}: {_one_line(error)}",
-        hint="check that the server runs, AWS_ENDPOINT_URL and the network; what is finished is kept",
+    if url.startswith("s3://"):
+        return s3_error(error, url, doing)
+    if isinstance(error, PermissionError | FileNotFoundError):
+        return MissingError(f"{url} cannot be used ({one_line(error)})", hint="correct NANOCHAT_STORE")
+    hint = "check the network and NANOCHAT_STORE; what is finished is kept"
+    return limit_error(error, doing=doing) or UnreachableError(
+        f"{url} did not answer while {doing}: {one_line(error)}", hint=hint
     )
-
-
-def endpoint() -> str:
-    """The S3 server that the environment names."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
-
-
-def error_code(error: BaseException | None) -> str | None:
-    """The server's own code; s3fs hides it in the cause of an OSError."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, dict):
-            code: str | None = response.get("Error", {}).get("Code")
-            return code
-        error = error.__cause__
-    return None
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -6,7 +6,6 @@ the upload and a truncated object becomes visible (measured); `pipe_file` and `p
 """
 
 import contextlib
-import functools
 import os
 import re
 import secrets
@@ -23,20 +22,13 @@ from fsspec import AbstractFileSystem
 
 from nanochat_core.base import files
 from nanochat_core.base.errors import ConfigError
-from nanochat_core.store.failures import endpoint, explained
+from nanochat_core.store.failures import explained
 from nanochat_core.store.parallel import in_parallel
 
 READ_ONLY = 0o444
 PART_BYTES = 16 << 20  # s3fs's own 50 MiB parts, several files at once, cost gigabytes of memory
 PART_CONCURRENCY = 4
 SCRATCH_KEPT_S = 24 * 3600  # an older temporary file belongs to a process that was killed
-
-# Measured against servers killed in mid-upload and restarted: 8 attempts ride out an outage of about 12 s, 4 do not.
-# "standard" caps a pause at 20 s, where botocore's default "legacy" has no cap. The two layers multiply for timeouts.
-S3_ATTEMPTS = 8
-S3FS_RETRIES = 2
-PROBE_ATTEMPTS = 1  # opening a store that is not there has to fail in seconds
-PROBE_TIMEOUT_S = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,62 +86,14 @@ def open_files(url: str) -> "Files":
     if location.protocol == "file":
         return FolderFiles(location, fsspec.filesystem("file"))
     if location.protocol == "s3":
-        return _open_s3(location)
+        from nanochat_core.store.s3_open import open_s3  # botocore takes a while to import
+
+        return open_s3(location)
     try:
         filesystem = fsspec.filesystem(location.protocol)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"cannot open {location.url}: {error}", hint="use a folder or s3://bucket/prefix") from error
     return Files(location, filesystem)
-
-
-def _open_s3(location: Location) -> "Files":
-    import aiohttp
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    from nanochat_core.store.s3 import S3Files
-
-    failures = (OSError, BotoCoreError, ClientError, aiohttp.ClientError)
-    bucket, _, prefix = location.path.partition("/")
-    with explained(failures, url=location.url, doing="opening the store"):
-        probe = _s3_filesystem(attempts=PROBE_ATTEMPTS, retries=1, connect_timeout_s=2, read_timeout_s=PROBE_TIMEOUT_S)
-        probe.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
-        filesystem = _s3_filesystem(attempts=S3_ATTEMPTS, retries=S3FS_RETRIES, connect_timeout_s=5, read_timeout_s=30)
-    return S3Files(location, filesystem, failures=failures)
-
-
-@functools.cache
-def _service_models() -> Any:
-    """botocore's descriptions of AWS, parsed once: without sharing them each new client takes 50 ms longer."""
-    import botocore.loaders
-
-    return botocore.loaders.create_loader()
-
-
-def _s3_filesystem(*, attempts: int, retries: int, connect_timeout_s: int, read_timeout_s: int) -> AbstractFileSystem:
-    from aiobotocore.session import AioSession
-
-    custom = endpoint() != "AWS"
-    session = AioSession()  # one for each client: a session remembers its credentials
-    session.register_component("data_loader", _service_models())
-    filesystem = fsspec.filesystem(
-        "s3",
-        session=session,
-        use_listings_cache=False,  # several writers: a listing is stale as soon as it is kept
-        skip_instance_cache=True,
-        client_kwargs={
-            "region_name": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-            **({"endpoint_url": endpoint()} if custom else {}),
-        },
-        config_kwargs={
-            "s3": {"addressing_style": "path" if custom else "auto"},
-            "connect_timeout": connect_timeout_s,
-            "read_timeout": read_timeout_s,
-            "retries": {"mode": "standard", "max_attempts": attempts},
-            "max_pool_connections": 32,
-        },
-    )
-    filesystem.retries = retries
-    return filesystem
 
 
 class Files:
@@ -231,11 +175,8 @@ class Files:
             self.write(key, content)
 
     def put(self, local: Path, key: str) -> None:
-        options = (
-            {"chunksize": PART_BYTES, "max_concurrency": PART_CONCURRENCY} if self.location.protocol == "s3" else {}
-        )
         with self.explained(f"uploading {key}"):
-            self.fs.put_file(str(local), self.path(key), **options)
+            self.fs.put_file(str(local), self.path(key))
 
     def remove(self, key: str) -> None:
         with self.explained(f"removing {key}"), contextlib.suppress(FileNotFoundError):

@@ -45,8 +45,8 @@ def list_files(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder", hint="pass the folder that holds the files")
     names = []
-    for parent, subfolders, files in os.walk(folder):
-        for path in [Path(parent, name) for name in files] + [Path(parent, name) for name in subfolders]:
+    for parent, subfolders, plain in os.walk(folder):
+        for path in [Path(parent, name) for name in plain] + [Path(parent, name) for name in subfolders]:
             name = path.relative_to(folder).as_posix()
             if path.is_file():
                 names.append(check_name(name))

@@ -11,14 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.errors import NanochatError
-from nanochat_core.store.failures import endpoint, error_code
-from nanochat_core.store.filesystem import Files
+from nanochat_core.store.failures import explained
+from nanochat_core.store.filesystem import PART_BYTES, PART_CONCURRENCY, Files
+from nanochat_core.store.s3_failures import AWS, BARE_CODES, NOT_OFFERED, endpoint, error_code
 
 EXISTS_CODES = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-NO_CONDITION_CODES = {"NotImplemented", "501"}
+NO_CONDITION_CODES = NOT_OFFERED | {"InvalidArgument", "InvalidRequest", "UnsupportedArgument"}
+NO_PARTS_CODES = NO_CONDITION_CODES | {"EntityTooSmall", "InvalidPart"}
+MAX_WHOLE_BYTES = 5 << 30  # of one PUT, everywhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,47 @@ class S3Files(Files):
 
     @property
     def has_atomic_create(self) -> bool:  # type: ignore[override]
-        return endpoint() == "AWS"
+        return endpoint() == AWS
+
+    @contextlib.contextmanager
+    def explained(self, doing: str) -> Iterator[None]:
+        """As for any store; where the answer had no body, a listing is asked what is wrong."""
+        with explained(self.failures, url=self.location.url, doing=doing):
+            try:
+                yield
+            except self.failures as error:
+                if error_code(error) in BARE_CODES and (said := self._said()):
+                    raise said from said.__cause__ or error  # its cause holds the code
+                raise
+
+    def _said(self) -> BaseException | None:
+        """What the server answers to a request whose refusal has a body."""
+        try:
+            self._call("list_objects_v2", MaxKeys=1)
+        except self.failures as error:
+            return error
+        return None
+
+    def num_bytes(self, key: str) -> int | None:
+        """One HEAD; s3fs's own look asks for a listing as well where there is nothing."""
+        with self.explained(f"looking for {key}"):
+            try:
+                return int(self._call("head_object", Key=self._full(key))["ContentLength"])
+            except FileNotFoundError:
+                return None
+
+    def put(self, local: Path, key: str) -> None:
+        kinds: tuple[type[BaseException], ...] = (*self.failures, KeyError)  # a part was taken, and no ETag came for it
+        with self.explained(f"uploading {key}"):
+            try:
+                self.fs.put_file(str(local), self.path(key), chunksize=PART_BYTES, max_concurrency=PART_CONCURRENCY)
+            except kinds as error:
+                size = local.stat().st_size
+                is_refused = isinstance(error, KeyError) or error_code(error) in NO_PARTS_CODES
+                if not is_refused or not 2 * PART_BYTES <= size <= MAX_WHOLE_BYTES:
+                    raise
+                with local.open("rb") as file:  # a server without multipart uploads
+                    self._call("put_object", Key=self._full(key), Body=file)
 
     def create(self, key: str, content: bytes) -> bool:
         """Write an object that is not there yet; False when it is, also when it is our own and the reply was lost."""

@@ -23,8 +23,8 @@ import torch
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.pipeline.checkpoints import CheckpointKeeper
-from nanochat_core.store import filesystem
 from nanochat_core.store import partial as partial_module
+from nanochat_core.store import s3, s3_open
 from nanochat_core.store.partial import Partial
 from nanochat_core.store.store import Store
 from nanochat_core.train import checkpoint
@@ -176,10 +176,10 @@ def proxy(s3_server, s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[F
     """Between the store and the server; requests come one after the other and none is tried again."""
     server = FaultyProxy(s3_server.endpoint)
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    monkeypatch.setattr(filesystem, "S3_ATTEMPTS", 0)  # tries after the first
-    monkeypatch.setattr(filesystem, "S3FS_RETRIES", 1)
-    monkeypatch.setattr(filesystem, "PART_BYTES", 5 << 20)
-    monkeypatch.setattr(filesystem, "PART_CONCURRENCY", 1)
+    monkeypatch.setattr(s3_open, "S3_ATTEMPTS", 0)  # tries after the first
+    monkeypatch.setattr(s3_open, "S3FS_RETRIES", 1)
+    monkeypatch.setattr(s3, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(s3, "PART_CONCURRENCY", 1)
     monkeypatch.setattr(partial_module, "in_parallel", lambda call, items: [call(item) for item in items])
     yield server
     server.shutdown()

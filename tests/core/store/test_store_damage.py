@@ -34,7 +34,8 @@ def deadly(kind, name):
     setattr(kind, name, wrapped)
 
 if "://" in url:
-    deadly(filesystem.Files, "put")
+    from nanochat_core.store import s3
+    deadly(s3.S3Files if url.startswith("s3:") else filesystem.Files, "put")
     deadly(filesystem.Files, "write")
 else:
     deadly(os, "replace")

@@ -22,7 +22,6 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nanochat_core.base import records
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.base.files import write_whole
 from nanochat_core.config import CorpusConfig

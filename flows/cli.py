@@ -15,11 +15,13 @@ from flows import deploy, nightly_cli, stack_cli, sweeps_cli
 from flows.server import EmbeddedServer, prefect_server
 from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
+from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.limits import raise_open_files
 from nanochat_core.base.units import duration
-from nanochat_core.cli import bench, export, serve
+from nanochat_core.cli import bench, export, output, serve
 from nanochat_core.cli.app import Preset, Sets, app, check_step, derived_plan
 from nanochat_core.cli.display import display
+from nanochat_core.cli.output import Page
 from nanochat_core.cli.plan_view import preview_steps, show_plan
 from nanochat_core.pipeline.finish import FinishedRun, finish_run
 from nanochat_core.pipeline.steps import STEPS, wanted
@@ -64,7 +66,7 @@ def run(
 
 
 def _announce(plan: RunPlan, until: str | None, *, yes: bool) -> None:
-    console = Console(stderr=True)
+    console = Page(stderr=True)
     show_plan(console, plan, preview_steps(plan, until))
     console.print()
     confirm_cost("run", estimate(plan).usd, yes=yes)
@@ -109,7 +111,7 @@ def _titles(plan: RunPlan, until: str | None) -> dict[str, str]:
 def _conclude(finished: FinishedRun) -> None:
     """The answer: what came out, where it is, what to type next."""
     made = sum(not ref.is_cached for ref in finished.refs)
-    console = Console()
+    console = Page()
     console.print(
         f"\n[bold]done[/bold] in {duration(finished.seconds)}: {made} made, {len(finished.refs) - made} cached"
     )
@@ -156,9 +158,16 @@ stack_cli.register(app)
 
 
 def main() -> None:
+    output.prepare()
     raise_open_files()
-    stack_cli.adopt_stack()
-    app()
+    try:
+        stack_cli.adopt_stack()
+        app()
+    except NanochatError as error:  # outside of every verb: the help text, or the stack of this home
+        code = output.tell(error)
+    except SystemExit as end:
+        code = end.code
+    sys.exit(output.finish() or code)
 
 
 if __name__ == "__main__":

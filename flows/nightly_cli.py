@@ -6,14 +6,11 @@ second that refusals and lists need not wait for.
 
 import json
 import signal
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from flows.server import prefect_server
 from flows.session import confirm_cost, run_flow
@@ -22,6 +19,7 @@ from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import duration
 from nanochat_core.cli.app import Json, Sets
 from nanochat_core.cli.display import display
+from nanochat_core.cli.output import Page, table
 from nanochat_core.plan import RunPlan, estimate, plan_run
 from nanochat_core.presets import load_config, preset_names
 
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
     from nanochat_core.gate.finish import FinishedNight
 
 Preset = Annotated[str, typer.Option(help=f"{', '.join(preset_names())}, or a .toml file.")]
-PIPED_WIDTH = 200  # of a table that no terminal shows: nothing is cut off
 nightly_app = typer.Typer(
     help="Train again and tell a regression from noise.\n\nnanochat nightly --preset tiny\n\n"
     "nanochat nightly bisect --good v1.2 --bad main",
@@ -105,7 +102,7 @@ def _num_tasks(finished: "FinishedNight") -> int:
 
 def _conclude(finished: "FinishedNight") -> None:
     record, verdict = finished.record, finished.record["verdict"]
-    console = Console()
+    console = Page()
     console.print(
         f"\n[bold]{verdict['outcome']}[/bold] in {duration(record['seconds'])}: {verdict['summary']}", soft_wrap=True
     )
@@ -165,16 +162,13 @@ def history(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for header in ("night", "commit", "verdict", "bits per byte", "effect"):
-        table.add_column(header, no_wrap=True)
+    shown = table("night", "commit", "verdict", "bits per byte", "effect", wraps=("bits per byte",))
     for night in found:
         values = " ".join(f"{run['metrics']['bits_per_byte']:.5f}" for run in night["runs"])
         effect = (night["verdict"] or {}).get("effect_sd")
         commit = (night["source"].get("git_commit") or "")[:12]
-        table.add_row(night["run_id"], commit, night["state"], values, "" if effect is None else f"{effect:+.1f} sd")
-    console = Console() if sys.stdout.isatty() else Console(width=PIPED_WIDTH)
-    console.print(table if found else "no night is recorded in this store")
+        shown.add_row(night["run_id"], commit, night["state"], values, "" if effect is None else f"{effect:+.1f} sd")
+    Page().print(shown if found else "no night is recorded in this store")
 
 
 @nightly_app.command()
@@ -197,7 +191,7 @@ def bisect(
     from nanochat_core.gate.night import Asked
 
     asked = Asked(preset=preset, overrides=tuple(sets or ()))
-    console = Console(stderr=True)
+    console = Page(stderr=True)
 
     def tell(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from flows.server import prefect_server
 from flows.session import confirm_cost, run_flow
@@ -21,6 +19,7 @@ from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import dollars, duration
 from nanochat_core.cli.app import Json, Preset, Sets
 from nanochat_core.cli.display import display
+from nanochat_core.cli.output import Page, table
 from nanochat_core.cli.plan_compare import parse_depths, parse_flops, show_comparison
 from nanochat_core.sweep.cells import MIN_STEPS, Sweep, plan_miniseries, plan_scaling_laws
 from nanochat_core.sweep.execute import titles
@@ -128,13 +127,11 @@ def sweeps(
     if as_json:
         print(json.dumps(records, indent=1))
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for header in ("sweep", "started", "cells", "took"):
-        table.add_column(header, no_wrap=True)
+    shown = table("sweep", "started", "cells", "took")
     for record in records:
         started = str(record["started_at"])[:16].replace("T", " ")
-        table.add_row(record["run_id"], started, str(len(record["cells"])), duration(record["seconds"]))
-    Console().print(table if records else "no sweep is recorded in this store")
+        shown.add_row(record["run_id"], started, str(len(record["cells"])), duration(record["seconds"]))
+    Page().print(shown if records else "no sweep is recorded in this store")
 
 
 def _run(
@@ -160,7 +157,7 @@ def _run(
 
 
 def _announce(sweep: Sweep, prices: list[CellPrice], *, yes: bool, max_cost_usd: float | None) -> None:
-    console = Console(stderr=True)
+    console = Page(stderr=True)
     show_comparison(console, sweep, prices)
     console.print()
     check_cost(prices, max_cost_usd)
@@ -184,7 +181,7 @@ def _num_tasks(finished: FinishedSweep) -> int:
 
 def _conclude(finished: FinishedSweep) -> None:
     """The answer: what came out and where it is; exit code 1 when the money ran out first."""
-    record, console = finished.record, Console()
+    record, console = finished.record, Page()
     made = sum(len(result.made) for result in finished.results)
     steps = _num_tasks(finished)
     spent = f", {dollars(record['spent_usd'])} spent" if record["usd_per_hour"] else ""

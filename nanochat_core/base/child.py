@@ -23,6 +23,7 @@ from nanochat_core.base.errors import (
     MissingError,
     NanochatError,
     TrainingError,
+    UnreadableError,
 )
 from nanochat_core.base.limits import limit_in_text, limit_of_disks
 from nanochat_core.base.process import describe_exit, die_with_parent
@@ -145,7 +146,7 @@ def _result(work: Path, returncode: int) -> Record:
 
 
 KINDS: dict[str, type[NanochatError]] = {
-    kind.__name__: kind for kind in (ConfigError, HardwareError, MissingError, CorruptError)
+    kind.__name__: kind for kind in (ConfigError, HardwareError, MissingError, CorruptError, UnreadableError)
 }
 
 

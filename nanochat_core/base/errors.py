@@ -40,6 +40,10 @@ class CorruptError(MissingError):
     """Bytes that do not have the digest that was promised for them."""
 
 
+class UnreadableError(CorruptError):
+    """Checkpoints of which none can be read."""
+
+
 class HardwareError(NanochatError):
     """The machine lacks what the run needs: memory, a GPU, disk space."""
 

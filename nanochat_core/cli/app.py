@@ -4,18 +4,18 @@ stdout is the answer, stderr the progress. A NanochatError is one line and a hin
 """
 
 import json
-import os
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from nanochat_core.base.errors import ConfigError, NanochatError
 from nanochat_core.base.limits import limit_error
+from nanochat_core.base.text import typed
+from nanochat_core.cli.output import Page, tell
 from nanochat_core.plan import RunPlan, plan_run, summary
 from nanochat_core.presets import load_config, preset_names
 from nanochat_core.workspace import home_from_environment
@@ -37,17 +37,11 @@ class Verbs(TyperGroup):
         except KeyboardInterrupt as interrupt:
             print("stopped; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from interrupt
-        except BrokenPipeError:  # `| head` closed it; say nothing more
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return None
         except Exception as error:
             told = limit_error(error, near=home_from_environment()) or error
-            if ctx.params.get("debug") or not isinstance(told, NanochatError):
+            if not isinstance(told, NanochatError):
                 raise
-            print(f"error: {told.message}", file=sys.stderr)
-            if told.hint:
-                print(f"hint: {told.hint}", file=sys.stderr)
-            raise typer.Exit(told.exit_code) from error
+            raise typer.Exit(tell(told, debug=bool(ctx.params.get("debug")))) from error
 
 
 app = typer.Typer(
@@ -106,7 +100,7 @@ def plan(
     if as_json:
         print(json.dumps({**summary(derived), "steps": rows}, indent=1))
     else:
-        show_plan(Console(), derived, rows)
+        show_plan(Page(), derived, rows)
 
 
 @app.command()
@@ -167,7 +161,7 @@ def chat(
     if prompt is None:
         talk(session)
     else:
-        session.ask(prompt)
+        session.ask(typed(prompt))
 
 
 @app.command()

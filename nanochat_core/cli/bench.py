@@ -46,7 +46,6 @@ TOKENIZER_ROWS = (
     ("bytes per token", "bytes_per_token", ".2f"),
     ("learn the vocabulary, s", "train_s", ".2f"),
 )
-WIDTH = 120
 JSON_OPTION = typer.Option("--json", help="Print JSON and nothing else.")
 OUT_OPTION = typer.Option("--out", help="Write the JSON to this file.")
 THREADS_OPTION = typer.Option(help="CPU threads; default: torch's own choice.")
@@ -228,28 +227,28 @@ def _wrote(result: dict[str, Any], out: Path | None, *, as_json: bool) -> bool:
 def _show_variants(
     variants: dict[str, dict[str, Any]], columns: tuple[tuple[str, str, str], ...], *, title: str, first: str
 ) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from nanochat_core.cli.output import Page
 
     table = Table(title=title, title_justify="left")
     table.add_column(first, no_wrap=True)
     for name, _, _ in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for name, figures in variants.items():
         table.add_row(name, *(format(figures[key], form) if key in figures else "" for _, key, form in columns))
-    console = Console()
-    # where no terminal says how wide it is, figures are not to be cut
-    (console if console.is_terminal else Console(width=WIDTH)).print(table)
+    Page().print(table)
 
 
 def _show_rows(result: dict[str, Any], rows: tuple[tuple[str, str, str], ...], *, title: str) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from nanochat_core.cli.output import Page
 
     table = Table(title=title, title_justify="left", show_header=False)
     for name, key, form in rows:
         table.add_row(name, format(result[key], form))
-    Console().print(table)
+    Page().print(table)
 
 
 def _show_rest(result: dict[str, Any]) -> None:

@@ -5,12 +5,14 @@ leaves.
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TextIO
 
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.hardware import pick_device, pick_dtype
+from nanochat_core.base.text import typed, typed_lines
 from nanochat_core.inference.engine import Engine
 from nanochat_core.inference.sampling import Sampling
 from nanochat_core.inference.tool_loop import End, Text, ToolCall, ToolError, ToolResult
@@ -118,13 +120,24 @@ class Session:
             self._write(f"/{word} needs a number, not {value!r}\n")
 
 
+def _lines(out: TextIO) -> Iterator[str]:
+    """What is typed, with the shell's line editing, or what a program sends."""
+    if sys.stdin.isatty():
+        while True:
+            yield typed(input("> "))
+    for line in typed_lines(sys.stdin.buffer, "standard input"):
+        out.write("> ")
+        yield line
+
+
 def talk(session: Session) -> None:
     """Read lines until the user leaves."""
     session.out.write(f"{session.chat.name}. {HELP}.\n")
+    lines = _lines(session.out)
     while True:
         try:
-            line = input("> ").strip()
-        except (EOFError, KeyboardInterrupt):
+            line = next(lines).strip()
+        except (StopIteration, EOFError, KeyboardInterrupt):
             session.out.write("\n")
             return
         if line.startswith("/"):

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from nanochat_core.base.units import count, duration
@@ -138,7 +138,7 @@ class LiveTable(_Recorder):
         self._live.stop()
 
     def _render(self) -> Group:
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid("", "", Column(overflow="fold"), "", padding=(0, 2))
         for name, state in self.states.items():
             icon, style = ICONS[state.status]
             seconds = time.monotonic() - state.started_s if state.status == "running" else state.seconds

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from nanochat_core import observe, workspace
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.cli.display import display
 from nanochat_core.cli.evaluate_other import is_other, measure_other
+from nanochat_core.cli.output import Page, table
 from nanochat_core.pipeline.models import StoredModel, find_model
 from nanochat_core.pipeline.step import Ref, execute
 from nanochat_core.pipeline.steps import STEPS
@@ -74,7 +74,7 @@ def evaluate(
     if as_json:
         print(json.dumps(_record(model, refs), indent=1))
     else:
-        show(Console(), model, refs)
+        show(Page(), model, refs)
 
 
 def _made_with(model: StoredModel) -> list[str]:
@@ -89,7 +89,7 @@ def _tell_other(ref: str, plan: RunPlan, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"model": ref, "results": {"evaluate_core": metrics}}, indent=1))
     else:
-        _show_scores(Console(), metrics)
+        _show_scores(Page(), metrics)
         print(f"{ref}  {STEPS['evaluate_core'].headline(metrics)}  {metrics['folder']}")
 
 
@@ -185,12 +185,10 @@ def show(console: Console, model: StoredModel, refs: dict[str, Ref]) -> None:
 
 
 def _show_scores(console: Console, metrics: dict[str, Any]) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for header in ("benchmark", "right", ""):
-        table.add_column(header, justify="left" if header == "benchmark" else "right")
+    scores = table("benchmark", "right", "", wraps=("",), right=("right", ""))
     for name, score in metrics["benchmarks"].items():
-        table.add_row(name, f"{score['accuracy']:.1%}", _note(score))
-    console.print(table)
+        scores.add_row(name, f"{score['accuracy']:.1%}", _note(score))
+    console.print(scores)
 
 
 def _note(score: dict[str, Any]) -> str:

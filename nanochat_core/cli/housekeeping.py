@@ -112,22 +112,19 @@ def list_refs(as_json: Json = False) -> None:
         rows = [{**asdict(ref), "is_pinned": f"{ref.name}@{ref.version}" in pinned} for ref in refs]
         print(json.dumps({"refs": rows, "pins": [asdict(pin) for pin in pins]}, indent=1))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from nanochat_core.cli.output import Page, table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for header in ("ref", "step", "fingerprint", "set", ""):
-        table.add_column(header, no_wrap=header == "ref")
+    shown = table("ref", "step", "fingerprint", "set", "")
     for ref in refs:
         target = f"{ref.name}@{ref.version}"
         note = "pinned" if target in pinned else "expires with its run" if ref.expires else ""
-        table.add_row(target, ref.step, ref.fingerprint[:12], ref.set_at[:16].replace("T", " "), note)
+        shown.add_row(target, ref.step, ref.fingerprint[:12], ref.set_at[:16].replace("T", " "), note)
     for pin in pins:
         if pin.is_run or pin.target not in {f"{ref.name}@{ref.version}" for ref in refs}:
-            table.add_row(
+            shown.add_row(
                 pin.target, f"{len(pin.artifacts)} artifacts", "", pin.pinned_at[:16].replace("T", " "), "pinned"
             )
-    Console().print(table)
+    Page().print(shown)
 
 
 @refs_app.command()

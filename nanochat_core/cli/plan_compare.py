@@ -10,11 +10,10 @@ from rich.table import Table
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import count, dollars, duration
+from nanochat_core.cli.output import Page
 from nanochat_core.plan import estimate
 from nanochat_core.sweep.cells import LeftOut, Sweep, plan_miniseries
 from nanochat_core.sweep.price import CellPrice, price_sweep
-
-PIPE_WIDTH = 120  # a file or a log has no width, and a cut number is worse than a long line
 
 
 def parse_depths(text: str) -> list[int]:
@@ -40,7 +39,7 @@ def print_comparison(preset: str, overrides: Sequence[str], depths: str, *, as_j
     if as_json:
         print(json.dumps(comparison_json(sweep, prices), indent=1))
     else:
-        show_comparison(Console(), sweep, prices)
+        show_comparison(Page(), sweep, prices)
 
 
 def comparison_json(sweep: Sweep, prices: Sequence[CellPrice]) -> dict[str, Any]:
@@ -61,8 +60,6 @@ def comparison_json(sweep: Sweep, prices: Sequence[CellPrice]) -> dict[str, Any]
 
 def show_comparison(console: Console, sweep: Sweep, prices: Sequence[CellPrice]) -> None:
     """A row per cell, their sum, and what was left out."""
-    if not console.is_terminal:
-        console.width = max(console.width, PIPE_WIDTH)
     guess, has_price = estimate(sweep.cells[0].plan), any(price.usd for price in prices)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_footer=len(prices) > 1, footer_style="bold")
     total = sum(price.hours for price in prices) * 3600

@@ -3,10 +3,11 @@
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from nanochat_core import plan as plans
 from nanochat_core.base.units import count, dollars, duration
+from nanochat_core.cli.output import grid, table
 from nanochat_core.pipeline.step import preview
 from nanochat_core.pipeline.steps import wanted
 from nanochat_core.plan import RunPlan
@@ -37,26 +38,24 @@ def show_plan(console: Console, plan: RunPlan, rows: list[dict[str, Any]]) -> No
     price = f", {dollars(guess.usd)}" if guess.usd else ""
     where = f"{guess.num_gpus} x {guess.gpu} at {guess.assumed_mfu:.0%} of peak{price}"
     fits = "" if guess.fits else " [red](does not fit: lower runtime.device_batch_rows)"
-    table = Table.grid(padding=(0, 2))
-    table.add_row("[bold]model", f"{shape}, context {model.sequence_len:,}, vocabulary {model.vocab_size:,}")
-    table.add_row("[bold]parameters", size)
-    table.add_row(
+    facts = grid()
+    facts.add_row("[bold]model", f"{shape}, context {model.sequence_len:,}, vocabulary {model.vocab_size:,}")
+    facts.add_row("[bold]parameters", size)
+    facts.add_row(
         "[bold]pretraining", f"{count(derived.num_tokens)} tokens in {steps}; {count(derived.total_flops)}FLOP"
     )
-    table.add_row("[bold]estimate", f"{duration(guess.hours * 3600)} of pretraining on {where}")
-    table.add_row("[bold]memory", f"{guess.memory_gib:.1f} GiB per device{fits}")
-    console.print(table)
+    facts.add_row("[bold]estimate", f"{duration(guess.hours * 3600)} of pretraining on {where}")
+    facts.add_row("[bold]memory", f"{guess.memory_gib:.1f} GiB per device{fits}")
+    console.print(facts)
     console.print()
     show_steps(console, rows)
 
 
 def show_steps(console: Console, rows: list[dict[str, Any]]) -> None:
     """The steps that will run, those that are cached, and the reasons."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for header in ("step", "", "what", "why"):
-        table.add_column(header)
+    steps = table("step", "", "what", "why", wraps=("what", "why"))
     for row in rows:
         shown = "; ".join(row["why"][:REASONS_SHOWN]) + (" ..." if len(row["why"]) > REASONS_SHOWN else "")
         style = "blue" if row["state"] == "cached" else "green"
-        table.add_row(row["step"], f"[{style}]{row['state']}", row["what"], f"[dim]{shown}")
-    console.print(table)
+        steps.add_row(row["step"], f"[{style}]{row['state']}", escape(row["what"]), f"[dim]{escape(shown)}")
+    console.print(steps)

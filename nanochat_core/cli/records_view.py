@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from nanochat_core.base.units import count, dollars, duration, size
+from nanochat_core.cli.output import Page
+from nanochat_core.cli.output import grid as _grid
+from nanochat_core.cli.output import table as _table
 from nanochat_core.record.compare import Comparison
 from nanochat_core.record.leaderboard import WRITE_UPS, Row
 from nanochat_core.record.problems import shown
@@ -15,13 +17,6 @@ from nanochat_core.record.verify import Verdict
 
 NONE = "–"
 PROBLEMS_SHOWN = 20
-
-
-def _table(*headers: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for header in headers:
-        table.add_column(header, no_wrap=header in ("run", "time", "date"))  # names that people copy stay in one piece
-    return table
 
 
 def _minute(moment: str) -> str:
@@ -50,7 +45,7 @@ def show_claims(claims: dict[str, Any]) -> None:
     core = _with_error(claims["core"], claims["core_standard_error"]) if claims["core"] is not None else "not measured"
     if claims["core"] is not None and not claims["core_is_whole"]:
         core += ", of a part of its items or benchmarks: it does not compare"
-    table = Table.grid(padding=(0, 2))
+    table = _grid()
     table.add_row(
         "[bold]record", f"{escape(claims['preset'])}, depth {claims['depth']}, {count(claims['num_params'])} parameters"
     )
@@ -70,12 +65,12 @@ def show_claims(claims: dict[str, Any]) -> None:
                 f"[bold]{name.replace('_', ' ')}", f"{p_value} against {test['threshold']:g} ({test['method']})"
             )
     table.add_row("[bold]source", commit)
-    Console().print(table)
+    Page().print(table)
 
 
 def show_verdict(verdict: Verdict) -> None:
     """Sound, with what it claims; or refused, with every reason."""
-    console = Console()
+    console = Page()
     if verdict.is_sound and verdict.claims is not None:
         console.print(f"[green]sound[/green]: {escape(verdict.path)}, every claim follows from its evidence\n")
         show_claims(verdict.claims)
@@ -93,7 +88,7 @@ def show_verdict(verdict: Verdict) -> None:
 
 def show_leaderboard(rows: list[Row]) -> None:
     """Those with a time to GPT-2, a line, those without."""
-    table = _table("#", "time", "bpb", "CORE", "what", "date", "commit", "by")
+    table = _table("#", "time", "bpb", "CORE", "what", "date", "commit", "by", wraps=("what", "by"))
     rank = 0
     for row in rows:
         if row.lacks:
@@ -106,7 +101,7 @@ def show_leaderboard(rows: list[Row]) -> None:
         table.add_row("", "[dim]not at GPT-2 yet", "", "", "", "", "", "")
     for row in others:
         _add_row(table, "", row)
-    console = Console()
+    console = Page()
     console.print(table)
     console.print(f"\npublished rows: {WRITE_UPS}", style="dim", soft_wrap=True)
 
@@ -122,7 +117,7 @@ def _add_row(table: Table, rank: str, row: Row) -> None:
 
 def show_runs(runs: list[RunSummary]) -> None:
     """One line per run."""
-    console = Console()
+    console = Page()
     if not runs:
         console.print("no runs yet: `nanochat run tiny` makes one")
         return
@@ -144,7 +139,7 @@ def show_runs(runs: list[RunSummary]) -> None:
 
 def show_one_run(facts: dict[str, Any]) -> None:
     """Steps, clock and machine of a run."""
-    console = Console()
+    console = Page()
     console.print(
         f"[bold]{facts['run_id']}[/bold], {_minute(facts['started_at'])}, took {duration(facts['seconds'])}\n"
     )
@@ -155,7 +150,7 @@ def show_one_run(facts: dict[str, Any]) -> None:
         table.add_row(line["step"], state, duration(line["seconds"]), kept, line["fingerprint"][:12])
     console.print(table)
     metrics = {line["step"]: line["metrics"] for line in facts["steps"]}
-    grid = Table.grid(padding=(0, 2))
+    grid = _grid()
     for step, values in metrics.items():
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         if step in ("pretrain", "sft", "rl", "evaluate_base", "evaluate_core", "evaluate_chat") and numbers:
@@ -173,9 +168,9 @@ def show_one_run(facts: dict[str, Any]) -> None:
 
 def show_comparison(comparison: Comparison) -> None:
     """Differences of two runs."""
-    console = Console()
+    console = Page()
     console.print(f"A  {comparison.a.run_id}\nB  {comparison.b.run_id}\n")
-    table = _table("setting", "A", "B")
+    table = _table("setting", "A", "B", wraps=("A", "B"))
     for name, ours, theirs in comparison.settings:
         table.add_row(escape(name), escape(shown(ours)), escape(shown(theirs)))
     console.print(table if comparison.settings else "no setting differs")

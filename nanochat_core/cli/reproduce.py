@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from nanochat_core import workspace
+from nanochat_core.cli.output import Page, table
 from nanochat_core.pipeline.reproduce import Compared, reproduce
 from nanochat_core.record.runs import resolve_run
 
@@ -46,15 +45,13 @@ def reproduce_run(
 
 
 def _show(compared: list[Compared], where: Path) -> None:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for header in ("step", "recorded", "made again", ""):
-        table.add_column(header)
+    shown = table("step", "recorded", "made again", "")
     for one in compared:
         word = "[green]equal" if one.is_equal else "[red]DIFFERENT"
-        table.add_row(one.step, one.recorded[:12], (one.reproduced or "not made")[:12], word)
-    console = Console()
-    console.print(table)
-    console.print(f"[dim]{where}", soft_wrap=True)
+        shown.add_row(one.step, one.recorded[:12], (one.reproduced or "not made")[:12], word)
+    console = Page()
+    console.print(shown)
+    console.print(str(where), style="dim", markup=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:

@@ -11,12 +11,12 @@ import fnmatch
 import logging
 import math
 import shutil
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from nanochat_core.base import files
+from nanochat_core.base.errors import UnreadableError
 from nanochat_core.store.partial import Partial
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ def step_name(step: int) -> str:
 class CheckpointKeeper:
     """Moves checkpoints between a training's folder and the store."""
 
-    def __init__(self, partial: Partial, *, scratch: Path, note: Callable[[str], None]) -> None:
-        self.partial, self.note = partial, note
+    def __init__(self, partial: Partial, *, scratch: Path) -> None:
+        self.partial = partial
         self.is_remote = partial.folder is None
         self.folder = partial.folder or scratch
         self._staging = scratch.with_name("uploading")
@@ -43,6 +43,7 @@ class CheckpointKeeper:
         self._expected: str | None = None
         self._best = (math.inf, "")  # loss on what is held out, and the checkpoint that had it
         self._next: Path | None = None
+        self._untried: list[str] = []  # names in the store that were not fetched yet, oldest first
         self._uploads = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-upload")
         self._pending: list[Future[None]] = []
 
@@ -53,15 +54,32 @@ class CheckpointKeeper:
             shutil.rmtree(self._staging, ignore_errors=True)
             if not self.timesheet.parent.exists():
                 self.partial.get_folder(TIMESHEETS, self.timesheet.parent)
-            self._known = set(self._uploaded())
-            for name in sorted(self._known, reverse=True):
-                if (self.folder / name).exists() or self.partial.get_folder(name, self.folder / name):
-                    break
+            self._untried = self._uploaded()
+            self._known = set(self._untried)
+            is_here = bool(self._known) and max(self._known) <= max(self._here(), default="")
+            if self._known and not is_here and not self.older() and not self._here():
+                raise UnreadableError(
+                    f"none of the checkpoints in the store is intact: {', '.join(sorted(self._known))}",
+                    hint="mend the store, or begin this step anew: --fresh and its name",
+                )
         self.timesheet.parent.mkdir(parents=True, exist_ok=True)
-        found = sorted(path.name for path in self.folder.glob(CHECKPOINT))
-        if found:
-            self.note(f"going on from the checkpoint of step {int(found[-1].removeprefix('step-')):,}")
         return self.folder
+
+    def _here(self) -> list[str]:
+        return [path.name for path in self.folder.glob(CHECKPOINT)]
+
+    def older(self) -> bool:
+        """Fetch the newest checkpoint of the store that was not fetched yet; False when there is none."""
+        while self._untried:
+            name = self._untried.pop()
+            shutil.rmtree(self.folder / name, ignore_errors=True)  # what is here under its name was of no use
+            if self.partial.get_folder(name, self.folder / name):
+                return True
+        return False
+
+    def begun(self, step: int) -> None:
+        """The training goes on from this step: what is kept of later ones could not be read, and is made again."""
+        self._known = {name for name in self._known if name <= step_name(step)}
 
     def on_record(self, record: dict[str, Any]) -> None:
         """Expect a checkpoint that the training has begun to write; a resumed training repeats its records."""
@@ -98,7 +116,7 @@ class CheckpointKeeper:
         shutil.rmtree(staged, ignore_errors=True)
         if self.timesheet.exists():
             self._keep_timesheet()
-        for old in self._uploaded()[:-NUM_KEPT]:
+        for old in [name for name in self._uploaded() if name <= staged.name][:-NUM_KEPT]:
             if old != self._best[1]:
                 self.partial.remove(old)
 

@@ -290,7 +290,8 @@ def _make(
     out.mkdir(parents=True)
     partial = space.store.partial(step.name, key.fingerprint, lease=lease)
     if step.name in plan.fresh and (step.name, key.fingerprint) not in _begun_anew:
-        partial.clear()  # anew means without the old checkpoints
+        partial.clear()  # anew means without the old checkpoints, here as in the store
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
         _begun_anew.add((step.name, key.fingerprint))
     settings = key.identity["config"]
     needed = step.reads(settings) if step.reads else {}

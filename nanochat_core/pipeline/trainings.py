@@ -6,6 +6,7 @@ The jobs are made apart from running them, because the other nodes of a training
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,7 @@ def _train(run: StepRun, make_job: Any) -> Metrics:
     from nanochat_core.train.tensorboard import TensorBoardLog
 
     nodes = Nodes.from_environment(run.plan.config.runtime.num_nodes, run_id=run.key[:16])
-    keeper = CheckpointKeeper(run.partial, scratch=run.work / "checkpoints", note=run.note)
+    keeper = CheckpointKeeper(run.partial, scratch=run.work / "checkpoints")
     job = make_job(run.plan, run.inputs, checkpoints=keeper.prepare(), work=run.attempt, out=run.out)
     home = run.work.parents[1]
     job = dataclasses.replace(
@@ -127,13 +128,15 @@ def _train(run: StepRun, make_job: Any) -> Metrics:
         runtime=dataclasses.replace(job.runtime, measured=str(home / "measured")),
     )
     charts = TensorBoardLog(run.attempt / TENSORBOARD)
+    started_s = time.time()
 
     def on_record(record: dict[str, Any]) -> None:
         keeper.on_record(record)
         charts.add(record)
         run.record(record)
-        if record["event"] == "start" and record.get("choices"):
-            run.note("; ".join(record["choices"]))
+        if record["event"] == "start" and record["time_s"] >= started_s:  # not one of an attempt before
+            keeper.begun(record["step"])
+            _note_start(run, record)
 
     def check() -> None:
         run.lease.raise_if_lost()
@@ -143,12 +146,24 @@ def _train(run: StepRun, make_job: Any) -> Metrics:
         charts.close()
         keeper.finish()
 
-    result = run_booked(job, on_record, nodes, sheet=keeper.timesheet, check=check, note=run.note, close=close)
+    older = keeper.older if nodes.num == 1 else lambda: False  # other nodes have been told that it ended
+    result = run_booked(
+        job, on_record, nodes, sheet=keeper.timesheet, check=check, note=run.note, close=close, older=older
+    )
     for name in MODEL_FILES:
         if not (run.out / name).is_file():
             raise TrainingError(f"the training ended well and left no {name} in {run.out}", hint="see its output.log")
     _keep_logs(run, keeper.timesheet)
     return {key: value for key, value in result.items() if key != "status"}
+
+
+def _note_start(run: StepRun, record: dict[str, Any]) -> None:
+    for problem in record.get("left_out", ()):
+        run.note(f"left out: {problem}")
+    if record["step"]:
+        run.note(f"going on from the checkpoint of step {record['step']:,}")
+    if record.get("choices"):
+        run.note("; ".join(record["choices"]))
 
 
 def _keep_logs(run: StepRun, sheet: Path) -> None:

@@ -7,7 +7,8 @@ A checkpoint is a folder step-00000120: DCP's shards, state.json (step, loss ave
 far. It is written under a .tmp name, described by complete.json (size and sha256 of every file) as its last file, and
 renamed. A torn one, by a kill or by lost bytes, fails that description and the one before it is used.
 
-DCP keeps its layout in a pickle; `_SafeMetadataReader` reads it with an unpickler that knows DCP's own classes only.
+DCP keeps its layout in a pickle; it is read here with an unpickler that knows DCP's own classes only,
+by the names that every supported Python gives them.
 """
 
 import hashlib
@@ -15,21 +16,23 @@ import io
 import json
 import os
 import pickle
+import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 
 from nanochat_core.base import distributed, files
 from nanochat_core.base.distributed import World
-from nanochat_core.base.errors import CorruptError
+from nanochat_core.base.errors import CorruptError, UnreadableError
 from nanochat_core.base.records import RECORDS_NAME
 from nanochat_core.train import parts
 
@@ -37,11 +40,12 @@ COMPLETE = "complete.json"
 STATE = "state.json"
 NEEDED = {STATE, ".metadata"}
 NUM_KEPT = 2
+# Not BytesStorageMetadata: of what it describes DCP loads any pickle, and a checkpoint of ours holds tensors only.
 METADATA_CLASSES = (
     "Metadata", "MetadataIndex", "TensorStorageMetadata", "TensorProperties", "ChunkStorageMetadata",
-    "BytesStorageMetadata",
     "StorageMeta", "_MEM_FORMAT_ENCODING",
 )  # fmt: skip
+WRITTEN_BY = f"Python {platform.python_version()}, torch {torch.__version__}"
 State = dict[str, Any]
 
 
@@ -125,7 +129,7 @@ def write(draft: Draft, *, group: ProcessGroup | None = None, is_main: bool = Tr
 
 def _finish(draft: Draft, part: Path) -> None:
     """The description, and the rename that makes it a checkpoint."""
-    (part / STATE).write_text(json.dumps({**draft.state, "step": draft.step}))
+    (part / STATE).write_text(json.dumps({**draft.state, "step": draft.step, "written_by": WRITTEN_BY}))
     (part / RECORDS_NAME).write_bytes(draft.records)
     description = {path.name: describe(path) for path in sorted(part.iterdir())}
     (part / COMPLETE).write_text(json.dumps(description))
@@ -134,7 +138,7 @@ def _finish(draft: Draft, part: Path) -> None:
         raise TakenOverError(f"another driver has taken over this training: {draft.successor} exists")
     shutil.rmtree(draft.final, ignore_errors=True)
     files.move(part, draft.final)
-    _remove_old(draft.folder, best_step=draft.best_step)
+    _remove_old(draft.final, best_step=draft.best_step)
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -142,53 +146,64 @@ def describe(path: Path) -> dict[str, Any]:
         return {"num_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _remove_old(folder: Path, *, best_step: int | None) -> None:
+def _remove_old(last: Path, *, best_step: int | None) -> None:
+    """Keep two and the best; later ones than the last could not be read here, and do not count."""
     best = None if best_step is None else step_name(best_step)
-    for old in sorted(folder.glob("step-????????"))[:-NUM_KEPT]:
+    for old in sorted(path for path in last.parent.glob("step-????????") if path.name <= last.name)[:-NUM_KEPT]:
         if old.name != best:
             shutil.rmtree(old)
 
 
 def newest(folder: Path) -> Path | None:
     """The newest whole checkpoint, or None."""
-    whole = (path for path in sorted(folder.glob("step-????????"), reverse=True) if is_whole(path))
-    return next(whole, None)
+    return next((path for path in _newest_first(folder) if is_whole(path)), None)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-????????"), reverse=True)
 
 
 def is_whole(checkpoint: Path) -> bool:
     """Whether every file is there with the bytes that were written."""
+    return damage(checkpoint) is None
+
+
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with the bytes of a checkpoint; None: they are those that were written."""
     try:
         description = json.loads((checkpoint / COMPLETE).read_text())
         names = {path.name for path in checkpoint.iterdir()} - {COMPLETE}
-    except (OSError, ValueError):
-        return False
-    if not isinstance(description, dict) or set(description) != names or not names >= NEEDED:
-        return False
-    return all(describe(checkpoint / name) == expected for name, expected in description.items())
+        if not isinstance(description, dict) or set(description) != names or not names >= NEEDED:
+            return f"its files are not those that {COMPLETE} names"
+        wrong = [name for name, expected in description.items() if describe(checkpoint / name) != expected]
+    except (OSError, ValueError) as error:
+        return f"{error} ({COMPLETE})" if isinstance(error, ValueError) else str(error)
+    return f"{wrong[0]} does not hold the bytes that were written" if wrong else None
 
 
 def load_newest(
     folder: Path, tensors: Mapping[str, torch.Tensor], *, world: World, has_common_disk: bool = True
-) -> tuple[Path, State] | None:
-    """Fill `tensors` on every rank from the first rank's newest whole checkpoint; None where it has none.
+) -> tuple[Path, State, list[str]] | None:
+    """Fill `tensors` on every rank from the first rank's newest readable checkpoint; None where it has none at all.
 
-    Parts are read by their owners where all ranks see the first one's disk, else handed out by it.
+    Returned beside it: why newer ones were left out. Where there are some and none can be read, that is an error: what
+    they cost is not thrown away in silence. Parts are read by their owners where all ranks see the first one's disk,
+    else handed out by it.
     """
-    found, state, problem = None, None, None
+    found, state, problems = None, None, list[str]()
     whole, sharded = parts.split(tensors)
     if world.is_main:
         for torn in folder.glob("step-*.tmp*"):  # by a kill in mid-write, or by a driver that was taken over
             shutil.rmtree(torn, ignore_errors=True)
-    if world.is_main and (found := newest(folder)) is not None:
-        try:
-            state = load(found, whole)
-        except CorruptError as error:
-            problem = (error.message, error.hint)
-    found, state, problem = distributed.from_main((found, state, problem), world)
-    if problem is not None:
-        raise CorruptError(problem[0], hint=problem[1])
+        found, state, problems = _load_readable(folder, whole)
+    found, state, problems = distributed.from_main((found, state, problems), world)
     if found is None:
-        return None
+        if not problems:
+            return None
+        raise UnreadableError(
+            f"none of the checkpoints can be read: {'; '.join(problems)}",
+            hint="go on with the Python and torch that wrote them, or begin this step anew: --fresh and its name",
+        )
     distributed.fill_from_main(whole.values(), world)
     if has_common_disk and sharded:
         load(found, sharded)
@@ -198,25 +213,48 @@ def load_newest(
             load(found, {name: full})
         distributed.fill_from_main([full], world)
         parts.fill(tensor, full)
-    return found, state
+    return found, state, problems
+
+
+def _load_readable(folder: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[Path | None, State | None, list[str]]:
+    """Fill `tensors` from the newest checkpoint that can be read, and say what is wrong with those that cannot."""
+    problems = []
+    for path in _newest_first(folder):
+        if torn := damage(path):
+            problems.append(f"{path} is damaged: {torn}")
+            continue
+        try:
+            return path, load(path, tensors), problems
+        except CorruptError as error:
+            problems.append(error.message)
+    return None, None, problems
 
 
 def newest_state(folder: Path) -> State | None:
     """What the newest whole checkpoint of this process's disk says beside its tensors; None where there is none."""
     found = newest(folder)
-    return json.loads((found / STATE).read_text()) if found is not None else None
+    return _state(found) if found is not None else None
+
+
+def _state(checkpoint: Path) -> State:
+    state: State = json.loads((checkpoint / STATE).read_text())
+    return state
 
 
 def load(checkpoint: Path, tensors: Mapping[str, torch.Tensor]) -> State:
     """Fill `tensors` in place and return the state; for this process alone."""
+    state = _state(checkpoint)
+    written_by = state.pop("written_by", "")
+    others = f" (written by {written_by}; this is {WRITTEN_BY})" if written_by not in ("", WRITTEN_BY) else ""
     try:
-        dcp.load(dict(tensors), storage_reader=_SafeMetadataReader(checkpoint), no_dist=True)
+        reader = _Reader(checkpoint, _layout(checkpoint))
+    except Exception as error:  # bytes that are no layout raise anything
+        what = error.message if isinstance(error, CorruptError) else f"its layout file is none of DCP's: {error!r}"
+        raise CorruptError(f"{checkpoint} cannot be read: {what}{others}") from error
+    try:
+        dcp.load(dict(tensors), storage_reader=reader, no_dist=True)
     except (RuntimeError, ValueError, KeyError, CheckpointException) as error:
-        raise CorruptError(
-            f"{checkpoint} does not fit this model: {_first_cause(error)}",
-            hint="start the step anew: --fresh pretrain",
-        ) from error
-    state: State = json.loads((checkpoint / STATE).read_text())
+        raise CorruptError(f"{checkpoint} does not fit this model: {_first_cause(error)}{others}") from error
     return state
 
 
@@ -227,23 +265,41 @@ def _first_cause(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-class _SafeMetadataReader(dcp.FileSystemReader):
-    """Reads DCP's layout file without running what a hostile pickle would name."""
+class _Reader(dcp.FileSystemReader):
+    """Reads by a layout that has been read already: DCP's own reader would run what a hostile pickle names."""
+
+    def __init__(self, checkpoint: Path, layout: Metadata) -> None:
+        super().__init__(checkpoint)
+        self._layout = layout
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        raw = (Path(self.path) / ".metadata").read_bytes()
-        metadata = _MetadataUnpickler(io.BytesIO(raw)).load()
-        if metadata.storage_meta is None:
-            metadata.storage_meta = StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
+        return self._layout
 
 
-class _MetadataUnpickler(pickle.Unpickler):
+def _layout(checkpoint: Path) -> Metadata:
+    layout = _LayoutUnpickler(io.BytesIO((checkpoint / ".metadata").read_bytes())).load()
+    if not isinstance(layout, Metadata):
+        raise CorruptError(f"its layout file holds no layout but {type(layout).__name__}")
+    return layout
+
+
+def _path_of(*parts: str) -> str:
+    """Where the checkpoint was written; nobody needs it as a path."""
+    return os.path.join("", *parts)
+
+
+def _member_of(kind: Any, name: str) -> _MEM_FORMAT_ENCODING:
+    """Python up to 3.11.3 pickles an enum's member as getattr(class, name), later ones by its value."""
+    if kind is not _MEM_FORMAT_ENCODING or name not in _MEM_FORMAT_ENCODING.__members__:
+        raise CorruptError(f"its layout file asks for {name!r} of {kind!r}, which no checkpoint of ours does")
+    return _MEM_FORMAT_ENCODING[name]
+
+
+class _LayoutUnpickler(pickle.Unpickler):
     """Knows DCP's metadata classes and torch's plain value types by name, nothing else.
 
     Whole modules may not be allowed: what they import (os, pickle) could be named through them, and protocol 4 resolves
-    dotted names.
+    dotted names. What a name stands for is the same on every Python that may have written it.
     """
 
     ALLOWED = frozenset(
@@ -254,13 +310,23 @@ class _MetadataUnpickler(pickle.Unpickler):
             ("torch", "device"),
             ("torch.serialization", "_get_layout"),
             ("collections", "OrderedDict"),
-            ("pathlib", "PosixPath"),
-            ("pathlib", "Path"),
+        }
+    )
+    STAND_INS = MappingProxyType(
+        {
+            ("builtins", "getattr"): _member_of,
+            ("__builtin__", "getattr"): _member_of,  # protocol 2
+            ("pathlib", "Path"): _path_of,
+            ("pathlib", "PosixPath"): _path_of,
+            ("pathlib._local", "Path"): _path_of,  # Python 3.13
+            ("pathlib._local", "PosixPath"): _path_of,
         }
     )
 
     def find_class(self, module: str, name: str) -> Any:
+        if stand_in := self.STAND_INS.get((module, name)):
+            return stand_in
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.memory_format)
         if (module, name) in self.ALLOWED or is_dtype:
             return super().find_class(module, name)
-        raise CorruptError(f"a checkpoint's layout file names {module}.{name}, which no checkpoint of ours holds")
+        raise CorruptError(f"its layout file names {module}.{name}, which no checkpoint of ours holds")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanochat_core.base.child import OutOfMemoryError, PreemptedError, run_child
+from nanochat_core.base.errors import UnreadableError
 from nanochat_core.base.records import Record, read_records
 from nanochat_core.base.torchrun import Nodes, torchrun
 from nanochat_core.train.heartbeat import HungError, Watch
@@ -32,6 +33,7 @@ def run_booked(
     check: Callable[[], None],
     note: Callable[[str], None],
     close: Callable[[], None],
+    older: Callable[[], bool] = lambda: False,
 ) -> Record:
     """`run_training` with its time booked in the timesheet `sheet`, within the job's budget.
 
@@ -55,7 +57,7 @@ def run_booked(
     how = "failed"
     try:
         budget.check()  # an attempt that would be stopped at once is not worth its start
-        result = run_training(job, on_booked, nodes, check=check_all, note=note)
+        result = run_training(job, on_booked, nodes, check=check_all, note=note, older=older)
         how = "completed"
     except (BudgetSpentError, PreemptedError, KeyboardInterrupt):
         how = "stopped"
@@ -73,11 +75,13 @@ def run_training(
     *,
     check: Callable[[], None] = lambda: None,
     note: Callable[[str], None] = lambda text: None,
+    older: Callable[[], bool] = lambda: False,
 ) -> Record:
     """Train to the end and return the result; raises the error that the child's result or exit names.
 
     `check` is called several times a second; when it raises, the ranks are stopped. `note` hears what went wrong and
-    is tried again: too little memory with half the rows per pass, ranks that hang from the last checkpoint.
+    is tried again: too little memory with half the rows per pass, ranks that hang from the last checkpoint. `older`
+    brings a checkpoint from elsewhere where none of those that are here can be read, and says whether it did.
     """
     num_hangs, chosen_rows = 0, list[int]()
 
@@ -97,6 +101,10 @@ def run_training(
             job = dataclasses.replace(job, runtime=dataclasses.replace(job.runtime, device_batch_rows=rows // 2))
             note(f"out of memory with {rows} rows per pass ({error.message}); going on with {rows // 2}: the batch of "
                  f"{job.settings.total_batch_rows} rows stays as it is")  # fmt: skip
+        except UnreadableError as error:
+            if not older():
+                raise
+            note(f"{error.message}; an older one is looked at")
         except HungError as error:
             num_hangs += 1
             if num_hangs > MAX_HANGS:

@@ -125,6 +125,7 @@ class TrainingLoop:
         )
         self._saved_at_s = time.monotonic()
         self._saved_step = 0
+        self._left_out: list[str] = []  # why newer checkpoints than the one that was loaded were not
         self._is_scaled = training.model.compute_dtype == torch.float16
         self.progress.loss_scale = INITIAL if self._is_scaled else 1.0
 
@@ -133,7 +134,7 @@ class TrainingLoop:
         self._resume()
         self.metrics = RecordWriter(self.metrics_path) if self.world.is_main else None
         begun = {"step": self.progress.step, "num_steps": self.schedule.num_steps, "world_size": self.world.size}
-        self._write("start", **begun, **self.training.choices)
+        self._write("start", **begun, **self.training.choices, left_out=self._left_out)
         try:
             is_done = self._steps()
             self.heartbeat.phase("end", self.progress.step)
@@ -260,7 +261,7 @@ class TrainingLoop:
         self._write("checkpoint", step=step, name=folder.name, save_s=time.perf_counter() - started)
 
     def _resume(self) -> None:
-        """Continue from the newest whole checkpoint, where there is one."""
+        """Continue from the newest readable checkpoint, where there is one."""
         self._check_kind()
         tensors = self._tensors()
         loaded = checkpoint.load_newest(
@@ -270,7 +271,7 @@ class TrainingLoop:
             if self.world.is_main:
                 write_whole(self.metrics_path, b"")
             return
-        found, state = loaded
+        found, state, self._left_out = loaded
         # their step counts are numbers there, so the states are handed back to whom they belong
         self.training.optimizer.load_state_dict(_below("optim.", tensors))
         if self.training.model.fp8 is not None:

@@ -207,4 +207,4 @@ def test_a_hostile_layout_file_runs_nothing(folder, tmp_path, module, name, prot
 def test_a_layout_file_may_name_no_function_and_no_module(name):
     content = _call("torch.distributed.checkpoint.filesystem", name, "", protocol=4).partition(b"\x93")[0] + b"\x93."
     with pytest.raises(CorruptError, match=name):
-        checkpoint._MetadataUnpickler(io.BytesIO(content)).load()
+        checkpoint._LayoutUnpickler(io.BytesIO(content)).load()

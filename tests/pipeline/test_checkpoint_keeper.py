@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nanochat_core.base.errors import UnreadableError
 from nanochat_core.base.records import read_records
 from nanochat_core.pipeline.checkpoints import CheckpointKeeper
 from nanochat_core.store.partial import Partial
@@ -18,7 +19,7 @@ def partial(tmp_path: Path) -> Partial:
 
 
 def keeper(partial: Partial, scratch: Path) -> CheckpointKeeper:
-    return CheckpointKeeper(partial, scratch=scratch / "checkpoints", note=lambda text: None)
+    return CheckpointKeeper(partial, scratch=scratch / "checkpoints")
 
 
 def saved(folder: Path, step: int) -> dict[str, object]:
@@ -101,3 +102,61 @@ def test_another_machine_knows_what_the_attempts_before_it_cost(partial: Partial
     assert [line["event"] for line in read_records(second.timesheet)] == ["begin"]
     assert partial.names() == ["step-00000100", "timesheets"]
     assert second.folder.joinpath("step-00000100").exists()
+
+
+def kept(partial: Partial, folder: Path, *steps: int) -> None:
+    """Checkpoints of another machine in the store."""
+    keeping = keeper(partial, folder)
+    keeping.prepare()
+    for step in steps:
+        keeping.on_record(saved(keeping.folder, step))
+        for upload in keeping._pending:
+            upload.result()
+    keeping.finish()
+
+
+def test_where_the_newest_cannot_be_read_the_older_ones_are_fetched_one_by_one(
+    partial: Partial, tmp_path: Path
+) -> None:
+    kept(partial, tmp_path / "a", 100, 200)
+    keeping = keeper(partial, tmp_path / "b")
+    folder = keeping.prepare()
+    assert [path.name for path in folder.glob("step-*")] == ["step-00000200"]
+    assert keeping.older()
+    assert (folder / "step-00000100/weights").read_text() == "100"
+    assert not keeping.older()
+
+
+def test_one_that_is_torn_here_is_fetched_again_from_the_store(partial: Partial, tmp_path: Path) -> None:
+    kept(partial, tmp_path / "a", 100, 200)
+    torn = tmp_path / "a/checkpoints/step-00000200/weights"
+    torn.write_text("2")
+    keeping = keeper(partial, tmp_path / "a")
+    keeping.prepare()
+    assert torn.read_text() == "2", "what is here is not fetched before it was tried"
+    assert keeping.older()
+    assert torn.read_text() == "200"
+
+
+def test_where_no_checkpoint_of_the_store_is_intact_nothing_begins_anew(partial: Partial, tmp_path: Path) -> None:
+    kept(partial, tmp_path / "a", 100, 200)
+    for stored in partial._all_stored():
+        partial._files.write(f"{partial._key(stored)}/weights", b"other bytes")
+    with pytest.raises(UnreadableError, match="step-00000100, step-00000200") as error:
+        keeper(partial, tmp_path / "b").prepare()
+    assert "--fresh" in (error.value.hint or "")
+
+
+def test_a_later_one_that_could_not_be_read_is_made_again_and_kept(partial: Partial, tmp_path: Path) -> None:
+    kept(partial, tmp_path / "a", 100, 200)
+    keeping = keeper(partial, tmp_path / "b")
+    folder = keeping.prepare()
+    assert keeping.older()
+    (folder / "step-00000200/weights").unlink()
+    (folder / "step-00000200").rmdir()
+    keeping.begun(100)
+    record = saved(folder, 200)
+    (folder / "step-00000200/weights").write_text("made again")
+    keeping.on_record(record)
+    keeping.finish()
+    assert (keeper(partial, tmp_path / "c").prepare() / "step-00000200/weights").read_text() == "made again"

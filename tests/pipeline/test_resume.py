@@ -18,6 +18,7 @@ from nanochat_core.pipeline import steps
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 from nanochat_core.store.manifest import Artifact
+from nanochat_core.train import checkpoint
 
 pytestmark = pytest.mark.slow
 WEIGHTS = ("model.safetensors", "optimizer.safetensors")
@@ -74,6 +75,43 @@ def test_a_killed_training_ends_with_the_bits_of_an_unbroken_one(
     events = [json.loads(line) for line in _log(newest(step)).splitlines()]
     assert [r["step"] for r in events if r["event"] == "step"] == list(range(1, events[-1]["step"] + 1))
     assert any(record["event"] == "start" and record["step"] > 0 for record in events), "it began anew"
+
+
+def test_a_checkpoint_that_cannot_be_read_is_said_and_never_begun_over_in_silence(
+    prepared_home: Path, micro_sets: list[str]
+) -> None:
+    expected = train_once(prepared_home, micro_sets, "pretrain")
+    workspace.current().store.discard(newest("pretrain"))
+    process = start(micro_sets, "--until", "pretrain")
+    wait_for_record(prepared_home, "pretrain", 8, process)
+    process.kill()
+    process.wait()
+    wait_until_no_ranks(prepared_home)
+    found = sorted((prepared_home / "store/partial/pretrain").glob("*/step-*/.metadata"))
+    layouts = [path.read_bytes() for path in found]
+    for path in found:
+        spoil(path)
+    options = [part for value in micro_sets for part in ("--set", value)]
+    command = [sys.executable, "-m", "flows.cli", "run", "tiny", "--no-prefect", *options, "--until", "pretrain"]
+    refused = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert refused.returncode == 3, refused.stderr
+    assert all(path.parent.name in refused.stderr for path in found)
+    assert "--fresh" in refused.stderr
+    for path, layout in zip(found[:-1], layouts[:-1], strict=True):
+        spoil(path, layout)
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert told.returncode == 0, told.stderr
+    said = " ".join((told.stdout + told.stderr).split())
+    assert f"{found[-1].parent} cannot be read: its layout file names os.system" in said
+    assert f"going on from the checkpoint of step {int(found[-2].parent.name[5:])}" in said
+    assert weights(newest("pretrain")) == expected
+
+
+def spoil(path: Path, content: bytes = b"cos\nsystem\n.") -> None:
+    """Another layout file, with a description that fits."""
+    path.write_bytes(content)
+    described = json.loads((path.parent / checkpoint.COMPLETE).read_text())
+    (path.parent / checkpoint.COMPLETE).write_text(json.dumps({**described, path.name: checkpoint.describe(path)}))
 
 
 def _log(artifact: Artifact) -> str:

@@ -1,6 +1,7 @@
 """A chat session: what is streamed, what is remembered, what the commands change."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 
@@ -150,6 +151,7 @@ def _talk(session, monkeypatch, *lines):
         return line
 
     monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
     talk(session)
     return session.out.getvalue()
 
@@ -165,3 +167,18 @@ def test_talking_goes_on_until_the_user_leaves(make_chat, monkeypatch):
 @pytest.mark.parametrize("end", [EOFError(), KeyboardInterrupt()])
 def test_the_end_of_input_leaves(make_chat, monkeypatch, end):
     assert _talk(_session(make_chat(SAYS_HI)), monkeypatch, "hello", end).endswith("hi\n\n")
+
+
+def test_what_a_program_sends_is_read_as_far_as_it_can_be(make_chat, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Session, "ask", lambda session, text: asked.append(text))
+    sent = b"\xef\xbb\xbfcaf\xe9\r\n\n  \na\x00b\x1b[2Jc\n" + "ü".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(sent), encoding="ascii"))
+    talk(_session(make_chat(SAYS_HI)))
+    assert asked == ["caf\ufffd", "a\0b\x1b[2Jc", "ü"]
+
+
+def test_utf16_from_a_program_is_refused_in_words(make_chat, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("hello\r\n".encode("utf-16"))))
+    with pytest.raises(ConfigError, match="standard input is UTF-16"):
+        talk(_session(make_chat(SAYS_HI)))

@@ -196,7 +196,7 @@ class Walk:
 
     def keeper(self) -> CheckpointKeeper:
         scratch = self.tmp_path / uuid4().hex[:8]
-        return CheckpointKeeper(self.partial, scratch=scratch / "checkpoints", note=lambda text: None)
+        return CheckpointKeeper(self.partial, scratch=scratch / "checkpoints")
 
     def upload(self, step: int, *, plan: Plan) -> list[str]:
         """A machine trains to `step` and keeps it, while `plan` goes on; returns the requests that it made."""

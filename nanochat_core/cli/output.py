@@ -1,0 +1,151 @@
+"""What a verb prints: stdout is the answer, stderr the progress, and a table never cuts a value.
+
+A script must be able to tell that an answer did not arrive: where stdout cannot be written (a full disk, a closed
+descriptor) the command says so and does not end with 0; where the reader has gone (`| head`), it ends in silence.
+Progress that cannot be written is lost and ends nothing. A letter that the terminal does not have becomes "?".
+"""
+
+import errno
+import io
+import os
+import sys
+import traceback
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Column, Table
+
+from nanochat_core.base.errors import HardwareError, NanochatError
+
+PIPE_WIDTH = 10_000  # a file or a log has no width
+EXIT_CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class UnwrittenAnswer(NanochatError):
+    """stdout does not take what the command has to say."""
+
+
+class ClosedPipe(UnwrittenAnswer):
+    """Whoever read the answer has seen enough."""
+
+    exit_code = EXIT_CLOSED_PIPE
+
+
+class FullDisk(UnwrittenAnswer, HardwareError):
+    """stdout is a file on a disk without room."""
+
+
+class _Answer(io.FileIO):
+    """stdout: what cannot be written is an error, once."""
+
+    has_failed = False
+
+    def write(self, data: Any) -> int:
+        try:
+            return len(data) if self.has_failed else super().write(data) or 0
+        except OSError as error:
+            self.has_failed = True
+            kinds = {errno.EPIPE: ClosedPipe, **dict.fromkeys(NO_SPACE, FullDisk)}
+            kind = kinds.get(error.errno or 0, UnwrittenAnswer)
+            raise kind(f"the answer cannot be written to stdout: {error.strerror}") from error
+
+
+class _Progress(io.FileIO):
+    """stderr: what cannot be written is dropped, for no training may end because nobody looks on."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
+
+
+def prepare() -> None:
+    """Make the standard streams take what a verb says and give what a person types, whatever they are."""
+    if sys.stdin is None:  # closed, as a scheduler may leave it; the lowest free number is its own
+        sys.stdin = open(os.open(os.devnull, os.O_RDONLY), encoding="utf-8")  # noqa: SIM115
+    elif sys.stdin is sys.__stdin__ and isinstance(sys.stdin, io.TextIOWrapper):
+        is_ascii = sys.stdin.encoding.lower() in ("ascii", "us-ascii", "ansi_x3.4-1968")
+        sys.stdin.reconfigure(errors="replace", encoding="utf-8" if is_ascii else None)
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _stream(_Answer, sys.stdout, os.O_RDONLY)  # closed: a place that takes nothing
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _stream(_Progress, sys.stderr, os.O_WRONLY)
+
+
+def _stream(kind: type[io.FileIO], old: TextIO | None, mode: int) -> TextIO:
+    if old is None:
+        raw = kind(os.open(os.devnull, mode), "w", closefd=False)
+        return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="replace", line_buffering=True)
+    assert isinstance(old, io.TextIOWrapper)
+    old.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(kind(old.fileno(), "w", closefd=False)),
+        encoding=old.encoding,
+        errors="replace",
+        line_buffering=old.line_buffering,
+        write_through=old.write_through,
+    )
+
+
+def finish() -> int:
+    """Write what is still held back; the exit code of an answer that did not arrive, else 0."""
+    try:
+        sys.stdout.flush()
+    except UnwrittenAnswer as error:
+        return tell(error)
+    return 0
+
+
+def tell(error: NanochatError, *, debug: bool = False) -> int:
+    """One line for people and a hint, on stderr; the exit code of its kind."""
+    if debug:
+        traceback.print_exception(error)
+    if not isinstance(error, ClosedPipe):
+        print(f"error: {error.message}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+    return error.exit_code
+
+
+class Page(Console):
+    """A console whose tables are as wide as their values: in a pipe on one line each, on a terminal folded at words."""
+
+    def __init__(self, *, stderr: bool = False, **options: Any) -> None:
+        super().__init__(stderr=stderr, **options)
+        if not self.is_terminal:
+            self.width = PIPE_WIDTH
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich prints; a table that is wider than the terminal goes on in its next line."""
+        before = self.width
+        self.width = max([before, *(self._needed(made) for made in objects if isinstance(made, Table))])
+        try:
+            super().print(*objects, **options)
+        finally:
+            self.width = before
+
+    def _needed(self, made: Table) -> int:
+        """How narrow a table may be before rich would cut something off."""
+        endless = self.options.update(max_width=PIPE_WIDTH)
+        for column in made.columns:
+            if column.no_wrap:
+                cells = (column.header, *column.cells, column.footer)
+                column.min_width = max(Measurement.get(self, endless, cell).maximum for cell in cells)
+        return Measurement.get(self, endless, made).minimum
+
+
+def table(*headers: str, wraps: tuple[str, ...] = (), right: tuple[str, ...] = (), **options: Any) -> Table:
+    """A plain table. Columns that `wraps` names hold words and may take several lines; the others stay in one piece."""
+    columns = (
+        Column(name, no_wrap=name not in wraps, overflow="fold", justify="right" if name in right else "left")
+        for name in headers
+    )
+    return Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="dim", **options)
+
+
+def grid() -> Table:
+    """Names in bold and what is said of them."""
+    return Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2))

@@ -19,7 +19,7 @@ from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.limits import raise_open_files
 from nanochat_core.base.units import duration
 from nanochat_core.cli import bench, export, output, serve
-from nanochat_core.cli.app import Preset, Sets, app, check_step, derived_plan
+from nanochat_core.cli.app import Depth, Preset, Sets, app, check_step, chosen, derived_plan
 from nanochat_core.cli.display import display
 from nanochat_core.cli.output import Page
 from nanochat_core.cli.plan_view import preview_steps, show_plan
@@ -31,6 +31,7 @@ from nanochat_core.plan import RunPlan, estimate
 @app.command()
 def run(
     preset: Preset = "tiny",
+    depth: Depth = None,
     sets: Sets = None,
     until: Annotated[str | None, typer.Option(help="Stop after this step.")] = None,
     fresh: Annotated[list[str] | None, typer.Option(help="Make this step again although it is cached.")] = None,
@@ -48,8 +49,9 @@ def run(
     nanochat run tiny --set sft.epochs=2 --until evaluate_chat
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C: with a checkpoint
+    sets = chosen(sets, depth)
     if max_cost_usd is not None:
-        sets = [*(sets or []), f"runtime.max_cost_usd={max_cost_usd}"]
+        sets = [*sets, f"runtime.max_cost_usd={max_cost_usd}"]
     plan = derived_plan(preset, sets, fresh=fresh, accept_drift=accept_drift)
     check_step(until, plan)
     from flows.parameters import check_cost  # Prefect reads its settings when it is imported, so nobody does at the top

@@ -17,7 +17,7 @@ from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import duration
-from nanochat_core.cli.app import Json, Sets
+from nanochat_core.cli.app import Depth, Json, Sets, chosen
 from nanochat_core.cli.display import display
 from nanochat_core.cli.output import Page, table
 from nanochat_core.plan import RunPlan, estimate, plan_run
@@ -44,6 +44,7 @@ def register(app: typer.Typer) -> None:
 def nightly(
     context: typer.Context,
     preset: Preset = "d12",
+    depth: Depth = None,
     sets: Sets = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of a night that has no baseline yet.")] = 1,
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="The same steps without Prefect.")] = False,
@@ -58,9 +59,9 @@ def nightly(
     if context.invoked_subcommand is not None:
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C: with a checkpoint
-    plan = plan_run(load_config(preset, sets or ()))
+    overrides = chosen(sets, depth)
+    plan = plan_run(load_config(preset, overrides))
     confirm_cost("night", estimate(plan).usd * seeds, yes=yes)
-    overrides = list(sets or [])
     if no_prefect:
         finished = _run_bare(plan, preset, overrides, seeds)
     else:
@@ -176,6 +177,7 @@ def bisect(
     good: Annotated[str, typer.Option(help="A commit that is fine.")],
     bad: Annotated[str, typer.Option(help="A later one that is not.")],
     preset: Preset = "d12",
+    depth: Depth = None,
     sets: Sets = None,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of the good commit without a baseline.")] = 3,
     repository: Annotated[Path, typer.Option(help="The checkout; its working tree is not touched.")] = Path(),
@@ -190,7 +192,7 @@ def bisect(
     from nanochat_core.gate.bisect import bisect as search
     from nanochat_core.gate.night import Asked
 
-    asked = Asked(preset=preset, overrides=tuple(sets or ()))
+    asked = Asked(preset=preset, overrides=tuple(chosen(sets, depth)))
     console = Page(stderr=True)
 
     def tell(line: str) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from prefect import runtime
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
-from nanochat_core.base.errors import NanochatError
+from nanochat_core.base.errors import ConfigError, NanochatError
 from nanochat_core.base.units import exact_dollars
 from nanochat_core.config import RunConfig
 from nanochat_core.pipeline.steps import STEPS
@@ -124,7 +124,7 @@ def check_cost(plan: RunPlan, max_cost_usd: float | None) -> None:
     """Refuse a plan that costs more than the person said."""
     cost = estimate(plan).usd
     if max_cost_usd is not None and cost > max_cost_usd:
-        raise NanochatError(
+        raise ConfigError(
             f"the plan costs about {exact_dollars(cost)}, and the limit is {exact_dollars(max_cost_usd)}",
             hint="a lower depth, or a higher max_cost_usd",
         )

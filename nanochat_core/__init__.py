@@ -3,4 +3,4 @@
 Importing this package does no work: no argument parsing, no process group, no logging set-up.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.3.0"

@@ -6,12 +6,14 @@ stdout is the answer, stderr the progress. A NanochatError is one line and a hin
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from nanochat_core import __version__
 from nanochat_core.base.errors import ConfigError, NanochatError
 from nanochat_core.base.limits import limit_error
 from nanochat_core.base.text import typed
@@ -20,11 +22,15 @@ from nanochat_core.plan import RunPlan, plan_run, summary
 from nanochat_core.presets import load_config, preset_names
 from nanochat_core.workspace import home_from_environment
 
+if TYPE_CHECKING:
+    from nanochat_core.pipeline.step import Step
+
 EXIT_INTERRUPTED = 130
 Preset = Annotated[str, typer.Argument(help=f"{', '.join(preset_names())}, or a .toml file.")]
 Sets = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. May be repeated.")
 ]
+Depth = Annotated[int | None, typer.Option("--depth", help="The one dial; everything else follows.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -55,11 +61,39 @@ app = typer.Typer(
 )
 
 
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        print(f"nanochat {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
     """Options of every verb."""
+
+
+def chosen(sets: list[str] | None, depth: int | None) -> list[str]:
+    """The settings that were typed, `--depth` among them."""
+    return [*(sets or []), *([f"pretrain.depth={depth}"] if depth is not None else [])]
+
+
+SWITCHES = {"core": ("source", "url"), "benchmarks": ("source", "hub"), "rl": ("enabled", True)}
+
+
+def _switches(step: "Step", plan: RunPlan) -> str:
+    """The settings without which the plan has no such step, as they are typed."""
+    on = {section: replace(getattr(plan.config, section), **dict([change])) for section, change in SWITCHES.items()}
+    needed = []
+    for section, (field, value) in SWITCHES.items():
+        others = {name: config for name, config in on.items() if name != section}
+        if not step.is_wanted(replace(plan, config=replace(plan.config, **others))):
+            needed.append(f"--set {section}.{field}={str(value).lower()}")
+    return " ".join(needed)
 
 
 def check_step(name: str | None, plan: RunPlan) -> str | None:
@@ -69,15 +103,14 @@ def check_step(name: str | None, plan: RunPlan) -> str | None:
     if name is None or name in wanted(plan):
         return name
     if name in STEPS:
-        section = "core" if "core" in name else "benchmarks"
-        raise ConfigError(f"this run has no step {name}", hint=f"--set {section}.source=... turns it on")
+        raise ConfigError(f"this run has no step {name}", hint=f"{_switches(STEPS[name], plan)} turns it on")
     raise ConfigError(f"there is no step {name!r}", hint=f"steps: {', '.join(wanted(plan))}")
 
 
 @app.command()
 def plan(
     preset: Preset = "gpt2",
-    depth: Annotated[int | None, typer.Option(help="The one dial; everything else follows.")] = None,
+    depth: Depth = None,
     sets: Sets = None,
     compare: Annotated[str | None, typer.Option(help="Several depths side by side, such as 12,16,20,24.")] = None,
     as_json: Json = False,
@@ -91,11 +124,10 @@ def plan(
     if compare:
         from nanochat_core.cli.plan_compare import print_comparison
 
-        return print_comparison(preset, sets or [], compare, as_json=as_json)
+        return print_comparison(preset, chosen(sets, depth), compare, as_json=as_json)
     from nanochat_core.cli.plan_view import preview_steps, show_plan
 
-    overrides = [*(sets or []), *([f"pretrain.depth={depth}"] if depth is not None else [])]
-    derived = plan_run(load_config(preset, overrides))
+    derived = plan_run(load_config(preset, chosen(sets, depth)))
     rows = preview_steps(derived)
     if as_json:
         print(json.dumps({**summary(derived), "steps": rows}, indent=1))
@@ -107,6 +139,7 @@ def plan(
 def why(
     step: Annotated[str, typer.Argument(help="A step, such as pretrain.")],
     preset: Preset = "tiny",
+    depth: Depth = None,
     sets: Sets = None,
     as_json: Json = False,
 ) -> None:
@@ -118,7 +151,7 @@ def why(
     """
     from nanochat_core.cli.plan_view import preview_steps
 
-    derived = plan_run(load_config(preset, sets or ()))
+    derived = plan_run(load_config(preset, chosen(sets, depth)))
     check_step(step, derived)
     rows = preview_steps(derived, until=step)
     row = rows[-1]
@@ -211,6 +244,7 @@ def import_checkpoint(
 @app.command()
 def node(
     preset: Preset = "gpt2",
+    depth: Depth = None,
     sets: Sets = None,
     wait_hours: Annotated[float, typer.Option(help="Give up when the first node is silent for so long.")] = 24.0,
 ) -> None:
@@ -223,7 +257,7 @@ def node(
     from nanochat_core.pipeline.node import join
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C: with a checkpoint
-    plan = plan_run(load_config(preset, sets or ()))
+    plan = plan_run(load_config(preset, chosen(sets, depth)))
     join(plan, note=lambda text: print(text, file=sys.stderr, flush=True), wait_s=wait_hours * 3600)
 
 

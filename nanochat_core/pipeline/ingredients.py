@@ -62,8 +62,11 @@ def toml_of(config: Mapping[str, Any]) -> tuple[str, list[str]]:
     for section, values in sections.items():
         lines += [f"[{section}]"] if section else []
         for name, value in values.items():
+            full_name = f"{section}.{name}" if section else name
             if value is None:
-                sets.append(f"{section}.{name}=none" if section else f"{name}=none")
+                sets.append(f"{full_name}=none")
+            elif isinstance(value, str) and not value.isprintable():  # what JSON can escape and TOML cannot
+                sets.append(f"{full_name}={json.dumps(value)}")
             else:
                 lines.append(f"{name} = {json.dumps(value, ensure_ascii=False)}")
     return "\n".join(lines) + "\n", sets

@@ -1,7 +1,8 @@
 """Presets are TOML files beside this module; `--set a.b=c` changes one value.
 
 Everything is checked here, at the edge: unknown names (with the nearest known one), types and choices. After that the
-frozen dataclasses of config.py are trusted.
+frozen dataclasses of config.py are trusted. What a value means, the setting's type says: a text setting takes any text
+as it stands (2024-01-01, true, 1e3, {x}), so that no date and no number is made of a branch's or a folder's name.
 """
 
 import dataclasses
@@ -61,6 +62,9 @@ def _section_from_record(kind: Any, name: str, values: Any) -> Any:
 
 
 PATHS = ("corpus.path", "corpus.digests_file", "sft.path", "sft.identity_path", "core.path", "benchmarks.path")
+MAY_BE_PATHS = (*PATHS, "corpus.dataset", "sft.smoltalk")  # the last two: a folder on this machine, or a name
+NONE_WORDS = ("none", "null", "off")  # of numbers; of an optional text `none` alone
+TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on"), ("false", "no", "off")
 
 
 def _make_absolute(values: dict[str, Any]) -> None:
@@ -69,7 +73,16 @@ def _make_absolute(values: dict[str, Any]) -> None:
         section, _, field = name.partition(".")
         given = values.get(section)
         if isinstance(given, dict) and isinstance(given.get(field), str) and given[field]:
-            given[field] = os.path.abspath(os.path.expanduser(given[field]))
+            given[field] = _absolute(given[field])
+
+
+def _absolute(path: str) -> str:
+    """The same file with its whole path; a file that is there wins over what `~` means."""
+    here = path if os.path.lexists(path) else os.path.expanduser(path)
+    plain, whole = os.path.abspath(here), os.path.join(os.getcwd(), here)
+    if os.path.exists(whole) and not (os.path.exists(plain) and os.path.samefile(plain, whole)):
+        return whole  # `link/..` is not the folder that the link is in
+    return plain
 
 
 def _read_preset(preset: str) -> dict[str, Any]:
@@ -92,19 +105,60 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
         raise ConfigError(f"--set {override!r} is not of the form section.field=value", hint="--set sft.epochs=2")
-    *sections, field_name = name.strip().split(".")
+    name = name.strip()
+    *sections, field_name = name.split(".")
     target = values
     for section in sections:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise ConfigError(f"--set {override!r}: {section!r} is a value, not a section")
-    target[field_name] = _parse_value(text.strip())
+    target[field_name] = _parse_value(text, _options_of(name), may_be_path=name in MAY_BE_PATHS)
 
 
-def _parse_value(text: str) -> Any:
-    """A TOML value where it parses as one, `none`, otherwise the text itself (so that paths need no quotes)."""
-    if text.lower() in ("none", "null", "off"):
+def _options_of(name: str) -> tuple[Any, ...]:
+    """The types that a setting's value may have; none for a setting that does not exist."""
+    hint: Any = RunConfig
+    for part in name.split("."):
+        hint = typing.get_type_hints(hint).get(part) if dataclasses.is_dataclass(hint) else None
+    return _options(hint)
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _parse_value(given: str, options: tuple[Any, ...], *, may_be_path: bool = False) -> Any:
+    """What a `--set` means for a setting of these types: text as it is, else a TOML value, `none` or a choice."""
+    text = given.strip()
+    if str in options:
+        return _parse_text(given, is_optional=type(None) in options, may_be_path=may_be_path)
+    if any(text in typing.get_args(option) for option in options):
+        return text
+    if bool in options and text.lower() in (*TRUE_WORDS, *FALSE_WORDS):
+        return text.lower() in TRUE_WORDS
+    if text.lower() in NONE_WORDS:
         return None
+    return _toml_value(text)
+
+
+def _parse_text(given: str, *, is_optional: bool, may_be_path: bool) -> str | None:
+    """Any text; of an optional one `none` and nothing at all mean None. In quotes it is what the quotes hold."""
+    text = given.strip()
+    if may_be_path and (there := next((path for path in (given, text) if path and os.path.lexists(path)), None)):
+        return there
+    if is_optional and text in ("", "none"):
+        return None
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        try:
+            return str(json.loads(text))
+        except ValueError:
+            pass
+    quoted = _toml_value(text) if text[:1] in ("'", '"') else text
+    return quoted if isinstance(quoted, str) else text
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value where it parses as one, otherwise the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -114,12 +168,33 @@ def _parse_value(text: str) -> Any:
 def _build(kind: type, values: Mapping[str, Any], *, where: str) -> Any:
     """Build a config dataclass from plain values, checking every name and type."""
     hints = typing.get_type_hints(kind)
-    for name in values:
+    for name, value in values.items():
         if name not in hints:
-            near = difflib.get_close_matches(name, list(hints), n=1)
-            hint = f"did you mean {where}{near[0]}?" if near else f"known here: {', '.join(hints)}"
-            raise ConfigError(f"unknown setting {where}{name}", hint=hint)
+            deeper = next(iter(value), None) if isinstance(value, dict) else None
+            asked = f"{where}{name}" + (f".{deeper}" if deeper else "")
+            raise ConfigError(
+                f"unknown setting {asked}", hint=_did_you_mean(asked) or f"known here: {', '.join(hints)}"
+            )
     return kind(**{name: _convert(value, hints[name], where=f"{where}{name}") for name, value in values.items()})
+
+
+def setting_names(kind: type = RunConfig, where: str = "") -> list[str]:
+    """Every setting by its full name."""
+    names: list[str] = []
+    for name, hint in typing.get_type_hints(kind).items():
+        names += setting_names(hint, f"{name}.") if dataclasses.is_dataclass(hint) else [f"{where}{name}"]  # type: ignore[arg-type]
+    return names
+
+
+def _did_you_mean(asked: str) -> str | None:
+    """The settings whose last part is the same, else those that are spelled alike."""
+    names = setting_names()
+    last = {name: name.rpartition(".")[2] for name in names}
+    wanted = asked.rpartition(".")[2]
+    near = [name for name in names if last[name] == wanted]
+    near = near or difflib.get_close_matches(asked, names, n=2, cutoff=0.7)
+    near = near or [name for name in names if last[name] in difflib.get_close_matches(wanted, last.values(), n=1)]
+    return f"did you mean {' or '.join(near)}?" if near else None
 
 
 def _convert(value: Any, hint: Any, *, where: str) -> Any:
@@ -127,7 +202,7 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
         if not isinstance(value, dict):
             raise ConfigError(f"{where} = {value!r} is a section, not a value", hint=f"set {where}.<field>=...")
         return _build(typing.cast(type, hint), value, where=f"{where}.")
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    options = _options(hint)
     for option in options:
         if option is type(None):
             if value is None:
@@ -141,7 +216,8 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
             return int(value)
         elif isinstance(value, option) and not (option is int and isinstance(value, bool)):
             return value
-    raise ConfigError(f"{where} = {value!r} does not fit", hint=f"expected {_describe(options)}")
+    quotes = f'; in a file text stands in quotes: {where.rpartition(".")[2]} = "{value}"' if str in options else ""
+    raise ConfigError(f"{where} = {value!r} does not fit", hint=f"expected {_describe(options)}{quotes}")
 
 
 def _describe(options: tuple[Any, ...]) -> str:

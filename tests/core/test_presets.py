@@ -1,12 +1,16 @@
 """Presets and --set: what is read, and what is refused with the nearest right name."""
 
 import os
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
+from flows.parameters import Settings
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.pipeline.ingredients import toml_of
 from nanochat_core.plan import plan_run
-from nanochat_core.presets import load_config, preset_names
+from nanochat_core.presets import PATHS, load_config, preset_names
 
 
 def test_a_preset_for_a_laptop_and_one_for_the_speedrun_are_there():
@@ -44,7 +48,11 @@ def _error(*overrides, preset="tiny"):
         ("pretrain.matrix_lr=true", "pretrain.matrix_lr", "a number"),
         ("pretrain.depth=[3]", "pretrain.depth", "a whole number"),
         ("corpus.source=web", "corpus.source = 'web'", '"embedded", "path", "hub"'),
-        ("corpus.path=5", "corpus.path = 5", "text or none"),
+        ("depth=4", "unknown setting depth", "did you mean pretrain.depth?"),
+        ("vocab_size=4", "unknown setting vocab_size", "did you mean tokenizer.vocab_size?"),
+        ("tokeniser.vocabsize=4", "unknown setting tokeniser.vocabsize", "did you mean tokenizer.vocab_size?"),
+        ("sft.path.x=4", "sft.path = {'x': 4} does not fit", "text or none"),
+        ("enabeld=true", "unknown setting enabeld", "did you mean rl.enabled?"),
         ("pretrain.dtype=fp8", "pretrain.dtype", '"bf16"'),
         ("runtime.device=none", "runtime.device", '"auto"'),
         ("pretrain.depth", "not of the form", "sft.epochs=2"),
@@ -83,6 +91,15 @@ def test_a_missing_preset_names_the_nearest_and_all():
         ("pretrain.validate_every_steps=off", lambda c: c.pretrain.validate_every_steps, None),
         ("pretrain.validate_every_steps=None", lambda c: c.pretrain.validate_every_steps, None),
         ("pretrain.n_kv_head=null", lambda c: c.pretrain.n_kv_head, None),
+        ("pretrain.fp8=off", lambda c: c.pretrain.fp8, "off"),
+        ("runtime.compile=none", lambda c: c.runtime.compile, "none"),
+        ("pretrain.document_mask=True", lambda c: c.pretrain.document_mask, True),
+        ("rl.enabled=off", lambda c: c.rl.enabled, False),
+        ("corpus.dataset=none", lambda c: c.corpus.dataset, None),
+        ("corpus.dataset=", lambda c: c.corpus.dataset, None),
+        ('corpus.dataset="none"', lambda c: c.corpus.dataset, "none"),
+        ("core.sha256='0123'", lambda c: c.core.sha256, "0123"),
+        ('corpus.dataset="\\u00fc \\ud83d\\ude00"', lambda c: c.corpus.dataset, "ü \U0001f600"),
     ],
 )
 def test_one_value_is_set_and_no_other_changes(override, read, value):
@@ -113,3 +130,75 @@ def test_a_file_that_is_no_preset_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ConfigError):
         load_config(str(path))
+
+
+LOOKS = (  # text that YAML, TOML or JSON would make something else of
+    "2024-01-01", "2024", "1e3", "0x10", "1_000", "true", "True", "yes", "off", "null", "~", "-x", "--",
+    "{a: 1}", "[x]", "*.jsonl", "&a", "!tag", "a: b", "a#b", "# a", "a = b", "%", "a,b", "12:30:00",
+    ".5", "inf", "nan", "ü", "a'b", 'a"b',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", LOOKS)
+def test_a_text_setting_is_the_text_that_was_typed(text):
+    sets = [f"corpus.text_column={text}", f"corpus.revision={text}", f"core.path={text}", f"sft.path={text}"]
+    config = load_config("tiny", sets)
+    assert config.corpus.text_column == config.corpus.revision == text
+    expected = os.path.expanduser(text) if text.startswith("~") else os.path.abspath(text)
+    assert config.core.path == config.sft.path == expected
+
+
+@pytest.mark.parametrize("text", [*LOOKS, "none", "None", '"quoted"', "caf\udce9", " blanks ", "\U0001f600\x7f"])
+def test_what_the_form_sends_is_the_text_that_was_typed(text, tmp_path):
+    config = load_config("tiny", Settings(corpus_dataset=text).overrides())
+    assert config.corpus.dataset == text
+    content, sets = toml_of(asdict(config))
+    (tmp_path / "tiny.toml").write_text(content, encoding="utf-8")
+    assert load_config(str(tmp_path / "tiny.toml"), sets) == config, "made again from its record"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "none",
+        "[a] *",
+        " b ",
+        '"c"',
+        "'d'",
+        "~",
+        "-e",
+        "{f}",
+        "g,h=i#j%k",
+        "ü",
+        "true",
+        "l\udce9",
+        "2024-01-01",
+        "~root",
+    ],
+)
+def test_a_path_that_is_there_is_that_file_whatever_its_name_looks_like(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("")
+    sets = [f"{setting}={name}" for setting in PATHS] + [f"corpus.dataset={name}"]
+    config = load_config("tiny", sets)
+    assert {config.corpus.path, config.sft.path, config.core.path, config.benchmarks.path} == {str(tmp_path / name)}
+    assert config.corpus.dataset == name
+
+
+def test_a_folder_beside_where_a_link_points_is_meant_as_the_system_means_it(tmp_path, monkeypatch):
+    (tmp_path / "far/in").mkdir(parents=True)
+    (tmp_path / "far/data").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "far/in")
+    monkeypatch.chdir(tmp_path)
+    assert os.path.samefile(load_config("tiny", ["core.path=link/../data"]).core.path, tmp_path / "far/data")
+    assert load_config("tiny", ["core.path=far/in/../data"]).core.path == str(tmp_path / "far/data")
+
+
+@pytest.mark.parametrize("value", ["2024-01-01", "2024", "true", "1e3"])
+def test_a_file_says_that_text_stands_in_quotes(value, tmp_path):
+    (tmp_path / "mine.toml").write_text(f"[corpus]\nrevision = {value}\n")
+    error = _error(preset=str(tmp_path / "mine.toml"))
+    assert "corpus.revision" in error.message
+    assert "in a file text stands in quotes" in error.hint
+    (tmp_path / "mine.toml").write_text(f'[corpus]\nrevision = "{value}"\n')
+    assert load_config(str(tmp_path / "mine.toml")).corpus.revision == value

@@ -10,7 +10,9 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from nanochat_core.cli.app import app
+from nanochat_core.cli.app import app, check_step
+from nanochat_core.plan import plan_run
+from nanochat_core.presets import load_config
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -103,3 +105,42 @@ def test_a_reader_that_goes_away_is_no_error(home):
     done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout == "{"
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("step", "switches"),
+    [
+        ("rl", ["rl.enabled=true"]),
+        ("rl_questions", ["rl.enabled=true"]),
+        ("evaluate_rl", ["rl.enabled=true"]),
+        ("benchmark_rl", ["benchmarks.source=hub", "rl.enabled=true"]),
+        ("benchmark_chat", ["benchmarks.source=hub"]),
+        ("core_prompts", ["core.source=url"]),
+    ],
+)
+def test_a_step_that_is_switched_off_names_what_turns_it_on(step, switches):
+    done = _run("why", step, "tiny", "--set", "rl.enabled=false")
+    assert done.exit_code == 2
+    wanted = " ".join(f"--set {switch}" for switch in switches)
+    assert done.stderr.splitlines() == [f"error: this run has no step {step}", f"hint: {wanted} turns it on"]
+    check_step(step, plan_run(load_config("tiny", ["rl.enabled=false", *switches])))
+
+
+@pytest.mark.parametrize(
+    "verb", [["plan"], ["run"], ["why", "corpus"], ["node"], ["nightly", "--preset"]], ids=lambda verb: verb[0]
+)
+def test_depth_is_the_one_dial_of_every_verb_with_a_preset(verb):
+    from flows.cli import app as every_verb
+
+    done = CliRunner().invoke(every_verb, [*verb, "tiny", "--depth", "200"])
+    assert done.exit_code == 2
+    assert "depth = 200" in done.stderr
+
+
+def test_a_plan_that_is_too_dear_ends_alike_for_a_run_and_a_sweep():
+    from flows.cli import app as every_verb
+
+    for verb in (["run", "d12"], ["miniseries", "d12", "--depths", "12"]):
+        done = CliRunner().invoke(every_verb, [*verb, "--no-prefect", "--max-cost-usd", "0.01"])
+        assert done.exit_code == 2, verb
+        assert "0.01" in done.stderr.replace("1 cent", "0.01")

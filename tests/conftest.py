@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# Two workers share two cores: the threads of tiny models would only wait for each other's. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from nanochat_core.data import documentation
 from nanochat_core.data.shards import write_shards
 from nanochat_core.plan import RunPlan, plan_run
@@ -51,6 +54,7 @@ MICRO = (
     "evaluate.sample_tokens=8",
     "runtime.checkpoint_every_s=0",
     "runtime.device_batch_rows=4",
+    "runtime.num_threads=1",
 )
 
 

@@ -101,7 +101,7 @@ def told(error: Exception) -> Record:
     The traceback goes into the log, where there is room for it.
     """
     with contextlib.suppress(OSError):
-        traceback.print_exc()
+        traceback.print_exception(error)
     if limit := limit_error(error):
         return failure(limit)
     return {"status": "crashed", "message": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}

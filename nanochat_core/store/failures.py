@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.base.limits import limit_error
@@ -37,16 +38,32 @@ def local_error(error: BaseException, url: str, doing: str) -> NanochatError:
     if limit := limit_error(error, doing=doing, where=where):
         return limit
     if number in NO_PERMISSION:
-        return MissingError(
-            f"no permission while {doing}: {where}",
-            hint="make the folder writable, or set NANOCHAT_STORE to another one",
-        )
+        return _no_permission(Path(os.fsdecode(where)), doing, url)
     if number in NOT_A_FOLDER:
         return MissingError(
             f"{where} cannot be used as a path while {doing}: {os.strerror(number or 0)}",
             hint="set NANOCHAT_STORE to a folder, or to an empty path where one can be made",
         )
     return MissingError(f"failed {doing} in {url}: {one_line(error)}", hint="check the disk, then run again")
+
+
+def _no_permission(where: Path, doing: str, url: str) -> NanochatError:
+    """Whose it is, and how a folder becomes a group's."""
+    existing = next((path for path in (where, *where.parents) if os.path.lexists(path)), where)
+    try:
+        owner = (
+            f" (it is {existing.owner()}'s, of the group {existing.group()}, mode {existing.stat().st_mode & 0o7777:o})"
+        )
+    except (OSError, KeyError):  # a user of another machine
+        owner = ""
+    if os.geteuid() == 0 and not os.access(existing, os.W_OK):
+        hint = "run as its owner: a file server may take root for nobody (root_squash)"
+    else:
+        hint = (
+            f"make the folder writable, or set NANOCHAT_STORE to another one; for a store that a group shares, its "
+            f"owner runs: chmod -R g+rwX {url} && find {url} -type d -exec chmod g+s {{}} +"
+        )
+    return MissingError(f"no permission while {doing}: {where}{owner}", hint=hint)
 
 
 def _remote_error(error: BaseException, url: str, doing: str) -> NanochatError:

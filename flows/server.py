@@ -22,7 +22,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nanochat_core.base.child import LAST_CHARS
 from nanochat_core.base.errors import NanochatError
+from nanochat_core.base.limits import limit_in_text, limit_of_disks
 from nanochat_core.base.process import describe_exit, die_with_parent
 from nanochat_core.workspace import home_from_environment
 
@@ -75,12 +77,19 @@ class EmbeddedServer:
                 _keep_template(self.home, _template())
                 return
             time.sleep(0.05)
+        if limit := self.limit():
+            raise limit
         code = self.process.poll()
         ended = "did not answer in time" if code is None else f"ended with {describe_exit(code)}"
         raise NanochatError(
             f"the embedded Prefect server {ended}; its log is {self.log}",
             hint="nanochat doctor looks for the cause; --no-prefect runs the same steps without Prefect",
         )
+
+    def limit(self) -> NanochatError | None:
+        """A limit of the machine that the server met: its clients only hear of an error 500."""
+        text = self.log.read_text(encoding="utf-8", errors="replace")[-LAST_CHARS:] if self.log.is_file() else ""
+        return limit_in_text(text, where=str(self.home)) or limit_of_disks(self.home, self.log.parent)
 
     def wait_until_recorded(self, flow_run_id: str, num_tasks: int) -> None:
         """Task runs are recorded a moment after they end; wait for them, so that none is missing from the database."""
@@ -124,6 +133,10 @@ def prefect_server() -> Iterator[EmbeddedServer | None]:
     os.environ["PREFECT_API_URL"] = server.url
     try:
         yield server
+    except Exception as error:
+        if not isinstance(error, NanochatError) and (limit := server.limit()):
+            raise limit from error
+        raise
     finally:
         os.environ.pop("PREFECT_API_URL", None)
         server.stop()

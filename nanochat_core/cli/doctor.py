@@ -3,9 +3,10 @@
 Every check is small, says what it saw, and never changes anything except a scratch object that it removes again.
 """
 
+import fcntl
 import importlib.metadata
 import os
-import shutil
+import secrets
 import sqlite3
 import sys
 import tempfile
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat_core import workspace
-from nanochat_core.base.errors import NanochatError
+from nanochat_core.base import files
+from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.base.units import size
 from nanochat_core.store.store import Store
 
@@ -89,29 +91,85 @@ def _home() -> Finding:
     existing = next(path for path in (home, *home.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         return Finding("home", False, f"{existing} is not a writable folder", "export NANOCHAT_HOME=/a/folder/of/yours")
-    free = shutil.disk_usage(existing).free
-    is_good = free >= MIN_FREE_BYTES
+    free = files.free_bytes(existing)
+    is_good = free is None or free >= MIN_FREE_BYTES
     mend = None if is_good else "free some space, or export NANOCHAT_HOME=/another/disk"
-    return Finding("home", is_good, f"{home}, {size(free)} free", mend)
+    told = [f"{home}", "free space unknown" if free is None else f"{size(free)} free", *lacking(existing)]
+    return Finding("home", is_good, ", ".join(told), mend)
+
+
+def lacking(folder: Path) -> list[str]:
+    """What the folder's file system does not offer; the pipeline does without."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".doctor-") as scratch:
+        one, other = Path(scratch, "one"), Path(scratch, "other")
+        one.touch()
+        tries: dict[str, Callable[[], object]] = {
+            "file locks": lambda: _lock(one),
+            "hard links": lambda: os.link(one, other),
+            "symbolic links": lambda: os.symlink(one, Path(scratch, "symbolic")),
+            "modes": lambda: os.chmod(one, 0o600),
+        }
+        return [f"no {name}" for name, attempt in tries.items() if _fails(attempt)]
+
+
+def _lock(path: Path) -> None:
+    with path.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _fails(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except OSError:
+        return True
+    return False
 
 
 def _store() -> Finding:
     url = workspace.store_url_from_environment()
     try:
         store = workspace.current().store
-        _write_and_remove(store)
+        done = try_out(store)
         artifacts = len(store.artifacts())
+    except StoreRefusal as refusal:
+        works = f"{', '.join(refusal.done)} work; " if refusal.done else ""
+        return Finding("store", False, f"{works}{refusal.what} does not: {refusal.error.message}", refusal.error.hint)
     except NanochatError as error:
         return Finding("store", False, error.message, error.hint)
-    return Finding("store", True, f"{store.url or url}: writable, {artifacts} artifacts")
+    return Finding("store", True, f"{store.url or url}: {', '.join(done)} work; {artifacts} artifacts")
 
 
-def _write_and_remove(store: Store) -> None:
-    scratch = store.partial("doctor", "check")
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "probe").write_text("can this be written?")
-        scratch.put_folder(Path(folder), "probe")
-    scratch.clear()
+class StoreRefusal(Exception):
+    """One thing that a store does not do for us, after what it does."""
+
+    def __init__(self, what: str, error: NanochatError, done: list[str]) -> None:
+        super().__init__(what)
+        self.what, self.error, self.done = what, error, done
+
+
+def try_out(store: Store) -> list[str]:
+    """Write, read, list and remove one small object; the names of what works, StoreRefusal for the first that fails."""
+    content, key, objects = b"can this be written?", f"doctor/{secrets.token_hex(8)}", store.files
+
+    def get() -> None:
+        if objects.read(key) != content:
+            raise MissingError(f"{store.url} gave other bytes than it was given", hint="use another store")
+
+    def find() -> None:
+        if key not in objects.keys("doctor"):
+            raise MissingError(f"{store.url} does not list what was just written", hint="use another store")
+
+    done: list[str] = []
+    tries: dict[str, Callable[[], None]] = {
+        "put": lambda: objects.write(key, content), "get": get, "list": find, "delete": lambda: objects.remove(key),
+    }  # fmt: skip
+    for what, attempt in tries.items():
+        try:
+            attempt()
+        except NanochatError as error:
+            raise StoreRefusal(what, error, done) from error
+        done.append(what)
+    return done
 
 
 def _prefect_home() -> Finding:

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from nanochat_core.cli import doctor
 from nanochat_core.cli.doctor import examine
 
 
@@ -92,3 +93,38 @@ def test_a_damaged_prefect_database_is_found(tmp_path):
     finding = _find("prefect home")
     assert not finding.is_good
     assert finding.mend.startswith("mv ")
+
+
+def test_doctor_says_which_of_put_get_list_and_delete_a_store_does(monkeypatch, home, tmp_path):
+    from faulty_s3 import BUCKET, FaultyS3, Refusal
+
+    from nanochat_core import workspace
+
+    def no_delete(request):
+        return Refusal(403, "AccessDenied") if request.method == "DELETE" else None
+
+    with FaultyS3(no_delete) as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("NANOCHAT_STORE", f"s3://{BUCKET}/team")
+        workspace._open.cache_clear()
+        refused = doctor._store()
+        server.refuse = lambda request: None
+        taken = doctor._store()
+    workspace._open.cache_clear()
+    assert not refused.is_good
+    assert refused.seen.startswith("put, get, list work; delete does not: ")
+    assert "s3:DeleteObject" in (refused.mend or "")
+    assert taken.is_good
+    assert "put, get, list, delete work" in taken.seen
+
+
+def test_doctor_says_what_the_homes_file_system_lacks(monkeypatch, tmp_path):
+    def refuse(*_arguments, **_options):
+        raise OSError(38, "Function not implemented")
+
+    assert doctor.lacking(tmp_path) == []
+    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr("os.symlink", refuse)
+    assert doctor.lacking(tmp_path) == ["no file locks", "no symbolic links"]
+    assert list(tmp_path.iterdir()) == []

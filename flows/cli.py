@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from flows import deploy, nightly_cli, stack_cli, sweeps_cli
+from flows.configured import settings
 from flows.server import EmbeddedServer, prefect_server
 from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
@@ -26,6 +27,7 @@ from nanochat_core.cli.plan_view import preview_steps, show_plan
 from nanochat_core.pipeline.finish import FinishedRun, finish_run
 from nanochat_core.pipeline.steps import STEPS, wanted
 from nanochat_core.plan import RunPlan, estimate
+from nanochat_core.surroundings import settle
 
 
 @app.command()
@@ -54,6 +56,7 @@ def run(
         sets = [*sets, f"runtime.max_cost_usd={max_cost_usd}"]
     plan = derived_plan(preset, sets, fresh=fresh, accept_drift=accept_drift)
     check_step(until, plan)
+    settings()
     from flows.parameters import check_cost  # Prefect reads its settings when it is imported, so nobody does at the top
 
     check_cost(plan, plan.config.runtime.max_cost_usd)
@@ -163,6 +166,8 @@ def main() -> None:
     output.prepare()
     raise_open_files()
     try:
+        for note in settle():
+            print(f"note: {note}", file=sys.stderr)
         stack_cli.adopt_stack()
         app()
     except NanochatError as error:  # outside of every verb: the help text, or the stack of this home

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from nanochat_core.base.errors import ConfigError, HardwareError, MissingError
+from flows.configured import check_configured, settings
+from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.base.text import read_text
 from nanochat_core.cli.app import Json
 
@@ -284,15 +285,13 @@ def _schedule(
 @contextlib.contextmanager
 def server_client() -> Iterator[Any]:
     """A client of the server that is configured; a deployment on one that ends with this command serves nobody."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    if not PREFECT_API_URL.value():
+    if not settings().api.url:
         raise ConfigError(
             "no Prefect server is configured",
             hint="nanochat up --local starts one; or export PREFECT_API_URL=http://host:4200/api",
         )
+    check_configured()
+    from prefect.client.orchestration import get_client
+
     with get_client(sync_client=True) as client:
-        if (failure := client.api_healthcheck()) is not None:
-            raise HardwareError(f"{PREFECT_API_URL.value()} does not answer: {failure}", hint="is the server up?")
         yield client

@@ -16,22 +16,23 @@ import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flows.configured import check_configured, settings
 from nanochat_core.base.child import LAST_CHARS
-from nanochat_core.base.errors import NanochatError
+from nanochat_core.base.errors import HardwareError, NanochatError
 from nanochat_core.base.limits import limit_in_text, limit_of_disks
+from nanochat_core.base.loopback import SILENT, ask
 from nanochat_core.base.process import describe_exit, die_with_parent
+from nanochat_core.cli import prefect_home
+from nanochat_core.cli.prefect_home import CONNECTION_URLS, DATABASE
 from nanochat_core.workspace import home_from_environment
 
 START_TIMEOUT_S = 120.0  # a cold home migrates its database first: 14 s here, more on a slow disk
 SETTLE_TIMEOUT_S = 5.0
-DATABASE = "prefect.db"
-CONNECTION_URL = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -72,8 +73,8 @@ class EmbeddedServer:
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                urllib.request.urlopen(f"{self.url}/health", timeout=2).close()
+            with contextlib.suppress(*SILENT):
+                ask(f"{self.url}/health", timeout_s=2).close()
                 _keep_template(self.home, _template())
                 return
             time.sleep(0.05)
@@ -95,7 +96,7 @@ class EmbeddedServer:
         """Task runs are recorded a moment after they end; wait for them, so that none is missing from the database."""
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         while time.monotonic() < deadline:
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            with contextlib.suppress(*SILENT):
                 runs = self._post("task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
                 if len([run for run in runs if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED")]) >= num_tasks:
                     return
@@ -105,7 +106,7 @@ class EmbeddedServer:
         request = urllib.request.Request(
             f"{self.url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
         )
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with ask(request, timeout_s=5) as answer:
             return json.load(answer)
 
     def stop(self) -> None:
@@ -121,13 +122,14 @@ class EmbeddedServer:
 def prefect_server() -> Iterator[EmbeddedServer | None]:
     """Start a server beside this command, or yield None where one is configured. Set up before Prefect is imported."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect").expanduser().absolute()
-    if _is_configured(home):
+    if _is_configured():
+        check_configured()
         yield None
         return
-    home.mkdir(parents=True, exist_ok=True)
-    logs = home_from_environment()
-    logs.mkdir(parents=True, exist_ok=True)
+    home, logs = prefect_home.prefect_home(), home_from_environment()
+    prefect_home.check(home)
+    for folder, name in ((home, "PREFECT_HOME"), (logs, "NANOCHAT_HOME")):
+        _make(folder, name)
     _seed_database(home, _template())
     server = EmbeddedServer(home, _free_port(), logs / "prefect-server.log")
     os.environ["PREFECT_API_URL"] = server.url
@@ -142,14 +144,23 @@ def prefect_server() -> Iterator[EmbeddedServer | None]:
         server.stop()
 
 
-def _is_configured(home: Path) -> bool:
+def _make(folder: Path, name: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HardwareError(
+            f"{name} = {folder} cannot be made: {error.strerror}", hint=f"set {name} to a folder of yours"
+        ) from error
+
+
+def _is_configured() -> bool:
     if os.environ.get("PREFECT_API_URL"):
         return True
-    if not (home / "profiles.toml").is_file() and not Path("prefect.toml").is_file():
+    home = prefect_home.prefect_home()
+    prefect_home.check_profile(home)
+    if not os.path.isfile(home / "profiles.toml") and not os.path.isfile("prefect.toml"):
         return False
-    from prefect.settings import get_current_settings  # a second of import, only where a profile may name a server
-
-    return get_current_settings().api.url is not None
+    return settings().api.url is not None  # a second of import, only where a profile may name a server
 
 
 def _template() -> Path:
@@ -157,10 +168,14 @@ def _template() -> Path:
     return home_from_environment() / f"prefect-{importlib.metadata.version('prefect')}.db"
 
 
+def _has_other_database() -> bool:
+    return any(os.environ.get(name) for name in CONNECTION_URLS)
+
+
 def _seed_database(home: Path, template: Path) -> None:
     """Start a new Prefect home from the template: copying takes milliseconds, a hundred migrations take 8 s."""
     database = home / DATABASE
-    if template.is_file() and not database.exists() and CONNECTION_URL not in os.environ:
+    if template.is_file() and not database.exists() and not _has_other_database():
         part = database.with_suffix(f".{os.getpid()}.part")
         shutil.copyfile(template, part)
         part.replace(database)
@@ -169,11 +184,11 @@ def _seed_database(home: Path, template: Path) -> None:
 def _keep_template(home: Path, template: Path) -> None:
     """After the first start, before any run: keep a copy of the database as the server has just made it."""
     database = home / DATABASE
-    if template.is_file() or not database.is_file() or CONNECTION_URL in os.environ:
+    if template.is_file() or not database.is_file() or _has_other_database():
         return
     part = template.with_suffix(f".{os.getpid()}.part")
     with (
-        contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as source,
+        contextlib.closing(sqlite3.connect(prefect_home.read_only_uri(database), uri=True)) as source,
         contextlib.closing(sqlite3.connect(part)) as copy,
     ):
         is_empty = source.execute("select count(*) from flow_run").fetchone() == (0,)

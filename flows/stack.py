@@ -141,7 +141,13 @@ def adopt(environment: MutableMapping[str, str]) -> None:
     After `down` it is left out. After a crash its store is still set: an error is better than artifacts in a place
     where nobody looks for them.
     """
-    if not (home_from_environment() / POINTER).is_file() or (stack := load(default_folder())) is None:
+    with contextlib.suppress(ConfigError):  # no home, no stack; the verb says so if it needs one
+        _adopt(home_from_environment(), environment)
+
+
+def _adopt(home: Path, environment: MutableMapping[str, str]) -> None:
+    # not Path.is_file, which raises in a home that we may not enter
+    if not os.path.isfile(home / POINTER) or (stack := load(default_folder())) is None:
         return
     state = state_of(stack.path, "server")
     if state is State.STOPPED:

@@ -10,7 +10,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from pathlib import Path
 from signal import SIGINT
@@ -20,6 +19,7 @@ from flows.stack import Stack
 from flows.stack_process import Part, launched_at
 from flows.stack_worker import GRACE_S, WORKER_S
 from nanochat_core.base.errors import NanochatError
+from nanochat_core.base.loopback import SILENT, ask
 from nanochat_core.workspace import home_from_environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -183,9 +183,9 @@ def is_online(api_url: str, pool: str, name: str, *, since: float) -> bool:
         f"{api_url}/work_pools/{pool}/workers/filter", b"{}", {"Content-Type": "application/json"}, method="POST"
     )
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with ask(request, timeout_s=5) as answer:
             workers = json.load(answer)
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
+    except SILENT:
         return False
     found = [worker for worker in workers if worker["name"] == name and worker["status"] == "ONLINE"]
     heard = [datetime.fromisoformat(worker["last_heartbeat_time"]).timestamp() for worker in found]

@@ -10,14 +10,13 @@ import shutil
 import socket
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from flows.stack import BUCKET, REGION, Stack
 from flows.stack_process import Part
 from flows.swift import LOCK, STORAGE_SERVICES, configure
 from nanochat_core.base.errors import HardwareError, MissingError, NanochatError
+from nanochat_core.base.loopback import SILENT, ask
 from nanochat_core.workspace import home_from_environment
 
 INSTALL_TIMEOUT_S = 900
@@ -82,8 +81,8 @@ def make_bucket(exports: dict[str, str], bucket: str) -> None:
 def answers_http(url: str) -> bool:
     """Whether a GET is answered with a success."""
     try:
-        urllib.request.urlopen(url, timeout=5).close()
-    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        ask(url, timeout_s=5).close()
+    except SILENT:
         return False
     return True
 

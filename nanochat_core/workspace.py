@@ -5,11 +5,12 @@ folder `store` in the home). Read from the environment in this one place.
 """
 
 import os
+import pwd
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from nanochat_core.base.errors import HardwareError
+from nanochat_core.base.errors import ConfigError, HardwareError
 from nanochat_core.base.limits import limit_error, raise_open_files
 from nanochat_core.base.source_memo import SourceMemo
 from nanochat_core.store.store import Store
@@ -34,7 +35,40 @@ class Workspace:
 
 
 def home_from_environment() -> Path:
-    return Path(os.environ.get("NANOCHAT_HOME") or Path.home() / ".nanochat").expanduser().absolute()
+    if given := os.environ.get("NANOCHAT_HOME"):
+        return absolute("NANOCHAT_HOME", given)
+    if (home := user_home()) is None:
+        raise ConfigError(
+            f"there is no home folder: HOME is {os.environ.get('HOME') or 'not set'}",
+            hint="export NANOCHAT_HOME=/a/folder/of/yours",
+        )
+    return home / ".nanochat"
+
+
+def user_home() -> Path | None:
+    """The home of whoever runs this; None where HOME says nothing that can be used, and the system does not know."""
+    named = os.environ.get("HOME")
+    if not named:
+        try:
+            named = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:  # a container's user is a bare number
+            return None
+    return Path(named) if os.path.isabs(named) else None
+
+
+def absolute(name: str, given: str) -> Path:
+    """The folder that the variable `name` gives, wherever this process stands."""
+    try:
+        return Path(given).expanduser().absolute()
+    except (RuntimeError, OSError) as error:
+        raise ConfigError(f"{name} = {given} leads nowhere: {error}", hint=f"give {name} as a whole path") from error
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether we may make or change files in the folder, or make the folder where it is not there yet."""
+    # os.path.exists and not Path.exists, which raises below a folder that we may not enter
+    there = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def store_url_from_environment() -> str:

@@ -7,7 +7,6 @@ import fcntl
 import importlib.metadata
 import os
 import secrets
-import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable
@@ -18,7 +17,10 @@ from nanochat_core import workspace
 from nanochat_core.base import files
 from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.base.units import size
+from nanochat_core.cli import prefect_api, prefect_home
+from nanochat_core.store.provenance import redact
 from nanochat_core.store.store import Store
+from nanochat_core.surroundings import PROXIES, left_out
 
 MIN_FREE_BYTES = 2 << 30
 # version -> why, for combinations that install and then do not work
@@ -46,7 +48,7 @@ class Finding:
 def examine() -> list[Finding]:
     """All findings, in the order in which one depends on the other."""
     checks: tuple[Callable[[], Finding], ...] = (
-        _python, _packages, _torch, _home, _store, _prefect_home, _prefect_server, _sandbox,
+        _python, _packages, _torch, _home, _store, _prefect_home, _prefect_server, _proxies, _sandbox,
     )  # fmt: skip
     return [check() for check in checks]
 
@@ -87,15 +89,19 @@ def _torch() -> Finding:
 
 
 def _home() -> Finding:
-    home = workspace.home_from_environment()
-    existing = next(path for path in (home, *home.parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        return Finding("home", False, f"{existing} is not a writable folder", "export NANOCHAT_HOME=/a/folder/of/yours")
+    mend = "export NANOCHAT_HOME=/a/folder/of/yours"
+    try:
+        home = workspace.home_from_environment()
+    except NanochatError as error:
+        return Finding("home", False, error.message, mend)
+    existing = next(path for path in (home, *home.parents) if os.path.exists(path))
+    if not workspace.is_writable(home):
+        return Finding("home", False, f"{existing} is not a writable folder", mend)
     free = files.free_bytes(existing)
     is_good = free is None or free >= MIN_FREE_BYTES
-    mend = None if is_good else "free some space, or export NANOCHAT_HOME=/another/disk"
+    more = None if is_good else "free some space, or export NANOCHAT_HOME=/another/disk"
     told = [f"{home}", "free space unknown" if free is None else f"{size(free)} free", *lacking(existing)]
-    return Finding("home", is_good, ", ".join(told), mend)
+    return Finding("home", is_good, ", ".join(told), more)
 
 
 def lacking(folder: Path) -> list[str]:
@@ -126,8 +132,8 @@ def _fails(attempt: Callable[[], object]) -> bool:
 
 
 def _store() -> Finding:
-    url = workspace.store_url_from_environment()
     try:
+        url = workspace.store_url_from_environment()
         store = workspace.current().store
         done = try_out(store)
         artifacts = len(store.artifacts())
@@ -173,15 +179,14 @@ def try_out(store: Store) -> list[str]:
 
 
 def _prefect_home() -> Finding:
-    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
-    database = home / "prefect.db"
+    try:
+        home = prefect_home.prefect_home()
+        prefect_home.check(home)
+    except NanochatError as error:
+        return Finding("prefect home", False, error.message, error.hint)
+    database = home / prefect_home.DATABASE
     if not database.exists():
         return Finding("prefect home", True, f"{home}: made at the first run")
-    try:
-        with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=2) as connection:
-            connection.execute("select count(*) from alembic_version").fetchone()
-    except sqlite3.Error as error:
-        return Finding("prefect home", False, f"{database}: {error}", f"mv {database} {database}.broken")
     return Finding("prefect home", True, f"{database}, {size(database.stat().st_size)}")
 
 
@@ -189,15 +194,16 @@ def _prefect_server() -> Finding:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         return Finding("prefect server", True, "none configured: each command starts its own and stops it again")
-    import http.client
-    import urllib.error
-    import urllib.request
+    if (error := prefect_api.finding(prefect_api.from_environment(url))) is not None:
+        return Finding("prefect server", False, error.message, error.hint)
+    return Finding("prefect server", True, f"{redact(url)} answers")
 
-    try:
-        urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5).close()
-    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
-        return Finding("prefect server", False, f"{url} does not answer: {error}", "unset PREFECT_API_URL")
-    return Finding("prefect server", True, f"{url} answers")
+
+def _proxies() -> Finding:
+    if left := left_out():
+        return Finding("proxies", False, "; ".join(left), "unset or mend it; NO_PROXY takes names and addresses")
+    names = sorted(name for name in os.environ if name.lower() in PROXIES)
+    return Finding("proxies", True, f"{', '.join(names)}; never before 127.0.0.1" if names else "none")
 
 
 def _sandbox() -> Finding:

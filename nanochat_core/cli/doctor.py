@@ -195,7 +195,7 @@ def _prefect_server() -> Finding:
     if not url:
         return Finding("prefect server", True, "none configured: each command starts its own and stops it again")
     if (error := prefect_api.finding(prefect_api.from_environment(url))) is not None:
-        return Finding("prefect server", False, error.message, error.hint)
+        return Finding("prefect server", False, error.message, "unset PREFECT_API_URL")
     return Finding("prefect server", True, f"{redact(url)} answers")
 
 

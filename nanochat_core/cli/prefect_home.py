@@ -71,13 +71,9 @@ def _revision(database: Path) -> str | None:
     """What the database says it is; None where nothing has been made in it yet."""
     size = database.stat().st_size
     with contextlib.closing(sqlite3.connect(read_only_uri(database), uri=True, timeout=LOCK_WAIT_S)) as connection:
-        pages, page = connection.execute("pragma page_count").fetchone()[0], connection.execute("pragma page_size")
-        is_whole = pages * page.fetchone()[0] <= size or database.with_name(f"{database.name}-wal").exists()
-        said = "ok" if is_whole else f"it is cut off at {size:,} bytes"
-        if is_whole and size <= CHECKED_BYTES:
-            said = connection.execute("pragma quick_check(1)").fetchone()[0]
+        [said] = connection.execute("pragma quick_check(1)").fetchone() if size <= CHECKED_BYTES else ["ok"]
         if said != "ok":
-            raise sqlite3.DatabaseError(said.splitlines()[-1])
+            raise sqlite3.DatabaseError(str(said).splitlines()[-1])
         tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
         if tables and "alembic_version" not in tables:
             raise sqlite3.DatabaseError("it is no database of Prefect")

@@ -44,10 +44,18 @@ class Verbs(TyperGroup):
             print("stopped; the same command goes on from here", file=sys.stderr)
             raise typer.Exit(EXIT_INTERRUPTED) from interrupt
         except Exception as error:
-            told = limit_error(error, near=home_from_environment()) or error
+            told = limit_error(error, near=_home()) or error
             if not isinstance(told, NanochatError):
                 raise
             raise typer.Exit(tell(told, debug=bool(ctx.params.get("debug")))) from error
+
+
+def _home() -> Path | None:
+    """The home, for a message: what went wrong may be that there is none."""
+    try:
+        return home_from_environment()
+    except ConfigError:
+        return None
 
 
 app = typer.Typer(

@@ -16,6 +16,7 @@ from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.cli.display import display
 from nanochat_core.cli.evaluate_other import is_other, measure_other
 from nanochat_core.cli.output import Page, table
+from nanochat_core.pipeline.identity import run_seed
 from nanochat_core.pipeline.models import StoredModel, find_model
 from nanochat_core.pipeline.step import Ref, execute
 from nanochat_core.pipeline.steps import STEPS
@@ -79,9 +80,8 @@ def evaluate(
 
 def _made_with(model: StoredModel) -> list[str]:
     """Seed and compute type of the run that made the model."""
-    config = model.artifact.config
-    seed = int(config["seed"]) - (1 if model.is_chat else 0)  # fine-tuning takes the next one (identity.py)
-    return [f"seed={seed}", f"pretrain.dtype={config['dtype']}"]
+    artifact = model.artifact
+    return [f"seed={run_seed(artifact.step, artifact.config)}", f"pretrain.dtype={artifact.config['dtype']}"]
 
 
 def _tell_other(ref: str, plan: RunPlan, *, as_json: bool) -> None:
@@ -133,7 +133,8 @@ def _steps(plan: RunPlan, model: StoredModel, *, is_named: bool) -> list[str]:
     """The steps of this measurement. A base model is asked to write only when a benchmark was named."""
     steps = ["core_bundle", "core_prompts", "evaluate_core"] if plan.has_core else []
     if plan.has_benchmarks:
-        steps += ["benchmarks", "benchmark_chat" if model.is_chat or is_named else "benchmark_base"]
+        asked = {"sft": "benchmark_chat", "rl": "benchmark_rl"}.get(model.artifact.step)
+        steps += ["benchmarks", asked or ("benchmark_chat" if is_named else "benchmark_base")]
     if not steps:
         raise ConfigError("there is nothing to measure", hint="name --benchmarks, or a --data folder that has some")
     return steps
@@ -141,7 +142,7 @@ def _steps(plan: RunPlan, model: StoredModel, *, is_named: bool) -> list[str]:
 
 def measure_model(plan: RunPlan, model: StoredModel, steps: list[str]) -> dict[str, Ref]:
     """Run the steps on `model`; refs by step. A step's model input is this model, whichever step made it."""
-    refs: dict[str, Ref] = {"tokenizer": model.tokenizer_ref, "pretrain": model.ref, "sft": model.ref}
+    refs = {"tokenizer": model.tokenizer_ref, "pretrain": model.ref, "sft": model.ref, "rl": model.ref}
     for name in steps:
         refs[name] = execute(STEPS[name], plan, {source: refs[source] for source in STEPS[name].inputs}, STEPS)
     return refs
@@ -159,7 +160,8 @@ def was_checked(store: Store, model: StoredModel) -> bool | None:
 
 
 def _measured(refs: dict[str, Ref]) -> list[Ref]:
-    return [refs[name] for name in ("evaluate_core", "benchmark_base", "benchmark_chat") if name in refs]
+    measured = ("evaluate_core", "benchmark_base", "benchmark_chat", "benchmark_rl")
+    return [refs[name] for name in measured if name in refs]
 
 
 def _record(model: StoredModel, refs: dict[str, Ref]) -> dict[str, Any]:
@@ -178,7 +180,7 @@ def show(console: Console, model: StoredModel, refs: dict[str, Ref]) -> None:
     """The results as tables, the summary line of each under it."""
     for ref in _measured(refs):
         _show_scores(console, ref.metrics)
-        if ref.step == "benchmark_chat" and was_checked(workspace.current().store, model) is False:
+        if ref.step in ("benchmark_chat", "benchmark_rl") and was_checked(workspace.current().store, model) is False:
             console.print("[yellow]its fine-tuning conversations were not searched for these items")
         console.print(f"[bold]{model.name}[/bold]  {STEPS[ref.step].headline(ref.metrics)}  [dim]{ref.short}[/dim]")
         console.print()

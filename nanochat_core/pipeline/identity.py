@@ -8,6 +8,7 @@ changes only how the plan is printed does not.
 import math
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from nanochat_core.train.settings import TrainSettings
 
 Identity = dict[str, Any]
+# A run's trainings draw from generators of their own: each has the run's seed and so much more.
+SEED_AFTER = {"pretrain": 0, "sft": 1, "rl": 2}
+
+
+def run_seed(step: str, config: Mapping[str, Any]) -> int:
+    """The seed of the run that a model is from, by the step that made it and that step's identity."""
+    return int(config["seed"]) - SEED_AFTER[step]
 
 
 def corpus(plan: RunPlan) -> Identity:
@@ -156,7 +164,7 @@ def _sft_settings(plan: RunPlan, *, num_steps: int, total_batch_rows: int) -> "T
             has_weight_decay=False,
         ),
         total_batch_rows=total_batch_rows,
-        seed=plan.config.seed + 1,
+        seed=plan.config.seed + SEED_AFTER["sft"],
         validate_every_steps=config.validate_every_steps,
         validation_rows=1 << 30,
         dtype=plan.config.pretrain.dtype,
@@ -205,7 +213,7 @@ def rl_settings(plan: RunPlan, *, num_questions: int) -> "TrainSettings":
             has_weight_decay=False,
         ),
         total_batch_rows=config.questions_per_step,
-        seed=plan.config.seed + 2,
+        seed=plan.config.seed + SEED_AFTER["rl"],
         validate_every_steps=config.validate_every_steps,
         validation_rows=config.held_out_questions,
         dtype=plan.config.pretrain.dtype,

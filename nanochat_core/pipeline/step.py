@@ -377,5 +377,6 @@ def explain(step: Step, key: StepKey) -> list[str]:
     """Why there is no whole artifact under this key: what differs from the nearest earlier one."""
     nearest = why.nearest(key.identity, workspace.current().store.artifacts(step.name))
     if nearest is None:
-        return ["never made in this store"]
+        source = key.identity["config"].get("source")
+        return ["never made in this store" + (f" with source = {source}" if source else "")]
     return why.explain(key.identity, nearest) or ["some of its files are missing or damaged in the store"]

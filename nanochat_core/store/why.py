@@ -1,7 +1,8 @@
 """Why a step runs again: what differs between its identity now and that of an earlier artifact.
 
 Answers "which of config, inputs, code or packages" by name. A step with several earlier artifacts is compared with the
-nearest one, the one with the fewest differences: that is the one people mean by "but it ran yesterday".
+nearest one, the one with the fewest differences: that is the one people mean by "but it ran yesterday". What was made
+from another kind of source is no earlier version of it, and a list of differences to it would explain nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from nanochat_core.base.fingerprint import canonical_json
 
 ABSENT = "absent"
 DIGEST_CHARS = 12
+VALUE_CHARS = 200
 
 
 class Identified(Protocol):
@@ -38,7 +40,7 @@ def explain(current: Mapping[str, Any], earlier: Identified) -> list[str]:
     """
     lines = [] if current["step"] == earlier.step else [f"step: {earlier.step} -> {current['step']}"]
     config = _differences(_flat(earlier.config), _flat(current["config"]))
-    lines += [f"config {key}: {old} -> {new}" for key, old, new in config]
+    lines += [f"config {key}: {_change(old, new)}" for key, old, new in config]
     inputs = _differences(earlier.inputs, current["inputs"])
     lines += [f"input {key}: {old[:DIGEST_CHARS]} -> {new[:DIGEST_CHARS]}" for key, old, new in inputs]
     code = _differences(earlier.code, current["code"])
@@ -48,8 +50,25 @@ def explain(current: Mapping[str, Any], earlier: Identified) -> list[str]:
 
 
 def nearest(current: Mapping[str, Any], artifacts: Sequence[Earlier]) -> Earlier | None:
-    """The artifact with the fewest differences; of equals the first, so pass them newest first."""
-    return min(artifacts, key=lambda artifact: len(explain(current, artifact)), default=None)
+    """The related artifact with the fewest differences; of equals the first, so pass them newest first."""
+    related = [artifact for artifact in artifacts if _is_related(current["config"], artifact.config)]
+    return min(related, key=lambda artifact: len(explain(current, artifact)), default=None)
+
+
+def _is_related(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether two configurations are of one kind: the same source, and any setting in common."""
+    return ours.get("source") == theirs.get("source") and (
+        ours.keys() == theirs.keys() or bool(ours.keys() & theirs.keys())
+    )
+
+
+def _change(old: str, new: str) -> str:
+    """old -> new; of long ones (the list of a thousand files) the part where they begin to differ."""
+    if max(len(old), len(new)) <= VALUE_CHARS:
+        return f"{old} -> {new}"
+    same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    start = max(0, same - VALUE_CHARS // 4)
+    return " -> ".join(f"{'...' if start else ''}{value[start : start + VALUE_CHARS]}..." for value in (old, new))
 
 
 def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

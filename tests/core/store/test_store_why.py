@@ -51,3 +51,20 @@ def test_nearest_has_the_fewest_differences_and_of_equals_the_first():
     near, also_near = earlier(packages={"torch": "1"}), earlier(packages={"torch": "2"})
     assert nearest(IDENTITY, [far, near, also_near]) is near
     assert nearest(IDENTITY, []) is None
+
+
+def test_what_was_made_from_another_kind_of_source_explains_nothing():
+    wanted = {**IDENTITY, "config": {"source": "hub", "dataset": "a/b"}}
+    other, none_in_common = earlier(config={"source": "embedded", "max_bytes": None}), earlier(config={"files": []})
+    same = earlier(config={"source": "hub", "dataset": "c/d"})
+    assert nearest(wanted, [other, none_in_common]) is None
+    assert nearest(wanted, [other, same]) is same
+    assert nearest({**IDENTITY, "config": {}}, [earlier(config={})]) is not None
+
+
+def test_a_long_list_is_shown_where_it_differs():
+    files = [[f"/data/{number:04d}.parquet", 5, 7] for number in range(1000)]
+    [line] = explain({**IDENTITY, "config": {"files": files}}, earlier(config={"files": [*files[:900], *files[901:]]}))
+    assert "0901.parquet" in line
+    assert "0900.parquet" in line
+    assert len(line) < 500

@@ -18,12 +18,13 @@ from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.limits import raise_open_files
-from nanochat_core.base.units import duration
+from nanochat_core.base.units import count, duration
 from nanochat_core.cli import bench, export, output, serve
 from nanochat_core.cli.app import Depth, Preset, Sets, app, check_step, chosen, derived_plan
 from nanochat_core.cli.display import display
 from nanochat_core.cli.output import Page
 from nanochat_core.cli.plan_view import preview_steps, show_plan
+from nanochat_core.pipeline import headlines
 from nanochat_core.pipeline.finish import FinishedRun, finish_run
 from nanochat_core.pipeline.steps import STEPS, wanted
 from nanochat_core.plan import RunPlan, estimate
@@ -67,7 +68,7 @@ def run(
         with prefect_server() as server:
             _announce(plan, until, yes=yes)
             finished = _run_flow(server, preset, sets, plan, until)
-    _conclude(finished)
+    _conclude(finished, plan)
 
 
 def _announce(plan: RunPlan, until: str | None, *, yes: bool) -> None:
@@ -113,16 +114,14 @@ def _titles(plan: RunPlan, until: str | None) -> dict[str, str]:
     return {name: steps[name].title(plan) for name in (names[: names.index(until) + 1] if until else names)}
 
 
-def _conclude(finished: FinishedRun) -> None:
+def _conclude(finished: FinishedRun, plan: RunPlan) -> None:
     """The answer: what came out, where it is, what to type next."""
     made = sum(not ref.is_cached for ref in finished.refs)
     console = Page()
     console.print(
         f"\n[bold]done[/bold] in {duration(finished.seconds)}: {made} made, {len(finished.refs) - made} cached"
     )
-    for name in ("evaluate_base", "evaluate_chat", "evaluate_rl"):
-        if ref := finished.ref(name):
-            console.print(f"  {name.removeprefix('evaluate_'):<6} {ref.metrics['bits_per_byte']:.4f} bits per byte")
+    _held_out(console, finished, plan)
     for name in ("evaluate_core", "benchmark_chat", "rl", "benchmark_rl"):
         if ref := finished.ref(name):
             console.print(f"  {STEPS[name].headline(ref.metrics)}")
@@ -133,6 +132,17 @@ def _conclude(finished: FinishedRun) -> None:
     if finished.report:
         console.print(f"\n  report   {_link(finished.report)}", soft_wrap=True)
         console.print(f"  next     [bold]{_command()} chat[/bold], or [bold]{_command()} serve[/bold] for a page")
+
+
+def _held_out(console: Console, finished: FinishedRun, plan: RunPlan) -> None:
+    """Bits per byte of each model, and why they are other figures than those of the trainings."""
+    looked_at, in_training = plan.config.evaluate.bpb_tokens, plan.config.pretrain.validation_tokens
+    seen = f"up to {count(looked_at)} tokens of it; up to {count(in_training)} during training"
+    tuned = "high, for it learnt to answer and no longer to go on with a text"
+    notes = {"evaluate_base": seen, "evaluate_chat": tuned, "evaluate_rl": "likewise"}
+    for name, note in notes.items():
+        if ref := finished.ref(name):
+            console.print(f"  {name.removeprefix('evaluate_'):<6} {headlines.bpb(ref.metrics)} [dim]({note})")
 
 
 def _sample(console: Console, metrics: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ def test_a_run_that_stopped_early_has_a_summary(plan, refs, num_refs):
 def test_it_says_what_was_made_and_what_was_cached(plan, refs):
     text = summarize(plan, refs)
     assert "| corpus | cached | 12 s | 12.3K documents, 9.88MB of text |" in text
-    assert "| pretrain | made | 12 s | 416 steps, 1.9300 bits per byte |" in text
+    assert "| pretrain | made | 12 s | 416 steps, validation bpb 1.9300 |" in text
     assert "7 steps made, 2 cached" in text
 
 

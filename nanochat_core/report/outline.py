@@ -89,7 +89,7 @@ def headline_numbers(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None 
     numbers = []
     for step, label, note in (
         ("evaluate_base", "base model", "bits per byte, held-out text"),
-        (_last_chat(metrics), "chat model", "bits per byte, same text"),
+        (_last_chat(metrics), "chat model", "bits per byte, same text; high, for it learnt to answer"),
     ):
         if "bits_per_byte" in metrics.get(step, {}):
             numbers.append(Number(label, f"{metrics[step]['bits_per_byte']:.4f}", note))

@@ -167,6 +167,8 @@ def wanted_fields(spec: Spec, root: Path) -> dict[str, Any]:
     """A deployment as the server is to hold it, without its schedules."""
     from prefect.utilities.callables import parameter_schema
 
+    from flows.parameters import form_schema
+
     flow, limit = load_flow(spec["entrypoint"]), spec.get("concurrency_limit")
     options = {key: value for key, value in limit.items() if key != "limit"} if limit else None
     return {
@@ -178,7 +180,7 @@ def wanted_fields(spec: Spec, root: Path) -> dict[str, Any]:
         "work_pool_name": spec["work_pool"]["name"],
         "job_variables": spec["work_pool"].get("job_variables", {}),
         "enforce_parameter_schema": spec.get("enforce_parameter_schema", True),
-        "parameter_openapi_schema": parameter_schema(flow).model_dump_for_openapi(),
+        "parameter_openapi_schema": form_schema(parameter_schema(flow).model_dump_for_openapi()),
         "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(root)}}],
         "concurrency_limit": limit["limit"] if limit else None,
         "concurrency_options": options,

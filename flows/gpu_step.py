@@ -12,7 +12,7 @@ from prefect import flow, runtime
 from pydantic import BaseModel, ConfigDict, Field
 
 import tasks
-from flows.parameters import StepName, run_name
+from flows.parameters import StepName, dated_name
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.config import RunConfig
@@ -35,13 +35,14 @@ def gpu_step_name() -> str:
     """gpu-step-pretrain-d12-2026-11-22-a1b2."""
     parameters = runtime.flow_run.parameters
     depth = parameters.get("config", {}).get("pretrain", {}).get("depth")
-    return run_name("gpu-step", str(parameters.get("step", "")).replace("_", "-"), f"d{depth}" if depth else "")
+    return dated_name("gpu-step", str(parameters.get("step", "")).replace("_", "-"), f"d{depth}" if depth else "")
 
 
 @flow(
     name="gpu_step",
     description="One step of a run, made on the gpu pool; the run that wants it sends it.",
     flow_run_name=gpu_step_name,
+    **policy.HOOKS,
 )
 def gpu_step(
     step: StepName,

@@ -12,7 +12,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import TaskRunContext
 
 import tasks
-from flows.parameters import sweep_name
+from flows.parameters import Placement, sweep_name
+from flows.placement import placed
 from flows.speedrun import run_until
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.sweep.cells import Cell, Sweep, last_step, plan_miniseries
@@ -20,6 +21,7 @@ from nanochat_core.sweep.execute import Execution, run_cells
 from nanochat_core.sweep.finish import FinishedSweep, finish_sweep
 from nanochat_core.sweep.price import check_cost, price_sweep
 from nanochat_core.sweep.report import render_markdown
+from tasks import policy
 
 if TYPE_CHECKING:
     from flows.speedrun import Steps
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     name="miniseries",
     description="One compute-optimal model per depth: loss and CORE over what they cost.",
     flow_run_name=sweep_name,
+    **policy.HOOKS,
 )
 def miniseries(
     preset: str = "series",
@@ -36,6 +39,7 @@ def miniseries(
     overrides: list[str] | None = None,
     parallel: int = 1,
     max_cost_usd: float | None = None,
+    placement: Placement = "inline",
 ) -> FinishedSweep:
     """Train a series of models over depth and compare them.
 
@@ -45,10 +49,12 @@ def miniseries(
         overrides: Changes to the preset, each as section.field=value.
         parallel: Trainings at once; one by default, since a training takes the whole machine.
         max_cost_usd: Refuse to start a sweep whose plan is over this, and start no further depth once it is spent.
+        placement: Where GPU steps run: inline, pool or auto, as for speedrun.
     """
     started_at = time.time()
     sweep = plan_miniseries(preset, overrides or (), depths=depths, parallel=parallel)
-    done = run_sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd)
+    with placed(placement, sweep.cells[0].plan):
+        done = run_sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd)
     return publish(finish_sweep(sweep, done, started_at=started_at))
 
 

@@ -35,7 +35,7 @@ def nightly_name() -> str:
     name="nightly",
     description="Train again, compare with the pinned baseline, tell a regression from noise.",
     flow_run_name=nightly_name,
-    on_crashed=[policy.tell_cancelled],
+    **policy.HOOKS,
 )
 def nightly(
     preset: PresetName = "d12",
@@ -51,13 +51,14 @@ def nightly(
         overrides: Any setting of the preset, each as section.field=value; nights are compared with equal ones only.
         seeds: Trainings of a night that has no baseline yet; more fill one sooner.
         max_cost_usd: Refuse to start when the plan of one training costs more than this.
-        placement: inline runs every step in this run's own process; pool sends the GPU steps to the gpu work pool.
+        placement: Where GPU steps run. inline: in this run's own process. pool: each on a worker of the gpu pool.
+            auto: on the pool where it has a live worker, else here where this machine has a GPU, else it waits for one.
     """
     policy.begin_run()
     plan = plan_run(load_config(preset, overrides or ()))
     check_cost(plan, max_cost_usd)
     asked_by = str(runtime.flow_run.id) if runtime.flow_run.id else None
-    with placed(placement):
+    with placed(placement, plan):
         finished = train_and_judge(plan, preset, overrides or [], seeds=seeds, asked_by=asked_by)
     publish_night(finished)
     raise_if_red(finished)

@@ -7,9 +7,12 @@ Python may name a preset by its path.
 """
 
 import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import coolname.data
 from prefect import runtime
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
@@ -20,7 +23,7 @@ from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan, estimate
 from nanochat_core.presets import load_config, preset_names
 
-Placement = Literal["inline", "pool"]
+Placement = Literal["auto", "inline", "pool"]
 PresetName = Annotated[str, WithJsonSchema({"type": "string", "enum": preset_names()})]
 StepName = Annotated[str, WithJsonSchema({"type": "string", "enum": list(STEPS)})]
 # form field -> setting; the fields below have the setting's own bounds
@@ -52,6 +55,31 @@ def as_form(schema: dict[str, Any]) -> None:
         kinds = [kind for kind in field.pop("anyOf", []) if kind.get("type") != "null"]
         field.pop("default", None)
         field |= {**(kinds[0] if kinds else {}), "position": position}
+
+
+def form_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """A flow's parameters as the form shows them best: what may be left out is an empty field or list, choices are
+    selects, and an override is refused where no setting has its name."""
+    for field in schema["properties"].values():
+        if field.get("default", "") is None:
+            [kind] = [kind for kind in field.pop("anyOf") if kind.get("type") != "null"]
+            field |= kind
+            del field["default"]
+    if overrides := schema["properties"].get("overrides"):
+        overrides["items"] = {"type": "string", "pattern": OVERRIDE}
+    return schema
+
+
+def _override_pattern() -> str:
+    """What an override begins with: the name of a setting. The server shows it to whoever misspelt one."""
+    sections = asdict(RunConfig(preset=""))
+    names = [
+        name if not isinstance(value, dict) else rf"{name}\.({'|'.join(value)})" for name, value in sections.items()
+    ]
+    return f"^({'|'.join(names)})="
+
+
+OVERRIDE = _override_pattern()
 
 
 class Settings(BaseModel):
@@ -142,7 +170,20 @@ def sweep_name() -> str:
 
 
 def run_name(flow: str, *parts: str) -> str:
-    """A name that says what ran and when, for the current flow run."""
+    """A name that says what ran and when, for the current flow run; one that a person typed stays."""
+    if not is_generated(str(runtime.flow_run.name or "")):
+        return str(runtime.flow_run.name)
+    return dated_name(flow, *parts)
+
+
+def is_generated(name: str) -> bool:
+    """Whether a run's name is one that Prefect makes up: two words of its server's list, or of its form's."""
+    words = {word for kind in coolname.data.config.values() if isinstance(kind, dict) for word in kind.get("words", ())}
+    return not name or {*name.split("-")} <= words or re.fullmatch(r"[A-Z][a-z]+-[a-z]{1,6}", name) is not None
+
+
+def dated_name(flow: str, *parts: str) -> str:
+    """A name from what ran, the day it was to start, and the run's own first four digits."""
     run_id, scheduled = str(runtime.flow_run.id or "0000"), runtime.flow_run.scheduled_start_time
     return "-".join([flow, *filter(None, parts), f"{scheduled:%Y-%m-%d}", run_id.replace("-", "")[-4:]])
 

@@ -1,5 +1,9 @@
 """Where GPU steps run: in this run's own process (inline), or each as a run of the `gpu_step` deployment (pool).
 
+`auto` decides by what is there when the run begins, and says in the run's log which and why: a plan for processors
+runs here; others go to the pool where it has a live worker, stay here where this machine has a GPU, and else are sent
+all the same and wait for a worker. A training that nobody placed would otherwise run for days on a driver without one.
+
 The two sides share the store and nothing else. What travels is the step's name, the configuration and the
 fingerprints of its inputs; what comes back is the artifact under the fingerprint that the driver expects. A cached
 step is found here, before anything is sent. A child that vanished (its machine was taken away) is followed by another
@@ -7,6 +11,7 @@ one, which goes on from the last checkpoint; the store's lease keeps the first o
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -30,9 +35,11 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.states import Cancelling, State
 
+from flows import waits
 from nanochat_core import observe, workspace
 from nanochat_core.base.child import NonFiniteError
 from nanochat_core.base.errors import MissingError, NanochatError
+from nanochat_core.base.gpus import has_gpu
 from nanochat_core.pipeline.checks_verdict import ChecksFailedError
 from nanochat_core.pipeline.step import Ref, StepKey, execute, ref_of, reusable, step_key
 from nanochat_core.pipeline.steps import STEPS
@@ -40,7 +47,8 @@ from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact
 from tasks import policy
 
-DEPLOYMENT = "gpu_step/gpu_step"
+DEPLOYMENT, POOL = "gpu_step/gpu_step", "gpu"
+log = logging.getLogger("nanochat_core.placement")  # the loggers below this name reach the run's page
 POLL_S = 2.0
 RELAY_S = 10.0  # how often the child's progress is read
 MAX_CHILDREN = 6  # of one step that vanished, before the parent gives up: the machines are then not the cause
@@ -48,10 +56,27 @@ STOP_WAIT_S = 20.0  # for a cancelled child; a cancelled run itself has 30 s
 
 
 @contextlib.contextmanager
-def placed(placement: str) -> Iterator[None]:
-    """Within the block GPU steps go where `placement` says: "inline" or "pool"."""
+def placed(placement: str, plan: RunPlan) -> Iterator[None]:
+    """Within the block GPU steps go where `placement` says: "inline", "pool", or "auto"."""
+    if placement == "auto":
+        placement, why = chosen(plan)
+        policy.show_core_logs()
+        log.info("GPU steps run %s: %s", "on the gpu pool" if placement == "pool" else "in this process", why)
     with policy.sending(send_step if placement == "pool" else None):
         yield
+
+
+def chosen(plan: RunPlan) -> tuple[str, str]:
+    """Where `auto` sends the GPU steps of a plan, and why."""
+    if plan.config.runtime.gpu == "CPU":
+        return "inline", "the plan is for processors (runtime.gpu)"
+    with get_client(sync_client=True) as client:
+        workers = waits.live_workers(client, POOL)
+    if workers:
+        return "pool", f"it has the live worker {workers[0]}"
+    if has_gpu():
+        return "inline", f"this machine has a GPU, and the pool {POOL} no live worker"
+    return "pool", f"this machine has no GPU; no worker of the pool is alive yet: prefect worker start --pool {POOL}"
 
 
 def send_step(name: str, plan: RunPlan, inputs: Mapping[str, Ref]) -> Ref:
@@ -167,7 +192,7 @@ def _start(client: SyncPrefectClient, name: str, parameters: dict[str, Any], num
 
 def _wait(client: SyncPrefectClient, name: str, child: FlowRun) -> FlowRun:
     """Until the child's run has ended; a stop of this run stops the child first."""
-    relayed = 0.0
+    relayed, told = 0.0, ""
     try:
         while child.state is None or not child.state.is_final():
             time.sleep(POLL_S)
@@ -178,6 +203,9 @@ def _wait(client: SyncPrefectClient, name: str, child: FlowRun) -> FlowRun:
                     relayed = time.monotonic()
                     percent, text = _progress(client, child)
                     observe.current().step_progress(name, percent, 100.0, text)
+                    if " waits: " in text and text != told:
+                        told = text
+                        observe.current().note(text)
     except BaseException as error:
         if not isinstance(error, Exception):  # a cancel or Ctrl-C: nobody wants the child's result any more
             _cancel(client, child)
@@ -188,7 +216,7 @@ def _wait(client: SyncPrefectClient, name: str, child: FlowRun) -> FlowRun:
 def _progress(client: SyncPrefectClient, child: FlowRun) -> tuple[float, str]:
     """How far the child says it is."""
     if child.state is None or not child.state.is_running():
-        return 0.0, f"{child.name}: {child.state.name if child.state else 'unknown'}, waiting for a worker of the pool"
+        return 0.0, f"{child.name} waits: {waits.reason(client, child)}"
     found = client.read_artifacts(
         artifact_filter=ArtifactFilter(
             flow_run_id=ArtifactFilterFlowRunId(any_=[child.id]), type=ArtifactFilterType(any_=["progress"])

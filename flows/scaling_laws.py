@@ -9,15 +9,18 @@ import time
 from prefect import flow
 
 from flows.miniseries import publish, run_sweep
-from flows.parameters import sweep_name
+from flows.parameters import Placement, sweep_name
+from flows.placement import placed
 from nanochat_core.sweep.cells import MIN_STEPS, plan_scaling_laws
 from nanochat_core.sweep.finish import FinishedSweep, finish_sweep
+from tasks import policy
 
 
 @flow(
     name="scaling-laws",
     description="Depths x FLOP budgets: the best size and length at each budget, and exponents.",
     flow_run_name=sweep_name,
+    **policy.HOOKS,
 )
 def scaling_laws(
     preset: str = "series",
@@ -28,6 +31,7 @@ def scaling_laws(
     max_cost_usd: float | None = None,
     min_steps: int = MIN_STEPS,
     noise_bpb: float | None = None,
+    placement: Placement = "inline",
 ) -> FinishedSweep:
     """Train a grid of models at equal compute and fit how the best one grows.
 
@@ -40,10 +44,12 @@ def scaling_laws(
         max_cost_usd: Refuse to start a sweep whose plan is over this, and start no further cell once it is spent.
         min_steps: Cells with fewer optimizer steps are left out.
         noise_bpb: Scatter of bits per byte from seed to seed, where known; else judged by the fit's residuals.
+        placement: Where GPU steps run: inline, pool or auto, as for speedrun.
     """
     started_at = time.time()
     sweep = plan_scaling_laws(
         preset, overrides or (), budgets=budgets_flops, depths=depths, min_steps=min_steps, parallel=parallel
     )
-    done = run_sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd)
+    with placed(placement, sweep.cells[0].plan):
+        done = run_sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd)
     return publish(finish_sweep(sweep, done, started_at=started_at, settings={"noise_bpb": noise_bpb}))

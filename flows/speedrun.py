@@ -72,7 +72,7 @@ def run_until(steps: Steps, plan: RunPlan, until: str | None) -> list[Ref]:
     name="speedrun",
     description="Train a chat model from raw text: cached, resumable, with a report.",
     flow_run_name=speedrun_name,
-    on_crashed=[policy.tell_cancelled],
+    **policy.HOOKS,
 )
 def speedrun(
     preset: PresetName = "tiny",
@@ -90,6 +90,7 @@ def speedrun(
         settings: What people change most. Leave a field empty to keep what the preset says.
         overrides: Any other setting, each as section.field=value, for example pretrain.depth=4; they win.
         placement: Where GPU steps run. inline: in this run's own process. pool: each on a worker of the gpu pool.
+            auto: on the pool where it has a live worker, else here where this machine has a GPU, else it waits for one.
         until: The last step of this run; empty means all of them.
         fresh: Steps to make again although they are cached.
         accept_drift: Steps whose artifact is reused although their code changed.
@@ -99,6 +100,6 @@ def speedrun(
     plan = derived_plan(preset, [*settings.overrides(), *(overrides or [])], fresh=fresh, accept_drift=accept_drift)
     check_step(until, plan)
     check_cost(plan, plan.config.runtime.max_cost_usd)
-    with placed(placement):
+    with placed(placement, plan):
         refs = run_until(tasks, plan, until)
     return tasks.publish_summary(plan, refs, started_at=started_at)

@@ -25,6 +25,7 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from nanochat_core.base.errors import TrainingError
+from nanochat_core.base.gpus import has_gpu
 from nanochat_core.pipeline.checks_verdict import checks_of
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.pipeline.steps import STEPS
@@ -39,7 +40,8 @@ Sender = Callable[[str, RunPlan, Mapping[str, Ref]], Ref]
 GPU_STEPS = ("pretrain", "sft", "rl")
 GPU_PREFIXES = ("evaluate_", "benchmark_")
 INLINE_TAG = "gpu-inline"  # of GPU steps that run in the flow's own process; `nanochat deploy` limits how many at once
-tell_cancelled = pulse.tell_cancelled
+HOOKS: dict[str, Any] = {"on_crashed": [pulse.tell_cancelled], "on_cancellation": [leftovers.call_cancelled]}
+"""Of every flow of ours that has steps."""
 
 _sender: ContextVar[Sender | None] = ContextVar("sender", default=None)
 
@@ -134,7 +136,8 @@ def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
             if not STEPS[name].is_wanted(plan):
                 return None
             begin_run()
-            is_limited = needs_gpu(name) and _sender.get() is None and has_inline_limit(PREFECT_API_URL.value())
+            is_inline = needs_gpu(name) and has_gpu() and _sender.get() is None
+            is_limited = is_inline and has_inline_limit(PREFECT_API_URL.value())
             result = (limited if is_limited else here)(plan, *args, **kwargs)
             return result.result() if isinstance(result, State) else result
 

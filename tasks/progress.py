@@ -29,13 +29,15 @@ from nanochat_core.base.child import LOG_NAME
 from nanochat_core.base.units import dollars, duration, size
 from nanochat_core.cli.display import TrainingState
 from nanochat_core.pipeline.checks_verdict import Check, ChecksFailedError
-from nanochat_core.pipeline.step import ATTEMPT, LOG_FOLDER, Ref, step_key
+from nanochat_core.pipeline.step import ATTEMPT, LOG_FOLDER, STOPPED, Ref, step_key
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import GPUS, RunPlan
 from nanochat_core.store.blobs import blob_key
 
 log = logging.getLogger(__name__)
+page_log = logging.getLogger("nanochat_core.steps")  # loggers below this name reach the run's page (prefect.yaml)
 EVERY_S = 10.0
+LINE_EVERY_S = 60.0  # of a training, in the run's log
 CLOSE_S = 5.0  # for the last update; a server that does not answer is not waited for
 LOG_SHOWN_BYTES = 512 << 10  # of output.log in its artifact; the whole file is named there
 API_ERRORS = (httpx.HTTPError, PrefectException, RuntimeError)
@@ -113,6 +115,7 @@ class TaskProgress:
         self._told, self._version = Told(name, plan), 0
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
+        self._line_at_s, self._saved_step = 0.0, 0
 
     @property
     def has_run(self) -> bool:
@@ -128,11 +131,19 @@ class TaskProgress:
 
     def step_record(self, step: str, record: dict[str, Any]) -> None:
         self._outer.step_record(step, record)
+        fraction = self._training.update(record)
         if record["event"] == "start":
             self._told.restart()
-        fraction = self._training.update(record)
+            self._saved_step = record["step"]
+            if record["step"]:
+                self._show(record["step"] / record["num_steps"], f"resumed at step {record['step']:,}")
+        if record["event"] == "checkpoint":
+            self._saved_step = record["step"]
         if fraction is not None:
             self._show(fraction, self._training.line)
+            if time.monotonic() - self._line_at_s >= LINE_EVERY_S:
+                self._line_at_s = time.monotonic()
+                page_log.info("%s: %s", self._name, self._training.line)
 
     def step_finished(self, step: str, *, is_cached: bool, seconds: float, headline: str) -> None:
         self._outer.step_finished(step, is_cached=is_cached, seconds=seconds, headline=headline)
@@ -143,11 +154,14 @@ class TaskProgress:
     def step_failed(self, step: str, message: str) -> None:
         self._outer.step_failed(step, message)
         if self.has_run and step == self._name:
-            self._told.outcome = "failed"
-            self._show(self._told.fraction, message.splitlines()[0] if message else "")
+            is_stopped = message == STOPPED
+            self._told.outcome = STOPPED if is_stopped else "failed"
+            kept = f"stopped with the checkpoint of step {self._saved_step:,}" if self._saved_step else STOPPED
+            self._show(self._told.fraction, kept if is_stopped else message.split("\n")[0])
 
     def note(self, text: str) -> None:
         self._outer.note(text)
+        page_log.info("%s", text)
 
     def close(self) -> None:
         """The last state, and no more."""

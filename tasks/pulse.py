@@ -27,6 +27,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Running
 
 from nanochat_core.base.child import is_stopping
+from tasks import leftovers
 
 log = logging.getLogger(__name__)
 PERIOD_S = 10.0
@@ -68,6 +69,7 @@ def tell_cancelled(flow: Any, flow_run: FlowRun, state: Any) -> None:
     if pulse is not None and pulse.was_cancelled:
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(flow_run.id, Cancelled(message="stopped with a checkpoint"), force=True)
+        leftovers.call_cancelled(flow, flow_run, state)
 
 
 class Pulse:

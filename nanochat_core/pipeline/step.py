@@ -33,6 +33,7 @@ from nanochat_core.store.store import FENCING_NUMBER
 from nanochat_core.workspace import Workspace
 
 log = logging.getLogger(__name__)
+STOPPED = "stopped"  # what is told of a step that a Ctrl-C or a cancel ended
 ATTEMPT = "attempt"
 LEASE_TTL_S = 60.0  # a driver that is silent for so long has lost its step to whoever waits
 QUICK_CHECK_BYTES = 256 << 20  # cached artifacts up to this size are read and verified before they are reused
@@ -174,7 +175,7 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
             artifact = found
     except BaseException as error:
         limit = limit_error(error, near=space.home)
-        told = "stopped" if isinstance(error, KeyboardInterrupt) else str(limit or error) or type(error).__name__
+        told = str(limit or error) or type(error).__name__ if isinstance(error, Exception) else STOPPED
         observer.step_failed(step.name, told)
         if limit is not None:
             raise limit from error

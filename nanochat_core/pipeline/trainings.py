@@ -133,8 +133,10 @@ def _train(run: StepRun, make_job: Any) -> Metrics:
     def on_record(record: dict[str, Any]) -> None:
         keeper.on_record(record)
         charts.add(record)
+        if record["time_s"] < started_s:  # an attempt's before this one, read again: old news for who watches
+            return
         run.record(record)
-        if record["event"] == "start" and record["time_s"] >= started_s:  # not one of an attempt before
+        if record["event"] == "start":
             keeper.begun(record["step"])
             _note_start(run, record)
 

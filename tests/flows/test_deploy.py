@@ -14,10 +14,11 @@ from conftest import ROOT
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_team import Team, team_in
 
-from flows import deploy
+from flows import deploy, parameters
 from flows.parameters import SETTINGS, Settings, check_cost, depth_of
 from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
 from nanochat_core.bounds import BOUNDS
+from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 from tasks import log_budget
@@ -174,12 +175,34 @@ def test_a_schedule_taken_away_stays_away_and_one_gone_from_the_file_goes(team: 
         {"until": "nowhere"},
         {"placement": "moon"},
         {"overrides": "sft.epochs=2"},
+        {"overrides": ["sft.epoches=2"]},
     ],
 )
 def test_the_form_refuses_what_cannot_work(team: Team, parameters: dict[str, object]) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
         team.start(**parameters)
     assert refused.value.code in (409, 422)
+
+
+@pytest.mark.slow
+def test_the_form_shows_empty_fields_and_selects(team: Team) -> None:
+    schema = team.api("deployments/name/speedrun/speedrun", method="GET")["parameter_openapi_schema"]["properties"]
+    assert not any("anyOf" in field or field.get("default", "") is None for field in schema.values())
+    assert schema["until"]["enum"] == schema["fresh"]["items"]["enum"] == [*STEPS]
+    assert schema["fresh"]["type"] == schema["overrides"]["type"] == "array"
+    run = team.run(team.start(overrides=["sft.epochs=2", "runtime.gpu=H100"], until="corpus", fresh=["corpus"]))
+    team.api(f"flow_runs/{run['id']}", method="DELETE")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("imaginary-spider", "dated"), ("Practical-otter", "dated"), ("", "dated"), ("wider mlp", "wider mlp"),
+     ("my-run", "my-run"), ("speedrun-d24-2026-11-22-a1b2", "speedrun-d24-2026-11-22-a1b2")],
+)  # fmt: skip
+def test_a_name_that_somebody_typed_stays(monkeypatch: pytest.MonkeyPatch, name: str, shown: str) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__NAME", name)
+    monkeypatch.setattr(parameters, "dated_name", lambda *parts: "dated")
+    assert parameters.run_name("speedrun", "d24") == shown
 
 
 @pytest.mark.slow

@@ -5,18 +5,66 @@ import json
 import os
 import signal
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_team import ENDLESS, Team
 
+from flows import placement, waits
 from flows.gpu_step import SentArtifact, check_same, config_of, found
 from flows.placement import sent_inputs
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.pipeline import steps
 from nanochat_core.plan import RunPlan, plan_run
+from nanochat_core.presets import load_config
 from tasks import policy
 
+BUSY = {"state": {"type": "RUNNING", "name": "Running"}, "force": True}
 LONG = ("pretrain.max_tokens=204800", "runtime.checkpoint_every_s=2")  # 400 steps
+
+
+@pytest.mark.slow
+def test_a_wait_has_its_reason(team: Team) -> None:
+    pool = {"name": "spare", "type": "process", "base_job_template": {}}
+    team.api("work_pools/", pool)
+    sent = FlowRun(flow_id=uuid4(), name="gpu-step-sft", work_pool_name="spare")
+    maintenance = team.api("deployments/name/maintenance/maintenance", method="GET")
+    with temporary_settings({PREFECT_API_URL: team.url}), get_client(sync_client=True) as client:
+        assert waits.reason(client, sent) == "no worker of the pool spare is alive: prefect worker start --pool spare"
+        team.api("work_pools/spare/workers/heartbeat", {"name": "gpu-7"})
+        assert waits.live_workers(client, "spare") == ["gpu-7"]
+        assert "will take it" in waits.reason(client, sent)
+        team.api("work_pools/spare", {"concurrency_limit": 1}, method="PATCH")
+        team.api(f"deployments/{maintenance['id']}", {"work_pool_name": "spare"}, method="PATCH")
+        other = team.run(team.start("maintenance/maintenance"))
+        team.api(f"flow_runs/{other['id']}/set_state", BUSY)
+        assert f"takes 1 at a time: {other['name']} since " in waits.reason(client, sent)
+        team.api("work_pools/spare", {"is_paused": True}, method="PATCH")
+        assert "is paused: prefect work-pool resume spare" in waits.reason(client, sent)
+        assert waits.live_workers(client, "nonesuch") == []
+    team.api(f"flow_runs/{other['id']}", method="DELETE")
+    team.api(f"deployments/{maintenance['id']}", {"work_pool_name": "cpu"}, method="PATCH")
+
+
+@pytest.mark.slow
+def test_auto_goes_to_the_pool_that_lives_then_to_the_gpu_here_and_else_waits(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laptop, server = plan_run(load_config("tiny")), plan_run(load_config("d12"))
+    monkeypatch.setattr(placement, "POOL", "auto-test")
+    with temporary_settings({PREFECT_API_URL: team.url}):
+        assert placement.chosen(laptop)[0] == "inline", "what is planned for processors needs no pool"
+        monkeypatch.setattr(placement, "has_gpu", lambda: True)
+        assert placement.chosen(server) == ("inline", "this machine has a GPU, and the pool auto-test no live worker")
+        monkeypatch.setattr(placement, "has_gpu", lambda: False)
+        where, why = placement.chosen(server)
+        assert (where, "prefect worker start --pool auto-test" in why) == ("pool", True)
+        team.api("work_pools/", {"name": "auto-test", "type": "process", "base_job_template": {}})
+        team.api("work_pools/auto-test/workers/heartbeat", {"name": "gpu-7"})
+        assert placement.chosen(server) == ("pool", "it has the live worker gpu-7")
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +90,13 @@ def test_a_cached_step_is_found_before_anything_is_sent(staffed: Team) -> None:
 
 @pytest.mark.slow
 def test_a_cancel_of_the_parent_cancels_the_child(staffed: Team) -> None:
-    run_id = staffed.speedrun("seed=5", *ENDLESS, until="pretrain", placement="pool")
+    run_id = staffed.speedrun("seed=5", *ENDLESS, "runtime.gpu=H100", until="pretrain", placement="auto")
     staffed.wait_for_training()
     staffed.api(f"flow_runs/{run_id}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
     staffed.until(staffed.ranks, lambda ranks: not ranks, timeout_s=30)
     staffed.wait(run_id, "Cancelled")
+    states = staffed.until(lambda: staffed.tasks(run_id), lambda states: states.get("pretrain") == ["Cancelled"])
+    assert "Crashed" not in str(states)
     staffed.wait(staffed.children()[-1]["id"], "Cancelled")
 
 

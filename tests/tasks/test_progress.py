@@ -1,14 +1,16 @@
 """What is shown of a step while it runs, and of its log afterwards."""
 
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 
 from nanochat_core import observe
+from nanochat_core.pipeline.step import STOPPED
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 from tasks.policy import title
-from tasks.progress import LOG_SHOWN_BYTES, Told, log_page, shown
+from tasks.progress import LOG_SHOWN_BYTES, TaskProgress, Told, log_page, shown
 
 
 def test_the_title_says_what_and_how_big() -> None:
@@ -43,6 +45,57 @@ def test_a_step_that_goes_on_in_the_middle_is_not_taken_for_a_quick_one() -> Non
     told.restart()
     told.update(0.61, "from the checkpoint on")
     assert "left" not in told.description()
+
+
+def watched(monkeypatch: pytest.MonkeyPatch) -> tuple[TaskProgress, list[str]]:
+    """A step's progress with a server that only listens."""
+    said: list[str] = []
+    watching = TaskProgress(observe.current(), "pretrain", plan_run(load_config("tiny")))
+
+    def write(_artifact: object) -> UUID:
+        said.append(watching._told.description())
+        return uuid4()
+
+    monkeypatch.setattr(watching, "_write", write)
+    return watching, said
+
+
+STEP = {"event": "step", "lr_multiplier": 1.0, "step_ms": 1.0, "tokens_per_s": 1.0, "smooth_loss": 3.0}
+
+
+def test_a_resumed_training_starts_its_card_where_it_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    watching, said = watched(monkeypatch)
+    watching.step_record("pretrain", {"event": "start", "step": 188, "num_steps": 832})
+    watching.close()
+    assert "23% done" in said[0]
+    assert said[0].endswith("resumed at step 188")
+
+
+def test_a_stopped_training_says_which_step_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    watching, said = watched(monkeypatch)
+    for record in ({"event": "start", "step": 0, "num_steps": 100}, STEP | {"step": 40}, STEP | {"step": 50},
+                   {"event": "checkpoint", "step": 50}):  # fmt: skip
+        watching.step_record("pretrain", record)
+    watching.step_failed("pretrain", STOPPED)
+    watching.close()
+    assert said[-1].endswith("stopped with the checkpoint of step 50")
+
+
+def test_a_training_writes_a_line_a_minute_and_its_notes_into_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watching, _ = watched(monkeypatch)
+    clock = iter(range(1000, 2000, 7))  # seconds; several looks a record
+    monkeypatch.setattr("tasks.progress.time.monotonic", lambda: next(clock))
+    with caplog.at_level("INFO", "nanochat_core"):
+        watching.step_record("pretrain", {"event": "start", "step": 0, "num_steps": 100})
+        for step in range(1, 31):
+            watching.step_record("pretrain", STEP | {"step": step})
+        watching.note("pretrain is being made by process 7; waiting for it")
+    watching.close()
+    lines = [record.message for record in caplog.records if record.message.startswith("pretrain: step")]
+    assert 3 <= len(lines) < 15
+    assert caplog.records[-1].message.endswith("waiting for it")
 
 
 def test_outside_of_a_task_run_nothing_is_watched() -> None:

@@ -1,12 +1,14 @@
 """Nights, baselines and verdicts over a real store; the trainings are made up (conftest.py)."""
 
+import shlex
+
 import pytest
 
 from nanochat_core import workspace
 from nanochat_core.base.child import NonFiniteError
 from nanochat_core.base.errors import MissingError
 from nanochat_core.gate import baseline
-from nanochat_core.gate.finish import finish_night, raise_if_red
+from nanochat_core.gate.finish import finish_night, raise_if_red, search_command
 from nanochat_core.gate.night import Asked, nights, run_night, runs_of
 from nanochat_core.gate.verdict import RegressionError
 from nanochat_core.pipeline.checks_verdict import ChecksFailedError
@@ -88,6 +90,8 @@ def test_a_regression_is_red_after_one_confirming_seed(judged: Trainer, micro_pl
     with pytest.raises(RegressionError) as raised:
         raise_if_red(finished)
     assert raised.value.exit_code == 5
+    assert f"{finished.search} finds the change" == raised.value.hint
+    assert finished.search in finished.markdown
 
 
 @pytest.mark.parametrize("kind", [ChecksFailedError, NonFiniteError])
@@ -170,3 +174,18 @@ def test_a_baseline_takes_two_runs(trainer: Trainer, micro_plan: RunPlan) -> Non
     run_night(micro_plan, ASKED, trainer)
     with pytest.raises(MissingError, match="two or more"):
         baseline.promote(store, nights(store))
+
+
+def test_the_search_of_a_red_night_can_be_pasted_as_it_is() -> None:
+    def night(commit: str, state: str, day: int, *overrides: str) -> dict[str, object]:
+        source = {"git_commit": commit * 4}
+        return {"preset": "tiny", "overrides": list(overrides), "state": state, "source": source,
+                "started_at": f"2026-11-{day:02}T02:00:00"}  # fmt: skip
+
+    own = ("corpus.path=/my texts/*.txt", "corpus.source=path")
+    red = night("badbad", "red", 9, *own, "runtime.num_threads=1")
+    history = [night("ccc000", "green", 5, *own), night("aaa111", "green", 6), night("ddd222", "red", 7, *own), red]
+    words = shlex.split(search_command(red, history))
+    assert words[:7] == ["nanochat", "nightly", "bisect", "--good", "ccc000ccc000", "--bad", "badbadbadbad"]
+    assert words[7:] == ["--preset", "tiny", "--set", own[0], "--set", own[1], "--set", "runtime.num_threads=1"]
+    assert "--good COMMIT " in search_command(red, [red])

@@ -19,10 +19,11 @@ from nanochat_core.base.errors import HardwareError, NanochatError
 GOES_ON = "then run the same command again: it goes on from here"
 MAX_OPEN_FILES = 65536  # programs close, and some reserve, as many as they may have
 NEARLY_FULL_BYTES = 64 << 10
-DISK, QUOTA, OPEN, OPEN_ANYWHERE, SIZE, MEMORY, PROCESSES, TEMPORARY, KILLED = (
+DISK, QUOTA, OPEN, OPEN_ANYWHERE, SIZE, MEMORY, PROCESSES, TEMPORARY, KILLED, RIGHTS = (
     "disk", "quota", "open files", "open files of all", "file size", "memory", "processes", "temporary folder",
-    "killed",
+    "killed", "rights",
 )  # fmt: skip
+NO_RIGHTS = {errno.EACCES, errno.EPERM, errno.EROFS}
 NUMBERS = {
     errno.ENOSPC: DISK, errno.EDQUOT: QUOTA, errno.EMFILE: OPEN, errno.ENFILE: OPEN_ANYWHERE,
     errno.EFBIG: SIZE, errno.ENOMEM: MEMORY,
@@ -62,6 +63,8 @@ def limit_error(
     """
     if isinstance(error, HardwareError):
         return None
+    if isinstance(error, OSError) and error.errno in NO_RIGHTS and isinstance(error.filename, str | bytes):
+        return told(RIGHTS, doing=doing, where=os.fsdecode(error.filename))
     for each in chain(error):
         if kind := _kind(each):
             name = getattr(each, "filename", None)
@@ -120,6 +123,11 @@ def told(kind: str, *, doing: str = "", where: str | None = None) -> HardwareErr
         most = _number(resource.getrlimit(resource.RLIMIT_NPROC)[0])
         hint = f"raise `ulimit -u` or the batch system's limit of tasks, {GOES_ON}"
         return HardwareError(f"no more processes or threads may be started{at}: `ulimit -u` is {most}", hint=hint)
+    if kind == RIGHTS:
+        hint = (
+            "change its rights; NANOCHAT_HOME is for one person: set it to a folder of yours (a store may be a group's)"
+        )
+        return HardwareError(f"no permission{at}{on}", hint=hint)
     if kind == TEMPORARY:
         return HardwareError("there is no folder for temporary files", hint="set TMPDIR to one that can be written")
     if kind == KILLED:

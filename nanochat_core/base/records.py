@@ -95,14 +95,14 @@ def write_result(work: Path, result: Record) -> None:
     files.write_whole(work / RESULT_NAME, json.dumps(result).encode())
 
 
-def told(error: Exception) -> Record:
+def told(error: Exception, *, near: Path | None = None) -> Record:
     """An error that nobody expected, as a result: a limit of the machine by its name, else a crash.
 
     The traceback goes into the log, where there is room for it.
     """
     with contextlib.suppress(OSError):
         traceback.print_exception(error)
-    if limit := limit_error(error):
+    if limit := limit_error(error, near=near):
         return failure(limit)
     return {"status": "crashed", "message": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
 

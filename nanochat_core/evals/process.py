@@ -50,7 +50,7 @@ def run_ranks(evaluate: Callable[[dict[str, Any], Rank], dict[str, Any]]) -> Non
     except NanochatError as error:
         result, code = failure(error), 2
     except Exception as error:
-        result, code = told(error), 1
+        result, code = told(error, near=Path(plan["work"])), 1
     if world.is_main or code:
         write_result(Path(plan["work"]), result)
     distributed.stop()

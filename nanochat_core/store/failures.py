@@ -35,10 +35,10 @@ def local_error(error: BaseException, url: str, doing: str) -> NanochatError:
     """For a folder store, and for this machine's side of a remote one (cache, files to publish)."""
     number = getattr(error, "errno", None)
     where = getattr(error, "filename", None) or url
-    if limit := limit_error(error, doing=doing, where=where):
-        return limit
     if number in NO_PERMISSION:
         return _no_permission(Path(os.fsdecode(where)), doing, url)
+    if limit := limit_error(error, doing=doing, where=where):
+        return limit
     if number in NOT_A_FOLDER:
         return MissingError(
             f"{where} cannot be used as a path while {doing}: {os.strerror(number or 0)}",

@@ -46,7 +46,7 @@ def main() -> None:
     except NonFiniteLossError as error:
         result = {"status": "non_finite", "message": str(error)}
     except Exception as error:
-        result = told(error)
+        result = told(error, near=Path(job.paths.work))
         if is_out_of_memory(error):  # with fewer rows in a pass it may fit
             message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             result = {"status": "out_of_memory", "message": message}

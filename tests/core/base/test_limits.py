@@ -43,6 +43,8 @@ EXCEPTIONS = [
     (met(errno.ENFILE), "on this machine", "fs.file-max"),
     (met(errno.EFBIG, "/data/x"), "larger than is allowed", "ulimit -f unlimited"),
     (met(errno.ENOMEM), "no memory left", "end other programs"),
+    (met(errno.EACCES, "/home/of/ann"), "no permission: /home/of/ann", "NANOCHAT_HOME"),
+    (met(errno.EROFS, "/read/only"), "no permission: /read/only", "NANOCHAT_HOME"),
     (MemoryError(), "no memory left", "end other programs"),
     (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "`ulimit -u` is", "raise `ulimit -u`"),
     (RuntimeError("can't start new thread"), "`ulimit -u` is", "raise `ulimit -u`"),
@@ -71,7 +73,7 @@ def test_a_limit_is_named_whoever_met_it(error, said, cure):
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("5 is no number"), met(errno.ENOENT, "/x"), met(errno.EACCES, "/x"), ConnectionResetError("x"),
+        ValueError("5 is no number"), met(errno.ENOENT, "/x"), met(errno.EACCES), ConnectionResetError("x"),
         BlockingIOError(errno.EAGAIN, "write could not complete without blocking"),
         HardwareError("port 80 is in use"), NanochatError("a text about: No space left on device"),
     ],

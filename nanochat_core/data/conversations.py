@@ -6,58 +6,94 @@ is dropped. Large mixtures are rendered by worker processes; the result does not
 """
 
 import collections
+import hashlib
 import heapq
 import itertools
+import json
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.base.errors import MissingError
 from nanochat_core.base.process import die_with_parent
-from nanochat_core.data.rows import JsonlRows, Mapped, Row
+from nanochat_core.data import files, streams
+from nanochat_core.data.rows import FileRows, Mapped, Row
 from nanochat_core.tokenizer.conversation import FORM, check_messages, render_conversation
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 Conversation = dict[str, Any]
+KINDS = ("jsonl", "json", "parquet")
 CHUNK_CONVERSATIONS = 250  # what a worker renders at a time
 MIN_FOR_PROCESSES = 40_000  # below this, starting processes costs more than they save
 CHUNKS_PER_WORKER = 4  # in flight: enough to keep it busy, few enough not to hold the mixture in memory
 
 
-def list_files(path: str | None) -> list[Path]:
-    """A .jsonl file, or all of those in a folder, sorted by name."""
-    if not path:
-        raise ConfigError("sft.source = path needs sft.path", hint="--set sft.path=FILE.jsonl")
-    root = Path(path).expanduser()
-    files = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
-    if not files or not files[0].is_file():
-        raise MissingError(f"sft.path = {path} is no .jsonl file and no folder of them", hint="check the path")
-    return files
+def select(path: str | None, *, setting: str = "sft.path") -> files.Found:
+    """What a path of conversations means: the files to read, sorted by name, and what is left out."""
+    found = files.find(path, KINDS, setting=setting)
+    reasons = {
+        each: _unfit_file(each) for each in found.files if len(found.files) > 1 and files.kind_of(each) == "json"
+    }
+    left_out = [files.LeftOut(found.name(each), why) for each, why in reasons.items() if why]
+    kept = [each for each in found.files if not reasons.get(each)]
+    return replace(found, files=kept, left_out=[*found.left_out, *left_out])
 
 
-def read_conversations(path: str | None) -> Sequence[Conversation]:
-    """Conversations of a .jsonl file or of a folder of them, each read and checked when it is indexed."""
-    return read_files(list_files(path))
+def _unfit_file(path: Path) -> str | None:
+    """Why a .json file of a folder holds no conversations."""
+    try:
+        first = next((value for _, value in streams.json_values(path)), None)
+    except MissingError:
+        return None  # reading it says why
+    return None if isinstance(first, dict) and "messages" in first else "its first value has no list `messages`"
 
 
-def read_files(files: Sequence[Path]) -> Sequence[Conversation]:
-    """Conversations of .jsonl files, one after the other."""
-    return Mapped(JsonlRows(files), conversation_of_row)
+def notes_of(path: str | None, *, setting: str = "sft.path") -> list[str]:
+    """What a person is told of the files each time, made or cached."""
+    return [note] if path and (note := files.note_of(select(path, setting=setting), setting=setting)) else []
+
+
+def read_conversations(path: str | None, *, setting: str = "sft.path") -> Sequence[Conversation]:
+    """Conversations of a file, a folder or a pattern, each read and checked when it is indexed."""
+    return Mapped(FileRows(select(path, setting=setting).files), conversation_of_row)
 
 
 def conversation_of_row(row: Row, index: int) -> Conversation:
-    """The row itself, if it is a conversation."""
-    if not isinstance(row.get("messages"), list):
-        raise MissingError("there is no list `messages`", hint=FORM)
+    """The row itself, if it is a conversation; an empty system message is none."""
+    messages = row.get("messages")
+    if not isinstance(messages, list):
+        raise MissingError(f"there is no list `messages`; it has {', '.join(map(str, row)) or 'nothing'}", hint=FORM)
+    if messages and isinstance(messages[0], dict) and messages[0].get("role") == "system" and _is_empty(messages[0]):
+        row = {**row, "messages": messages[1:]}
     check_messages(row["messages"])
     return row
+
+
+def unfit(conversation: Conversation) -> str | None:
+    """Why a conversation teaches nothing; None where it has an answer and no empty turn."""
+    messages = conversation["messages"]
+    if any(_is_empty(message) for message in messages):
+        return "with an empty turn"
+    return None if any(message["role"] == "assistant" for message in messages) else "without an answer to learn from"
+
+
+def _is_empty(message: dict[str, Any]) -> bool:
+    content = message.get("content")
+    parts = [part.get("text") for part in content if isinstance(part, dict)] if isinstance(content, list) else [content]
+    return not any(isinstance(part, str) and part.strip() for part in parts)
+
+
+def key_of(conversation: Conversation) -> int:
+    """What makes two conversations the same: 63 bits of the sha256 of what is said."""
+    said = json.dumps([(message["role"], message["content"]) for message in conversation["messages"]], sort_keys=True)
+    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8]) >> 1
 
 
 @dataclass(frozen=True)
@@ -97,6 +133,11 @@ def pack_conversations(
     chunks.clear()
     rows = _fit(pieces.lengths.tolist(), row_len)
     ids, mask = _filled(pieces, rows, row_len=row_len, padding=tokenizer.bos)
+    if not pieces.mask.any():
+        raise MissingError(
+            f"not one of {num_conversations:,} conversations has a target: there is no answer to learn from",
+            hint="check sft.path: the assistant's messages are what is learnt",
+        )
     counts = {
         "conversations": num_conversations,
         "tokens": len(pieces.ids),

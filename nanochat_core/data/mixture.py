@@ -67,10 +67,3 @@ def mixture(parts: Sequence[tuple[Sequence[Conversation], int]], *, seed: int) -
 def permutation(size: int, seed: int) -> np.ndarray:
     """(size,) int64."""
     return np.random.Generator(np.random.PCG64(seed)).permutation(size)
-
-
-def every(source: Sequence[Conversation], step: int) -> tuple[Subset, Subset]:
-    """(the rest, every `step`-th conversation): training and validation of a source that has no validation."""
-    numbers = np.arange(len(source))
-    is_chosen = (numbers + 1) % step == 0
-    return Subset(source, numbers[~is_chosen]), Subset(source, numbers[is_chosen])

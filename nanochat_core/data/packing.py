@@ -9,16 +9,22 @@ The result is an index (which slice of which shard goes where), made once; rows 
 """
 
 import bisect
-from collections.abc import Iterator
+import itertools
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from nanochat_core.base.errors import MissingError
 from nanochat_core.data.tokenize import TokenShards
 
 BUFFER_DOCS = 1000
+WHOLE_FRAC = 0.995  # what is left over from the last row is not worth a line
+LEAST_KEPT_FRAC = 0.1  # of the training tokens; a run on less is a mistake
+PIECES_AT_A_TIME, DOCS_AT_A_TIME = 1 << 16, 1 << 16
 PIECE = np.dtype([("shard", "<u4"), ("start", "<u8"), ("length", "<u4")])
 Piece = tuple[int, int, int]
 LongDocuments = Literal["crop", "split"]
@@ -43,6 +49,10 @@ class RowIndex:
     """(num_pieces,) of PIECE, row after row."""
     row_starts: np.ndarray
     """(num_rows + 1,) int64: the pieces of row r are row_starts[r] to row_starts[r + 1]."""
+    num_cropped: int = 0
+    """Documents that lost their end; of a packing that was just made."""
+    kept_tokens: int = 0
+    """Tokens of the shards that are in rows, each once; the rest was cropped, or is left over from the last row."""
 
     @property
     def num_rows(self) -> int:
@@ -73,18 +83,49 @@ def pack_rows(shards: TokenShards, *, row_len: int, long_documents: LongDocument
     if is_split:
         documents = (part for document in documents for part in _split(document, row_len))
     packer = _Packer(documents, row_len, keeps_rests=is_split)
-    pieces: list[Piece] = []
-    row_starts = [0]
+    done, pieces, row_starts = [np.empty(0, PIECE)], list[Piece](), array("q", [0])
     while (row := packer.next_row()) is not None:
         pieces += row
-        row_starts.append(len(pieces))
-    return RowIndex(np.array(pieces, dtype=PIECE), np.array(row_starts, dtype=np.int64))
+        row_starts.append(row_starts[-1] + len(row))
+        if len(pieces) >= PIECES_AT_A_TIME:  # as tuples they take ten times the memory
+            done, pieces = [*done, np.array(pieces, dtype=PIECE)], []
+    table = np.concatenate([*done, np.array(pieces, dtype=PIECE)])
+    num_rows = len(row_starts) - 1
+    return RowIndex(
+        table,
+        np.array(row_starts, dtype=np.int64),
+        num_cropped=packer.num_cropped,
+        kept_tokens=num_rows * row_len - packer.num_repeated,
+    )
+
+
+def packing_note(split: str, counts: Mapping[str, int], *, num_docs: int, row_len: int) -> str | None:
+    """What a split lost, for people, where it lost any; MissingError where next to nothing is left of it."""
+    tokens, kept = counts[f"{split}_tokens"], counts[f"{split}_kept_tokens"]
+    rows, cropped = counts[f"{split}_rows"], counts[f"{split}_cropped_docs"]
+    told = f"{split}: {rows:,} rows of {row_len:,} keep {kept:,} of {tokens:,} tokens"
+    if not rows:
+        raise MissingError(
+            f"{told}: the text does not fill one row",
+            hint=f"more {split} text, or --set pretrain.sequence_len_tokens=N below {tokens:,}",
+        )
+    if kept < LEAST_KEPT_FRAC * tokens and split == "train":
+        raise MissingError(
+            f"{told}: {cropped:,} of {num_docs:,} documents are longer than a row and lose their end",
+            hint="--set tokens.long_documents=split keeps it as further documents",
+        )
+    if kept > WHOLE_FRAC * tokens:
+        return None
+    lost = f"; {cropped:,} of {num_docs:,} documents lose their end" if cropped else ""
+    return f"{told} ({kept / tokens:.0%}){lost}"
 
 
 def _documents(shards: TokenShards) -> Iterator[Document]:
     for shard, starts in enumerate(shards.doc_starts):
-        for start, end in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-            yield Document(end - start, shard, start, head=None)
+        for first in range(0, len(starts) - 1, DOCS_AT_A_TIME):
+            several = starts[first : first + DOCS_AT_A_TIME + 1].tolist()
+            for start, end in itertools.pairwise(several):
+                yield Document(end - start, shard, start, head=None)
 
 
 def _split(document: Document, row_len: int) -> Iterator[Document]:
@@ -108,6 +149,7 @@ class _Packer:
         self.documents, self.row_len, self.keeps_rests = documents, row_len, keeps_rests
         self.buffer: list[tuple[int, int, Document]] = []  # (length, age, document), sorted
         self.age = 0
+        self.num_cropped = self.num_repeated = 0  # documents that lost their end; BOS put in again
 
     def _refill(self) -> None:
         while len(self.buffer) < BUFFER_DOCS:
@@ -123,7 +165,7 @@ class _Packer:
     def next_row(self) -> list[Piece] | None:
         """The pieces of one full row; None when the documents are used up."""
         row: list[Piece] = []
-        room = self.row_len
+        room, num_cropped, num_repeated = self.row_len, 0, 0
         while room:
             self._refill()
             if not self.buffer:
@@ -132,8 +174,11 @@ class _Packer:
             length = min(document.length, room)
             row += _as_pieces(document, length)
             room -= length
+            num_repeated += document.head is not None
             if self.keeps_rests and length < document.length:
                 self._insert(_rest(document, length))
+            num_cropped += not self.keeps_rests and length < document.length
+        self.num_cropped, self.num_repeated = self.num_cropped + num_cropped, self.num_repeated + num_repeated
         return row
 
     def _take(self, room: int) -> Document:

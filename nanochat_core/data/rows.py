@@ -1,25 +1,32 @@
 """Rows of a data set as a sequence that is read when it is indexed: half a million conversations cost no memory.
 
-A JSONL file keeps where its lines start and is read by seeking; parquet stays an Arrow table; a Hugging Face data set
-(or a folder in its layout) is the memory map that the `datasets` library makes. Each can say where a row is from, since
+Files keep where their rows start and are read by seeking; a Hugging Face data set (or a folder in its layout) is the
+memory map that the `datasets` library makes. Each can say where a row is from, since
 an error without the file and the line helps nobody.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+import json
+import os
+import tempfile
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, TypeVar, cast, overload
 
 import numpy as np
 
 from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.base.text import is_blank, parse_json
+from nanochat_core.data import streams
+from nanochat_core.data.files import PACKED, kind_of
+from nanochat_core.data.streams import MAX_VALUE_BYTES, too_long
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa
 
 MAX_OPEN_FILES = 64
+PARQUET_ROWS = 256  # read at a time
 Row = dict[str, Any]
 T = TypeVar("T")
 U = TypeVar("U")
@@ -37,21 +44,26 @@ class Rows(Protocol):
         ...
 
 
-class JsonlRows:
-    """One JSON object per line, of one file or of several in turn; blank lines do not count."""
+PLACES = {"jsonl": "line", "json": "item", "parquet": "row"}  # what a row is called in messages
 
-    def __init__(self, files: Sequence[Path]) -> None:
+
+class FileRows:
+    """The rows of files: JSON objects a line, JSON lists, parquet, packed or not; blank lines do not count.
+
+    Lines of a plain file are found by seeking; all else is written as lines into one file of our own in `scratch`.
+    """
+
+    def __init__(self, files: Sequence[Path], *, scratch: Path | None = None) -> None:
         self.files = list(files)
         self._open: dict[int, BinaryIO] = {}
-        starts, lines, members = [], [], []
+        self._spool: BinaryIO | None = None
+        self._scratch = scratch
+        starts, lines, members = array("q"), array("q"), array("i")
         for number in range(len(self.files)):
-            start = 0
-            for line_number, line in enumerate(self._handle(number), start=1):
-                if not is_blank(line):
-                    starts.append(start)
-                    lines.append(line_number)
-                    members.append(number)
-                start += len(line)
+            for start, line in self._indexed(number):
+                starts.append(start)
+                lines.append(line)
+                members.append(number)
         self._starts = np.array(starts, dtype=np.int64)
         self._lines = np.array(lines, dtype=np.int64)
         self._members = np.array(members, dtype=np.int32)
@@ -60,15 +72,54 @@ class JsonlRows:
         return len(self._starts)
 
     def __getitem__(self, index: int) -> Row:
-        file = self._handle(int(self._members[_checked(index, len(self))]))
+        number = int(self._members[_checked(index, len(self))])
+        file = self._handle(number) if self._is_plain(number) else self._spooled()
         file.seek(int(self._starts[index]))
-        row = parse_json(file.readline(), self.files[self._members[index]], line=int(self._lines[index]))
+        line = int(self._lines[index]) if kind_of(self.files[number]) == "jsonl" else None
+        row = parse_json(file.readline(), self.files[number], line=line)
         if not isinstance(row, dict):
             raise MissingError(f"{self.where(index)} is a {type(row).__name__}, not an object")
         return row
 
     def where(self, index: int) -> str:
-        return f"{self.files[self._members[index]]}, line {self._lines[index]}"
+        path = self.files[self._members[index]]
+        return f"{path}, {PLACES[kind_of(path) or 'jsonl']} {self._lines[index]}"
+
+    def counts(self) -> list[int]:
+        """Rows of each file."""
+        return np.bincount(self._members, minlength=len(self.files)).tolist()
+
+    def _is_plain(self, number: int) -> bool:
+        path = self.files[number]
+        return kind_of(path) in (None, "jsonl") and path.suffix.lower() not in PACKED
+
+    def _indexed(self, number: int) -> Iterator[tuple[int, int]]:
+        """Where each row starts, and the number it has for people."""
+        if self._is_plain(number):
+            yield from self._lines_of(number)
+            return
+        spool = self._spooled()
+        for line, row in _content(self.files[number]):
+            start = spool.seek(0, os.SEEK_END)
+            spool.write(row + b"\n")
+            yield start, line
+
+    def _lines_of(self, number: int) -> Iterator[tuple[int, int]]:
+        file, start = self._handle(number), 0
+        for line_number in itertools.count(1):
+            line = file.readline(MAX_VALUE_BYTES + 1)
+            if not line:
+                return
+            if len(line) > MAX_VALUE_BYTES:
+                raise too_long(f"{self.files[number]}, line {line_number}")
+            if not is_blank(line):
+                yield start, line_number
+            start += len(line)
+
+    def _spooled(self) -> BinaryIO:
+        if self._spool is None:
+            self._spool = cast(BinaryIO, tempfile.TemporaryFile(dir=self._scratch))  # noqa: SIM115 (closed in __del__)
+        return self._spool
 
     def _handle(self, number: int) -> BinaryIO:
         """The open file of a number; only the last few stay open, as a folder may hold thousands."""
@@ -84,28 +135,33 @@ class JsonlRows:
         return self._open[number]
 
     def __del__(self) -> None:
-        for file in self._open.values():
+        for file in (*self._open.values(), *([self._spool] if self._spool else [])):
             file.close()
 
 
-class TableRows:
-    """The rows of an Arrow table, as parquet files give it."""
+def _content(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Numbered rows of a file that cannot be sought in, as lines of JSON."""
+    kind = kind_of(path)
+    if kind == "jsonl":
+        yield from ((number, line) for number, line in streams.lines(path) if not is_blank(line))
+    elif kind == "json":
+        yield from ((number, json.dumps(value).encode()) for number, value in streams.json_values(path))
+    else:
+        yield from enumerate(_parquet_lines(path), start=1)
 
-    def __init__(self, table: "pa.Table", name: str) -> None:
-        self.table, self.name = table, name
 
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
+def _parquet_lines(path: Path) -> Iterator[bytes]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    def __getitem__(self, index: int) -> Row:
-        try:
-            row: Row = self.table.slice(_checked(index, len(self)), 1).to_pylist()[0]
-        except UnicodeDecodeError as error:
-            raise MissingError(f"{self.where(index)} is not UTF-8: {error}", hint="fetch the file again") from error
-        return row
-
-    def where(self, index: int) -> str:
-        return f"{self.name}, row {index + 1}"
+    try:
+        file = pq.ParquetFile(path, buffer_size=streams.BLOCK_BYTES)
+        for batch in file.iter_batches(batch_size=PARQUET_ROWS, use_threads=False):
+            yield from (json.dumps(row, default=str).encode() for row in batch.to_pylist())
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise MissingError(
+            f"{path} cannot be read as parquet: {(str(error).splitlines() or [''])[0]}", hint="fetch the file again"
+        ) from error
 
 
 class DatasetRows:
@@ -166,23 +222,6 @@ class Mapped(Sequence[T], Generic[T]):
     def then(self, function: Callable[[T], U]) -> "Mapped[U]":
         """The same rows, made into something further."""
         return Mapped(self.rows, lambda row, index: function(self.function(row, index)))
-
-
-def read_parquet(files: Sequence[Path]) -> TableRows:
-    """Parquet files one after the other, as one table in memory."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables = []
-    for path in files:
-        try:
-            tables.append(pq.read_table(path))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise MissingError(
-                f"{path} cannot be read as parquet: {str(error).splitlines()[0]}", hint="fetch the file again"
-            ) from error
-    table = pa.concat_tables(tables, promote_options="default")
-    return TableRows(table.combine_chunks(), ", ".join(map(str, files)))
 
 
 def open_dataset(name: str, *, subset: str | None = None, split: str, revision: str | None = None) -> DatasetRows:

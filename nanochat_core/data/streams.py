@@ -58,12 +58,13 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
             number += 1
             yield number, line.rstrip(b"\r\n")
         if len(left) > MAX_VALUE_BYTES:
-            raise _too_long(f"{path}, line {number + 1}")
+            raise too_long(f"{path}, line {number + 1}")
     if left:
         yield number + 1, left.rstrip(b"\r\n")
 
 
-def _too_long(where: str) -> MissingError:
+def too_long(where: str) -> MissingError:
+    """The error for a line or a value beyond the bound."""
     return MissingError(
         f"{where} has more than {MAX_VALUE_BYTES >> 20} MiB", hint="cut it into several; is it one JSON object a line?"
     )
@@ -116,7 +117,7 @@ def json_values(path: Path) -> Iterator[tuple[int, Any]]:
             value, at = decoder.raw_decode(buffer, at)
         except (ValueError, RecursionError) as error:
             if len(buffer) - at > MAX_VALUE_BYTES:
-                raise _too_long(f"{path}, item {number + 1}") from error
+                raise too_long(f"{path}, item {number + 1}") from error
             more = _more(pieces, len(buffer) - at)
             if not more:
                 if at >= len(buffer) and not is_list:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from nanochat_core.base.distributed import World, sum_over_ranks
+from nanochat_core.base.errors import MissingError
 from nanochat_core.data.loader import IGNORED, RowSource, read_batch
 from nanochat_core.model.documents import Documents
 from nanochat_core.model.gpt import GPT
@@ -62,9 +63,14 @@ def bits_per_byte(
         )
     model.train()
     byte_nats, total_bytes, nats_all, total = sum_over_ranks(sums.cpu(), world).tolist()
+    if not total_bytes:
+        raise MissingError(
+            f"{min(num_rows, source.num_rows):,} validation rows hold no text to predict: there is no bits per byte",
+            hint="look at the validation text, or at the answers of the held-out conversations",
+        )
     return BitsPerByte(
-        bits_per_byte=byte_nats / (math.log(2) * max(1.0, total_bytes)),
-        nats_per_token=nats_all / max(1.0, total),
+        bits_per_byte=byte_nats / (math.log(2) * total_bytes),
+        nats_per_token=nats_all / total,
         num_bytes=int(total_bytes),
         num_tokens=int(total),
         byte_nats=byte_nats,

@@ -56,7 +56,7 @@ def tokenizer(run: StepRun) -> Metrics:
 
 
 def tokens(run: StepRun) -> Metrics:
-    from nanochat_core.data.packing import pack_rows
+    from nanochat_core.data.packing import pack_rows, packing_note
     from nanochat_core.data.tokenize import tokenize_split
     from nanochat_core.pipeline import token_parts
 
@@ -73,7 +73,10 @@ def tokens(run: StepRun) -> Metrics:
         )
         rows = pack_rows(shards, row_len=row_len, long_documents=run.plan.config.tokens.long_documents)
         rows.save(run.out / f"{split}.rows.npz")
-        metrics |= {f"{split}_tokens": shards.num_tokens, f"{split}_rows": rows.num_rows}
+        metrics |= {f"{split}_tokens": shards.num_tokens, f"{split}_rows": rows.num_rows,
+                    f"{split}_kept_tokens": rows.kept_tokens, f"{split}_cropped_docs": rows.num_cropped}  # fmt: skip
+        if told := packing_note(split, metrics, num_docs=shards.num_docs, row_len=row_len):
+            run.note(told)
     return metrics
 
 
@@ -86,7 +89,9 @@ def conversations(run: StepRun) -> Metrics:
     from nanochat_core.tokenizer.tokenizer import Tokenizer
 
     encoder = Tokenizer.load(run.inputs["tokenizer"])
-    mixture = load_mixture(run.plan)
+    mixture = load_mixture(run.plan, scratch=run.attempt)
+    for note in mixture.notes:
+        run.note(note)
     train, num_left_out = _without_benchmark_items(run, mixture.train)
     row_len = identity.sft_sequence_len(run.plan) + 1
     counts = {}
@@ -103,6 +108,7 @@ def conversations(run: StepRun) -> Metrics:
     write_questions(run.out / "questions.jsonl", mixture.questions)
     return {"conversations": counts["train"]["conversations"], "rows": counts["train"]["rows"],
             "targets": counts["train"]["targets"], "questions": len(mixture.questions),
+            "validation_conversations": counts["validation"]["conversations"], "notes": mixture.notes,
             "left_out_as_benchmark_items": num_left_out}  # fmt: skip
 
 

@@ -17,6 +17,12 @@ def corpus(metrics: Metrics) -> str:
     return f"{text}; {num:,} file{'s' if num > 1 else ''} left out" if num else text
 
 
+def tokens(metrics: Metrics) -> str:
+    num, kept = metrics["train_tokens"], metrics.get("train_kept_tokens", metrics["train_tokens"])
+    dropped = f", {1 - kept / num:.0%} dropped" if kept < 0.995 * num else ""
+    return f"{count(num)} tokens in {metrics['train_rows']:,} rows{dropped}"
+
+
 def bpb(metrics: Metrics) -> str:
     return f"{metrics['bits_per_byte']:.4f} bits per byte of held-out text"
 

@@ -107,9 +107,9 @@ def conversations(plan: RunPlan) -> Identity:
         identity |= {"python": platform.python_version(), "num_questions": plan.config.evaluate.num_questions}
         return identity
     if sft.source == "path":
-        from nanochat_core.data.conversations import list_files
+        from nanochat_core.data.conversations import select
 
-        identity["files"] = [_stamp(file) for file in list_files(sft.path)]
+        identity["files"] = [_stamp(file) for file in select(sft.path).files]
     else:
         identity |= {"smoltalk": sft.smoltalk, "num_smoltalk": sft.num_smoltalk}
         identity["files"] = _stamps(sft.smoltalk) if local_folder(sft.smoltalk) else []

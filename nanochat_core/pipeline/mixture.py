@@ -5,15 +5,22 @@ who-the-model-is. `path` takes the user's conversations in the place of SmolTalk
 never on a benchmark's test questions. Only `builtin` has questions of its own; the others are measured by benchmarks.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from nanochat_core.base.errors import MissingError
 from nanochat_core.config import SftConfig
 from nanochat_core.data import conversations as files
 from nanochat_core.data import mixture, sft_mix
 from nanochat_core.data.conversations import Conversation
-from nanochat_core.data.rows import Mapped, has_split, open_dataset
+from nanochat_core.data.files import held_out, listing
+from nanochat_core.data.rows import FileRows, Mapped, has_split, open_dataset
 from nanochat_core.evals.benchmarks import gsm8k, mmlu, spelling_bee
 from nanochat_core.evals.benchmarks.protocol import conversation
 from nanochat_core.evals.benchmarks.sources import Source, open_source
@@ -24,7 +31,6 @@ if TYPE_CHECKING:
 
 VALIDATION_EVERY = 20  # conversations without a validation set of their own give every 20th to it
 MAX_VALIDATION = 2000  # it is looked at every few hundred steps
-HELD_OUT_NAMES = ("test", "val")
 IDENTITY_REPEATS = 2
 Parts = list[tuple[Sequence[Conversation], int]]
 
@@ -34,28 +40,98 @@ class Mixture:
     train: Sequence[Conversation]
     validation: Sequence[Conversation]
     questions: list[Question]
+    notes: list[str] = field(default_factory=list)
+    """What a person is told of what was read, held out and dropped."""
 
 
-def load_mixture(plan: "RunPlan") -> Mixture:
+def load_mixture(plan: "RunPlan", *, scratch: Path | None = None) -> Mixture:
     """The mix that `sft.source` names; conversations are read when they are looked at."""
     sft, seed = plan.config.sft, plan.config.seed
     if sft.source == "builtin":
         mix = sft_mix.build_mix(sft, seed=seed, num_questions=plan.config.evaluate.num_questions)
         questions = [Question(name, *item) for name, items in mix.questions.items() for item in items]
-        return Mixture(mix.train, mix.validation, questions)
-    train, validation = _from_files(sft.path) if sft.source == "path" else _smoltalk(sft, seed=seed)
-    added = _additions(sft, open_source(plan.config.benchmarks.source, plan.config.benchmarks.path))
-    validation = validation[:MAX_VALIDATION] if sft.source == "mix" else validation
-    return Mixture(mixture.mixture([(train, 1), *added], seed=seed), validation or train[:1], [])
+        train, validation = (mix.train, mix.validation) if mix.validation else _some(mix.train)
+        return Mixture(train, validation, questions)
+    notes: list[str] = []
+    if sft.source == "path":
+        train, validation = _from_files(sft.path, notes, scratch=scratch)
+    else:
+        train, validation = _smoltalk(sft, seed=seed)
+        validation = validation[:MAX_VALIDATION]
+    added = _additions(sft, open_source(plan.config.benchmarks.source, plan.config.benchmarks.path), notes)
+    return Mixture(mixture.mixture([(train, 1), *added], seed=seed), validation, [], notes)
 
 
-def _from_files(path: str | None) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
-    """Files named test* or val* are validation; where there is none, every 20th conversation is."""
-    chosen = files.list_files(path)
-    held_out = [file for file in chosen if file.stem.lower().startswith(HELD_OUT_NAMES)]
-    if not held_out:
-        return mixture.every(files.read_files(chosen), VALIDATION_EVERY)
-    return files.read_files([file for file in chosen if file not in held_out]), files.read_files(held_out)
+def _from_files(
+    path: str | None, notes: list[str], *, scratch: Path | None
+) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+    """Files whose names say so are validation; where there is none, every 20th conversation is."""
+    found = files.select(path)
+    by_name = dict(zip(found.names, found.files, strict=True))
+    chosen = held_out(found.names)
+    train, keys = _fit({name: by_name[name] for name in by_name if name not in chosen}, notes, scratch=scratch)
+    if chosen:
+        validation, their_keys = _fit({name: by_name[name] for name in chosen}, notes, scratch=scratch)
+        notes.append(f"validation is {listing(chosen)}, by name")
+    else:
+        is_chosen = _is_held_out(len(train))
+        validation, their_keys = mixture.Subset(train, np.flatnonzero(is_chosen)), keys[is_chosen]
+        notes.append(f"validation is {len(validation):,} of {len(train):,} conversations, spread over all")
+        train, keys = mixture.Subset(train, np.flatnonzero(~is_chosen)), keys[~is_chosen]
+    is_new = ~np.isin(keys, their_keys)
+    if not is_new.all():
+        notes.append(f"left out: {(~is_new).sum():,} conversations for training that are the same as one of validation")
+    if not is_new.any():
+        raise MissingError(
+            f"sft.path = {path} leaves no conversation for training: all are the same as one of validation",
+            hint="give it different ones",
+        )
+    return mixture.Subset(train, np.flatnonzero(is_new)), validation
+
+
+def _fit(
+    chosen: Mapping[str, Path], notes: list[str], *, scratch: Path | None = None
+) -> tuple[Sequence[Conversation], np.ndarray]:
+    """The conversations that teach something, and what tells each from others; the rest is counted in `notes`."""
+    rows = FileRows(list(chosen.values()), scratch=scratch)
+    talks = Mapped(rows, files.conversation_of_row)
+    told = [f"{num:,} of {name}" for name, num in zip(chosen, rows.counts(), strict=True)]
+    notes.append(f"conversations: {listing(told)}")
+    numbers, keys = array("q"), array("q")
+    left_out: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for number, talk in enumerate(talks):  # in order, so that a wrong line is named at once
+        if reason := files.unfit(talk):
+            left_out[reason] += 1
+            first.setdefault(reason, rows.where(number))
+            continue
+        numbers.append(number)
+        keys.append(files.key_of(talk))
+    lost = ", ".join(f"{num:,} {reason} (the first: {first[reason]})" for reason, num in left_out.items())
+    if not numbers:
+        raise MissingError(
+            f"not one of {len(rows):,} conversations has an answer to learn from" + (f": {lost}" if lost else ""),
+            hint="what the assistant says is learnt; is its column in the export?",
+        )
+    if lost:
+        notes.append(f"left out: of {len(rows):,} conversations {lost}")
+    return mixture.Subset(talks, np.array(numbers)), np.array(keys)
+
+
+def _is_held_out(count: int) -> np.ndarray:
+    """(count,) bool: every 20th, or the last of fewer."""
+    if count < 2:
+        raise MissingError(
+            f"{count} conversation{'s' * (count != 1)} cannot be learnt from and held out for validation",
+            hint="give it more, or a file valid.jsonl beside them",
+        )
+    return (np.arange(count) + 1) % min(count, VALIDATION_EVERY) == 0
+
+
+def _some(source: Sequence[Conversation]) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+    """(training, validation) of a source that has no validation."""
+    is_chosen = _is_held_out(len(source))
+    return mixture.Subset(source, np.flatnonzero(~is_chosen)), mixture.Subset(source, np.flatnonzero(is_chosen))
 
 
 def _smoltalk(sft: SftConfig, *, seed: int) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
@@ -63,16 +139,17 @@ def _smoltalk(sft: SftConfig, *, seed: int) -> tuple[Sequence[Conversation], Seq
     train = Mapped(open_dataset(sft.smoltalk, split="train"), files.conversation_of_row)
     chosen = mixture.Subset(train, mixture.permutation(len(train), seed)[: sft.num_smoltalk])
     if not has_split(sft.smoltalk, "test"):
-        return mixture.every(chosen, VALIDATION_EVERY)
+        return _some(chosen)
     test = Mapped(open_dataset(sft.smoltalk, split="test"), files.conversation_of_row)
     return chosen, mixture.Subset(test, mixture.permutation(len(test), seed))
 
 
-def _additions(sft: SftConfig, source: Source) -> Parts:
+def _additions(sft: SftConfig, source: Source, notes: list[str]) -> Parts:
     """What the counts of the configuration add to the conversations."""
     parts: Parts = []
     if sft.identity_path:
-        parts.append((files.read_conversations(sft.identity_path), IDENTITY_REPEATS))
+        found = files.select(sft.identity_path, setting="sft.identity_path")
+        parts.append((_fit(dict(zip(found.names, found.files, strict=True)), notes)[0], IDENTITY_REPEATS))
     if sft.mmlu_repeats:
         parts.append((mmlu.read_items(source, "train").then(conversation), sft.mmlu_repeats))
     if sft.gsm8k_repeats:

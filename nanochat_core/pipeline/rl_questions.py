@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from nanochat_core.base.errors import MissingError
 from nanochat_core.pipeline import identity
 from nanochat_core.pipeline.step import StepRun
 
@@ -26,6 +27,11 @@ def rl_questions(run: StepRun) -> dict[str, Any]:
     asked = {question.question for question in held_out}
     train = [question for question in train if question.question not in asked]
     for name, questions in (("train", train), ("held_out", held_out)):
+        if not questions:
+            raise MissingError(
+                f"there is no question {'to practise on' if name == 'train' else 'held out to measure on'}",
+                hint="look at rl.num_questions, rl.held_out_questions and the files of rl.source",
+            )
         write_questions(run.out / f"{name}.jsonl", questions)
     counts = {"train": len(train), "held_out": len(held_out)}
     (run.out / "counts.json").write_text(json.dumps(counts, indent=1))

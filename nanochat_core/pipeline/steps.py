@@ -3,7 +3,7 @@
 from typing import Any
 
 from nanochat_core.base.units import count
-from nanochat_core.pipeline import bodies, checks, evaluations, headlines, identity, trainings
+from nanochat_core.pipeline import bodies, checks, evaluations, headlines, identity, notes, trainings
 from nanochat_core.pipeline.rl_questions import rl_questions as write_rl_questions
 from nanochat_core.pipeline.step import Ref, Step, execute
 from nanochat_core.plan import RunPlan
@@ -17,12 +17,6 @@ def _corpus_title(plan: RunPlan) -> str:
     return {"embedded": "documentation of this environment", "path": config.path, "hub": config.dataset}[
         config.source
     ] or ""
-
-
-def _corpus_notes(plan: RunPlan) -> list[str]:
-    from nanochat_core.data.corpora import notes_of
-
-    return notes_of(plan.config.corpus)
 
 
 def _limited(what: str, limit: int | None) -> str:
@@ -74,7 +68,7 @@ STEPS: dict[str, Step] = {
             entries=("nanochat_core.data.corpora",),
             packages=("pyarrow", "datasets"),
             headline=headlines.corpus,
-            notes=_corpus_notes,
+            notes=notes.corpus,
         ),
         Step(
             name="tokenizer",
@@ -95,7 +89,7 @@ STEPS: dict[str, Step] = {
             identity=identity.tokens,
             entries=("nanochat_core.data.tokenize", "nanochat_core.data.packing"),
             packages=("tiktoken", "numpy", "pyarrow"),
-            headline=lambda m: f"{count(m['train_tokens'])} tokens in {m['train_rows']:,} rows",
+            headline=headlines.tokens,
             inputs=("corpus", "tokenizer"),
         ),
         Step(
@@ -184,6 +178,7 @@ STEPS: dict[str, Step] = {
             ),
             packages=("tiktoken", "numpy", "pyarrow", "datasets"),
             headline=lambda m: f"{m['conversations']:,} conversations in {m['rows']:,} rows",
+            notes=notes.conversations,
             inputs=("tokenizer", "benchmarks"),
         ),
         Step(

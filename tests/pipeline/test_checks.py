@@ -139,7 +139,7 @@ def test_a_vocabulary_that_compresses_nothing_does_not_pass_unless_it_has_no_mer
 
 def test_guessing_and_what_is_worse_do_not_pass() -> None:
     uniform = math.log(512)
-    for loss, is_passed in ((uniform - 0.01, True), (uniform, False), (9.0, False), (math.nan, False)):
+    for loss, is_passed in ((uniform - 0.01, True), (uniform, False), (9.0, False), (0.0, False), (math.nan, False)):
         assert checks.below_uniform(loss, vocab_size=512).is_passed is is_passed
 
 

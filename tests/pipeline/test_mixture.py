@@ -1,6 +1,8 @@
 """What a run is fine-tuned on: each source as often as the settings say, and no test question anywhere."""
 
+import gzip
 import json
+import lzma
 from collections import Counter
 
 import pyarrow as pa
@@ -8,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.data.conversations import notes_of
 from nanochat_core.pipeline.mixture import load_mixture
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
@@ -124,3 +127,103 @@ def test_only_the_builtin_mix_has_questions_of_its_own(data):
     mix = load(data, "sft.num_documentation=0", "sft.num_arithmetic=50", "sft.num_spelling=5", "sft.num_identity=5")
     assert {question.benchmark for question in mix.questions} == {"arithmetic", "identity", "letters", "spelling"}
     assert load(data, "sft.source=path", f"sft.path={data}/mine").questions == []
+
+
+def mine(data, *, sets=()):
+    return load(data, "sft.source=path", f"sft.path={data}/mine", *sets)
+
+
+def write_all_kinds(folder, rows):
+    """A conversation each in the kinds of files that people bring."""
+    text = [json.dumps(row) for row in rows]
+    write_lines(folder / "a.jsonl", rows[:1])
+    (folder / "B.JSONL").write_text(text[1])
+    (folder / "c.jsonl.gz").write_bytes(gzip.compress(text[2].encode()))
+    (folder / "d.json").write_text(f"[{text[3]},\n {text[4]}]")
+    (folder / "e.jsonl.xz").write_bytes(lzma.compress(f"{text[5]}\n\n{text[6]}".encode()))
+    (folder / "sub").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows[7:]), folder / "sub" / "f.parquet")
+
+
+def test_conversations_of_every_kind_of_file_are_read_and_the_rest_is_named(data):
+    folder = data / "all"
+    folder.mkdir()
+    write_all_kinds(folder, talks("talk", 12))
+    (folder / "faq.csv").write_text("q,a")
+    (folder / "info.json").write_text('{"license": "MIT"}')
+    mix = load(data, "sft.source=path", f"sft.path={folder}")
+    assert kinds(list(mix.train) + list(mix.validation)) == {"talk": 12}
+    assert mix.notes[0] == (
+        "conversations: 1 of B.JSONL, 1 of a.jsonl, 1 of c.jsonl.gz, 2 of d.json, 2 of e.jsonl.xz, 5 of sub/f.parquet"
+    )
+    assert notes_of(str(folder)) == [
+        "sft.path: left out faq.csv (.csv is not read); info.json (its first value has no list `messages`)"
+    ]
+
+
+def test_what_is_wrong_in_a_packed_file_is_named_by_its_place(data):
+    (data / "mine" / "b.json").write_text(json.dumps([*talks("b", 2), {"conversations": []}]))
+    with pytest.raises(MissingError, match=r"b\.json, item 3: there is no list `messages`; it has conversations"):
+        mine(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_held_out"),
+    [("val.jsonl", True), ("sub/test/x.jsonl", True), ("TEST.jsonl", True), ("my.dev.jsonl", True),
+     ("testament.jsonl", False), ("values.jsonl", False), ("valid_train.jsonl", False), ("contest.jsonl", False)],
+)  # fmt: skip
+def test_conversations_are_held_out_by_whole_words_of_names(data, name, is_held_out):
+    write_lines(data / "mine" / name, talks("held", 4))
+    mix = mine(data)
+    assert (kinds(mix.validation) == {"held": 4}) == is_held_out
+    assert any(f"validation is {name}" in note for note in mix.notes) == is_held_out
+
+
+def test_empty_turns_are_left_out_counted_and_the_first_is_named(data):
+    empty = [
+        [("user", "q"), ("assistant", "")],
+        [("user", "  "), ("assistant", "a")],
+        [("user", "q"), ("assistant", [])],
+        [("user", "q")],
+        [("system", ""), ("user", "q s"), ("assistant", "a")],
+    ]
+    rows = [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in empty]
+    write_lines(data / "mine/extra.jsonl", rows)
+    mix = mine(data)
+    assert kinds(list(mix.train) + list(mix.validation)) == {"mine": 45, "q s": 1}
+    assert all(conversation["messages"][0]["role"] == "user" for conversation in mix.train)
+    said = next(note for note in mix.notes if note.startswith("left out"))
+    assert "3 with an empty turn (the first: " in said
+    assert "extra.jsonl, line 1)" in said
+    assert "1 without an answer to learn from" in said
+
+
+@pytest.mark.parametrize("answers", [[], [""], [" \n"]])
+def test_conversations_without_one_answer_are_refused(data, answers):
+    said = [{"role": "assistant", "content": answer} for answer in answers]
+    rows = [{"messages": [{"role": "user", "content": f"q {n}"}, *said]} for n in range(30)]
+    write_lines(data / "mine/train.jsonl", rows)
+    with pytest.raises(MissingError, match="not one of 30 conversations has an answer to learn from"):
+        mine(data)
+
+
+def test_no_conversation_is_learnt_and_validated_on(data):
+    write_lines(data / "mine/train.jsonl", talks("mine", 20) * 2)
+    mix = mine(data)
+    held = {talk["messages"][0]["content"] for talk in mix.validation}
+    assert held == {"mine 19"}
+    assert "mine 19" not in {talk["messages"][0]["content"] for talk in mix.train}
+    assert len(mix.train) == 38
+    write_lines(data / "mine/train.jsonl", talks("mine", 1) * 30)
+    with pytest.raises(MissingError, match="all are the same"):
+        mine(data)
+
+
+def test_few_conversations_hold_one_out_and_one_alone_is_refused(data):
+    write_lines(data / "mine/train.jsonl", talks("mine", 6))
+    mix = mine(data)
+    assert (kinds(mix.train), kinds(mix.validation)) == ({"mine": 5}, {"mine": 1})
+    assert "validation is 1 of 6 conversations, spread over all" in mix.notes
+    write_lines(data / "mine/train.jsonl", talks("mine", 1))
+    with pytest.raises(MissingError, match="1 conversation cannot"):
+        mine(data)

@@ -1,6 +1,6 @@
 """Where the rows of benchmarks come from: the hub, or a folder that holds the same data sets.
 
-In a folder a split is FOLDER/SUBSET/SPLIT.jsonl, or parquet files as the hub names them
+In a folder a split is FOLDER/SUBSET/SPLIT.jsonl (or .json, packed or not), or parquet files as the hub names them
 (FOLDER/SUBSET/SPLIT-00000-of-00001.parquet); FOLDER is short (gsm8k) or the hub's name (openai/gsm8k, gsm8k).
 """
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.data import words as word_lists
-from nanochat_core.data.rows import JsonlRows, Rows, open_dataset, read_parquet
+from nanochat_core.data.files import kind_of, listing
+from nanochat_core.data.rows import FileRows, Rows, open_dataset
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Source:
             return open_dataset(dataset.hub, subset=dataset.subset, split=split, revision=revision)
         files = _files(self.path, dataset, split)
         self.origins[key] = ", ".join(str(file.relative_to(self.path)) for file in files)
-        return JsonlRows(files) if files[0].suffix == ".jsonl" else read_parquet(files)
+        return FileRows(files)
 
     def words(self) -> word_lists.Words:
         """Words to spell: the folder's own list, the hub users' list, or the documentation's words."""
@@ -75,16 +76,24 @@ def open_source(kind: str, path: str | None) -> Source:
 
 
 def _files(root: Path, dataset: Dataset, split: str) -> list[Path]:
-    folders = dict.fromkeys((dataset.folder, dataset.hub.split("/")[-1], dataset.hub))
-    for folder in folders:
+    """The files of a split, in the first of the places that has any; of several kinds the first."""
+    unread: list[str] = []
+    for folder in dict.fromkeys((dataset.folder, dataset.hub.split("/")[-1], dataset.hub)):
         for place in (root / folder / dataset.subset, root / folder):
-            for pattern in (f"{split}.jsonl", f"{split}.parquet", f"{split}-*.parquet"):
-                if files := sorted(place.glob(pattern)):
+            named = [path for path in sorted(place.glob("*")) if _is_of(path.name.lower(), split)]
+            for kind in ("jsonl", "json", "parquet"):
+                if files := [path for path in named if kind_of(path) == kind and path.is_file()]:
                     return files
+            unread += [str(path) for path in named]
+    seen = f"; not read: {listing(unread)}" if unread else ""
     raise MissingError(
-        f"there is no {root / dataset.folder / dataset.subset / split}.jsonl",
+        f"there is no {root / dataset.folder / dataset.subset / split}.jsonl{seen}",
         hint=f"it holds the rows of {dataset.hub} ({dataset.subset}, {split}); its parquet files will do as well",
     )
+
+
+def _is_of(name: str, split: str) -> bool:
+    return name.partition(".")[0] == split or name.startswith(f"{split}-")
 
 
 def _revision(hub_name: str) -> str | None:

@@ -78,7 +78,9 @@ class Bundle:
     def items(self, benchmark: Benchmark) -> list[Item]:
         """All items of a benchmark in the file's order, each checked for what its kind needs."""
         path = self.root / DATA / benchmark.data
-        return list(_items(path, benchmark.kind))
+        if items := list(_items(path, benchmark.kind)):
+            return items
+        raise CorruptError(f"{path} holds no item", hint="fetch the bundle again")
 
 
 def read_bundle(root: Path, *, archive_sha256: str | None = None) -> Bundle:

@@ -13,7 +13,7 @@ from nanochat_core.base.errors import ConfigError, CorruptError, MissingError, N
 from nanochat_core.base.text import MARK, decode, typed, typed_lines
 from nanochat_core.cli.serve import _read_token
 from nanochat_core.data.hub import read_digests
-from nanochat_core.data.rows import JsonlRows
+from nanochat_core.data.rows import FileRows
 from nanochat_core.data.texts import read_texts
 from nanochat_core.data.words import words_of_file
 from nanochat_core.evals.core.bundle import _items, _table, _tasks
@@ -25,7 +25,7 @@ CONFIG = {"sequence_len": 8, "vocab_size": 9, "n_layer": 1, "n_head": 1, "n_kv_h
 READERS = {  # a file's name: its content, and who reads it
     "a.txt": ("one é\ntwo\n", lambda path: list(read_texts(path, "text"))),
     "a.jsonl": ('{"text": "é"}\n\n{"text": "b"}\n', lambda path: list(read_texts(path, "text"))),
-    "chat.jsonl": ('{"messages": "é"}\n{"messages": "b"}\n', lambda path: list(JsonlRows([path]))),
+    "chat.jsonl": ('{"messages": "é"}\n{"messages": "b"}\n', lambda path: list(FileRows([path]))),
     "words_alpha.txt": ("\n".join(f"word{chr(97 + i)}" for i in range(26)) + "\né\n", words_of_file),
     "mine.toml": ('# é\n[corpus]\ntext_column = "b"\n[pretrain]\ndepth = 4\n', lambda path: load_config(str(path))),
     "token.txt": ("0123456789abcdef\n", _read_token),
@@ -76,14 +76,14 @@ def test_a_line_of_latin1_is_named(tmp_path):
     with pytest.raises(MissingError, match=r"a\.jsonl, line 2 is not UTF-8: byte 0xe9 at offset 10"):
         list(read_texts(tmp_path / "a.jsonl", "text"))
     with pytest.raises(MissingError, match=r"a\.jsonl, line 2 is not UTF-8"):
-        list(JsonlRows([tmp_path / "a.jsonl"]))
+        list(FileRows([tmp_path / "a.jsonl"]))
 
 
 def test_files_that_were_joined_have_their_marks_in_the_middle(tmp_path):
     line = (MARK + '{"text": "a"}\r\n').encode()
     (tmp_path / "a.jsonl").write_bytes(line * 3 + MARK.encode())
     assert list(read_texts(tmp_path / "a.jsonl", "text")) == ["a"] * 3
-    assert list(JsonlRows([tmp_path / "a.jsonl"])) == [{"text": "a"}] * 3
+    assert list(FileRows([tmp_path / "a.jsonl"])) == [{"text": "a"}] * 3
 
 
 def test_the_mark_at_the_start_of_a_document_is_no_text_of_it(tmp_path):

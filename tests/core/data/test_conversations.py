@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat_core.base.errors import ConfigError, MissingError
-from nanochat_core.data.conversations import list_files, pack_conversations, read_conversations
+from nanochat_core.data.conversations import pack_conversations, read_conversations, select
 from nanochat_core.tokenizer.conversation import render_conversation
 
 BOS, ASSISTANT_END = 256, 260
@@ -105,7 +105,7 @@ def test_a_folder_is_read_file_by_file_in_order(tmp_path):
     (tmp_path / "notes.md").write_text("no conversation")
     asked = [c["messages"][0]["content"] for c in read_conversations(str(tmp_path))]
     assert asked == ["1", "2", "3"]
-    assert [path.name for path in list_files(str(tmp_path))] == ["a.jsonl", "b.jsonl"]
+    assert select(str(tmp_path)).names == ["a.jsonl", "b.jsonl"]
     assert len(list(read_conversations(str(tmp_path / "a.jsonl")))) == 2
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from nanochat_core.base.errors import MissingError
 from nanochat_core.data import conversations
 from nanochat_core.data.conversations import pack_conversations, read_conversations
-from nanochat_core.data.mixture import Joined, Subset, every, mixture, permutation
-from nanochat_core.data.rows import JsonlRows, Mapped
+from nanochat_core.data.mixture import Joined, Subset, mixture, permutation
+from nanochat_core.data.rows import FileRows, Mapped
 from nanochat_core.data.words import is_held_out, words_of_documentation, words_of_file
 
 
@@ -61,12 +61,6 @@ def test_a_mixture_is_read_when_it_is_looked_at():
     assert len(looked_at) == 1
 
 
-def test_every_nth_is_set_aside():
-    rest, chosen = every(source("a", 50), 20)
-    assert said(chosen) == ["a 19", "a 39"]
-    assert sorted(said(rest) + said(chosen)) == sorted(said(source("a", 50)))
-
-
 def test_slices_and_ends_are_those_of_a_list():
     joined = Joined([(source("a", 3), 2), ([], 5), (source("b", 2), 1)])
     plain = said(joined)
@@ -81,7 +75,7 @@ def test_rows_of_many_files_are_found_again_in_any_order(tmp_path):
     files = [tmp_path / f"{number:03d}.jsonl" for number in range(150)]
     for number, file in enumerate(files):
         file.write_text("\n" * (number % 3) + "".join(json.dumps({"n": [number, i]}) + "\n\n" for i in range(3)))
-    rows = JsonlRows(files)
+    rows = FileRows(files)
     assert [row["n"] for row in rows] == [[number, i] for number in range(150) for i in range(3)]
     order = list(range(len(rows)))
     random.Random(0).shuffle(order)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat_core.data.packing import BUFFER_DOCS, RowIndex, pack_rows
+from nanochat_core.base.errors import MissingError
+from nanochat_core.data.packing import BUFFER_DOCS, RowIndex, pack_rows, packing_note
 
 BOS = 256
 lengths = st.lists(st.integers(1, 90), max_size=60)
@@ -121,3 +122,29 @@ def test_a_stored_index_gives_the_same_rows(make_shards, tmp_path, how):
     assert again.num_rows == index.num_rows > 0
     for row in range(index.num_rows):
         assert np.array_equal(again.read(shards, row), index.read(shards, row))
+
+
+@pytest.mark.parametrize("long_documents", ["crop", "split"])
+@given(first=lengths, row_len=st.integers(2, 40))
+def test_kept_tokens_are_those_in_rows_each_once(make_shards, long_documents, first, row_len):
+    shards = make_shards(first)
+    index = pack_rows(shards, row_len=row_len, long_documents=long_documents)
+    places = {(shard, start + i) for shard, start, length in index.pieces.tolist() for i in range(length)}
+    assert index.kept_tokens == len(places)
+    if long_documents == "split":
+        assert index.num_cropped == 0
+
+
+def test_what_packing_drops_is_told_and_next_to_nothing_is_refused():
+    def told(split="train", **counts):
+        named = {"tokens": 1000, "rows": 10, "kept_tokens": 660, "cropped_docs": 3, **counts}
+        return packing_note(split, {f"{split}_{name}": num for name, num in named.items()}, num_docs=9, row_len=65)
+
+    assert told() == "train: 10 rows of 65 keep 660 of 1,000 tokens (66%); 3 of 9 documents lose their end"
+    assert told(kept_tokens=999, cropped_docs=0) is None
+    with pytest.raises(MissingError, match=r"validation: 0 rows of 65 .* does not fill one row") as error:
+        told("validation", rows=0, kept_tokens=0)
+    assert "sequence_len_tokens" in error.value.hint
+    with pytest.raises(MissingError, match="8 of 9 documents are longer") as error:
+        told(kept_tokens=99, cropped_docs=8)
+    assert "long_documents=split" in error.value.hint

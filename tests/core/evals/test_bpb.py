@@ -9,6 +9,7 @@ import torch.distributed as dist
 from nudge import nudge
 
 from nanochat_core.base.distributed import World
+from nanochat_core.base.errors import MissingError
 from nanochat_core.config import GPTConfig
 from nanochat_core.evals.bpb import bits_per_byte
 from nanochat_core.model.gpt import GPT
@@ -123,12 +124,10 @@ def test_special_and_ignored_targets_count_for_neither_side(make_rows):
     assert (without.num_bytes, without.num_tokens) == (2, 2)
 
 
-def test_rows_without_a_byte_are_no_division_by_zero(make_rows):
-    result = bits_per_byte(
-        _model(VOCAB, is_random=True), make_rows([[269, 269, 269]]), TOKEN_BYTES, num_rows=1, batch_rows=1
-    )
-    assert result.bits_per_byte == 0.0
-    assert result.num_bytes == 0
+def test_rows_without_a_byte_are_no_result(make_rows):
+    rows = make_rows([[269, 269, 269]])
+    with pytest.raises(MissingError, match="1 validation rows hold no text"):
+        bits_per_byte(_model(VOCAB, is_random=True), rows, TOKEN_BYTES, num_rows=1, batch_rows=1)
 
 
 def test_measuring_leaves_no_gradient_and_the_model_in_training_mode(source):

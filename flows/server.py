@@ -53,6 +53,7 @@ class EmbeddedServer:
             **os.environ,
             **QUIET,
             "PREFECT_HOME": str(home),
+            **_own_database(home),
             "PREFECT_SERVER_API_PORT": str(port),
             "PREFECT_UI_API_URL": self.url,
         }
@@ -170,6 +171,13 @@ def _template() -> Path:
 
 def _has_other_database() -> bool:
     return any(os.environ.get(name) for name in CONNECTION_URLS)
+
+
+def _own_database(home: Path) -> dict[str, str]:
+    """Prefect names the file of its home by itself, except where it would read the name as something else."""
+    if _has_other_database() or "?" not in str(home):
+        return {}
+    return {CONNECTION_URLS[0]: prefect_home.connection_url(home / DATABASE)}
 
 
 def _seed_database(home: Path, template: Path) -> None:

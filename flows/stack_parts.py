@@ -20,6 +20,8 @@ from flows.stack_process import Part, launched_at
 from flows.stack_worker import GRACE_S, WORKER_S
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.loopback import SILENT, ask
+from nanochat_core.cli.prefect_home import DATABASE as DATABASE_FILE
+from nanochat_core.cli.prefect_home import connection_url
 from nanochat_core.workspace import home_from_environment
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,7 +126,7 @@ def _server(stack: Stack) -> Part:
     port, home = stack.ports[0], stack.path / "prefect"
     url = f"postgresql+asyncpg://{DATABASE}:{stack.database_password}@127.0.0.1:{stack.ports[1]}/{DATABASE}"
     if stack.database == "sqlite":
-        url = f"sqlite+aiosqlite:///{home}/prefect.db"
+        url = connection_url(home / DATABASE_FILE)
     environment = {
         **PRIVATE,
         "PREFECT_HOME": str(home),

@@ -5,6 +5,7 @@ and the TensorBoard folders; a browser opens those that are web addresses, the o
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -96,7 +97,7 @@ def links(finished: FinishedRun) -> dict[str, Place]:
     found = {}
     if finished.report is not None:
         found["report"] = Place(finished.report.as_uri(), str(finished.report), "the report with curves, on its driver")
-    found["store"] = Place(url if "://" in url else f"file://{url}", url, "the store with all artifacts")
+    found["store"] = Place(url if "://" in url else Path(url).as_uri(), url, "the store with all artifacts")
     for ref in finished.refs:
         artifact = space.store.find(ref.step, ref.fingerprint)
         logs = [name for name in artifact.files if name.startswith(f"{LOG_FOLDER}/{TENSORBOARD}/")] if artifact else []

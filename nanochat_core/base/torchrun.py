@@ -22,7 +22,7 @@ class Nodes:
     num: int = 1
     rank: int = 0
     """0 leads: it opens the rendezvous, runs the pipeline and publishes."""
-    rendezvous: str = "localhost:0"
+    rendezvous: str = "127.0.0.1:0"  # not the name: some containers do not know localhost
     """host:port of the leader; port 0 with one node: any free one."""
     run_id: str = "none"
     """Trainings with the same id meet; those with another one at the same port do not."""
@@ -54,7 +54,8 @@ def torchrun(module: str, *arguments: str, num_processes: int, nodes: Nodes | No
     command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes.num}", "--max-restarts=0"]
     command += [f"--nproc-per-node={num_processes}", f"--rdzv-endpoint={nodes.rendezvous}"]
     if nodes.num == 1:
-        command += ["--rdzv-backend=c10d"]
+        # by its own name, which not every machine can resolve, the ranks would wait for each other without end
+        command += ["--rdzv-backend=c10d", "--local-addr=127.0.0.1"]
     else:
         host, _, port = nodes.rendezvous.rpartition(":")
         command += ["--rdzv-backend=static", f"--node-rank={nodes.rank}", f"--rdzv-id={nodes.run_id}"]

@@ -12,6 +12,7 @@ import sqlite3
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from nanochat_core.base.errors import ConfigError, CorruptError, HardwareError
 from nanochat_core.workspace import absolute, is_writable, user_home
@@ -44,6 +45,12 @@ def check(home: Path) -> None:
 def read_only_uri(database: Path) -> str:
     """SQLite's name for a file, whatever characters its folders have."""
     return f"{database.absolute().as_uri()}?mode=ro"
+
+
+def connection_url(database: Path) -> str:
+    """The file for SQLAlchemy, which takes a ? in a plain path for the begin of options."""
+    path = str(database)
+    return f"sqlite+aiosqlite:///{path}" if "?" not in path else f"sqlite+aiosqlite:///file:{quote(path)}?uri=true"
 
 
 def check_database(database: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, MissingError, TrainingError
+from nanochat_core.base.git import git
 from nanochat_core.base.process import die_with_parent
 from nanochat_core.gate import baseline
 from nanochat_core.gate.night import FAILURES, Asked, has_diverged, measured, nights, runs_of, seed_of, with_seed
@@ -214,14 +215,13 @@ class Search:
         return self._git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", what=f"the commit {name}").strip()
 
     def _git(self, *arguments: str, what: str | None = None) -> str:
-        command = ["git", "-C", str(self.repository), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        done = git(*arguments, checkout=self.repository)
         if done.returncode:
             raise MissingError(
-                f"{what or 'git ' + arguments[0]}: {done.stderr.strip() or 'not found'}",
+                f"{what or 'git ' + arguments[0]}: {done.stderr.decode(errors='replace').strip() or 'not found'}",
                 hint=f"run it in a checkout of the repository (here: {self.repository})",
             )
-        return done.stdout
+        return done.stdout.decode("utf-8", "surrogateescape")
 
 
 def bisect(repository: Path, good: str, bad: str, *, asked: Asked, tell: Tell, baseline_seeds: int = 3) -> Found:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
+from nanochat_core.base.git import git
 from nanochat_core.pipeline.ingredients import Evidence, evidence, machine_differences, toml_of
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.store.store import Store
@@ -95,9 +96,7 @@ def _check_out(gathered: Evidence, checkout: Path, *, note: Callable[[str], None
 
 
 def _git(*arguments: str, given: str | None = None) -> None:
-    done = subprocess.run(
-        ["git", *arguments], input=given.encode("utf-8", "surrogateescape") if given else None, capture_output=True
-    )
+    done = git(*arguments, given=given.encode("utf-8", "surrogateescape") if given else None)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise NanochatError(f"git {arguments[0]} failed: {said[-1] if said else done.returncode}")

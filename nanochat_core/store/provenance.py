@@ -16,12 +16,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nanochat_core.base.errors import MissingError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
+from nanochat_core.base.git import git
 
 PACKAGES = (
     "nanochat-prefect", "torch", "numpy", "prefect", "tiktoken", "rustbpe", "datasets", "pyarrow", "safetensors",
     "fsspec", "s3fs",
 )  # fmt: skip
+PACKAGE = __name__.partition(".")[0]
 REDACTED = "***"
 SECRET_WORDS = {"key", "secret", "token", "password", "passwd", "pwd", "auth", "apikey", "credential", "credentials"}
 SECRET_VALUE = re.compile(
@@ -68,7 +71,7 @@ def git_state(root: Path) -> dict[str, Any]:
     Only when `root` is the top of the checkout: a package installed below somebody else's repository is not part of it.
     """
     top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top.strip()).resolve() != root.resolve():
+    if top is None or Path(top.strip()).resolve() != root.resolve() or _is_guest(root):
         return {"is_git_checkout": False, "git_commit": None, "git_patch_sha256": None, "num_untracked_files": 0}
     commit = _git(root, "rev-parse", "HEAD")  # None before the first commit
     patch = git_patch(root) if commit else None
@@ -81,19 +84,23 @@ def git_state(root: Path) -> dict[str, Any]:
     }
 
 
+def _is_guest(root: Path) -> bool:
+    """Whether this package only lies in the checkout (`pip install --target .`), which does not know it."""
+    return (root / PACKAGE).is_dir() and not _git(root, "ls-files", "--", PACKAGE)
+
+
 def git_patch(root: Path) -> str | None:
     """What differs from the last commit in the files that git knows; bytes that are no text as surrogates."""
-    return _git(root, "diff", "HEAD", "--binary")
+    return _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv")
 
 
 def _git(root: Path, *arguments: str) -> str | None:
     """What git prints; None when it fails or is not installed."""
-    command = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, check=True, timeout=60)
-    except (OSError, subprocess.SubprocessError):
+        done = git(*arguments, checkout=root, timeout_s=60)
+    except (MissingError, OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.decode("utf-8", "surrogateescape")
+    return done.stdout.decode("utf-8", "surrogateescape") if done.returncode == 0 else None
 
 
 def redact_arguments(arguments: list[str]) -> list[str]:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from nanochat_core.base.errors import NanochatError
-from nanochat_core.cli.prefect_home import DATABASE, check
+from nanochat_core.cli.prefect_home import DATABASE, check, connection_url
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +128,15 @@ def test_a_profile_that_is_asked_for_must_be_there(tmp_path: Path, monkeypatch: 
         check(tmp_path)
     (tmp_path / "profiles.toml").write_text('active = "gone"\n[profiles.theirs]\n')
     check(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["team #1", "50%41 done", "what?", "what?a=b#c", "[x]", "größe"])
+def test_sqlalchemy_opens_the_file_that_is_meant(folder: str, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir()
+    database = tmp_path / folder / DATABASE
+    engine = sqlalchemy.create_engine(connection_url(database).replace("+aiosqlite", ""))
+    with engine.connect() as connection:
+        connection.exec_driver_sql("create table t(x)")
+    engine.dispose()
+    assert database.is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [folder]

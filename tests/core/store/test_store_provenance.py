@@ -1,12 +1,14 @@
 """Provenance tells enough to make a thing again, and no secret."""
 
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
+from nanochat_core.base.errors import MissingError
 from nanochat_core.store.provenance import collect, git_state, redact, redact_arguments
 
 
@@ -81,3 +83,78 @@ def test_a_package_below_somebody_elses_repository_is_not_their_commit(tmp_path)
     git(tmp_path, "init")
     (tmp_path / "site-packages").mkdir()
     assert git_state(tmp_path / "site-packages")["is_git_checkout"] is False
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A repository with one commit of a file of this package."""
+    root = tmp_path / "ours"
+    (root / "nanochat_core").mkdir(parents=True)
+    (root / "nanochat_core/__init__.py").write_text("one = 1\n")
+    git(root, "init", "-q")
+    git(root, "add", "-A")
+    git(root, "commit", "-q", "-m", "first")
+    return root
+
+
+def commit_of(root: Path) -> str:
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "name", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY"]
+)
+@pytest.mark.parametrize("place", ["{other}/.git", "{other}", "/nowhere"])
+def test_the_commit_is_of_the_code_whatever_a_shell_has_set(
+    name: str, place: str, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, other = git_state(checkout), tmp_path / "other"
+    other.mkdir()
+    git(other, "init", "-q")
+    git(other, "commit", "-q", "--allow-empty", "-m", "another")
+    monkeypatch.setenv(name, place.format(other=other))
+    assert git_state(checkout) == before
+    assert before["git_commit"] is not None
+
+
+def test_the_patch_is_the_same_under_any_settings_of_a_person(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkout / "nanochat_core/__init__.py").write_text("one = 2\n")
+    before = git_state(checkout)
+    settings = tmp_path / "gitconfig"
+    settings.write_text("[diff]\nnoprefix = true\nexternal = /bin/true\n[color]\nui = always\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    monkeypatch.setenv("GIT_EXTERNAL_DIFF", "/bin/true")
+    assert git_state(checkout) == before
+    assert before["git_patch_sha256"] is not None
+
+
+def test_a_package_that_lies_in_somebodys_repository_has_no_commit(checkout: Path) -> None:
+    git(checkout, "rm", "-rq", "--cached", "nanochat_core")
+    git(checkout, "commit", "-q", "--allow-empty", "-m", "theirs")
+    assert git_state(checkout)["git_commit"] is None
+
+
+def test_a_checkout_of_another_user_is_read(checkout: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may give a file away")
+    commit = commit_of(checkout)
+    for path in (checkout, *checkout.rglob("*")):
+        os.chown(path, 4242, 4242)
+    assert git_state(checkout)["git_commit"] == commit
+
+
+def test_without_git_the_commit_is_unknown(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert git_state(checkout)["git_commit"] is None
+
+
+def test_without_git_a_search_says_so(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nanochat_core.gate.bisect import bisect
+    from nanochat_core.gate.night import Asked
+
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(MissingError, match="git is not installed"):
+        bisect(checkout, "a", "b", asked=Asked(preset="tiny", overrides=()), tell=print)

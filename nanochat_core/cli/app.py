@@ -71,7 +71,9 @@ app = typer.Typer(
 
 def _tell_version(is_asked: bool) -> None:
     if is_asked:
-        print(f"nanochat {__version__}")
+        from nanochat_core.store.provenance import versions
+
+        print(f"nanochat {__version__} ({', '.join(versions())})")
         raise typer.Exit
 
 

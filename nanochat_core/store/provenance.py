@@ -51,6 +51,14 @@ def collect(*, arguments: list[str], started_at: float) -> dict[str, Any]:
     }
 
 
+def versions() -> list[str]:
+    """What a report of a fault needs besides our version, read without importing: commit, Python, torch, Prefect."""
+    commit = git_state(PACKAGE_ROOT)["git_commit"]
+    parts = [f"commit {commit[:12]}"] if commit else []
+    found = {"Python": platform.python_version(), "torch": _version("torch"), "Prefect": _version("prefect")}
+    return [*parts, *(f"{name} {version or 'missing'}" for name, version in found.items())]
+
+
 def hardware() -> dict[str, Any]:
     """Processor, cores and memory; the GPU's name is among the metrics of the step that used it."""
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,6 +1,6 @@
 """Where a series of models reaches GPT-2: interpolated between the two depths around it, never extrapolated.
 
-GPT-2 (1.5B) scores CORE 0.256525 by the DCLM paper's 22 benchmarks (arXiv 2406.11794), measured by nanochat on OpenAI's
+GPT-2 (1.6B) scores CORE 0.256525 by the DCLM paper's 22 benchmarks (arXiv 2406.11794), measured by nanochat on OpenAI's
 weights. CORE grows about linearly with the log of compute over a factor of two, so the crossing is interpolated there.
 """
 

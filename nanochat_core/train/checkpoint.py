@@ -1,7 +1,7 @@
 """Checkpoints with torch.distributed.checkpoint: whole or absent, and loadable at any number of ranks and nodes.
 
 What every rank holds whole (plain tensors) the first one writes, and reads and hands to the others. What ranks hold in
-parts (DTensors) each writes and reads itself, where the ranks share a disk; else it has been gathered (snapshot.py).
+parts (DTensors) each writes and reads itself, where the ranks share a disk; else it has been gathered (saver.py).
 
 A checkpoint is a folder step-00000120: DCP's shards, state.json (step, loss averages, seconds) and metrics.jsonl so
 far. It is written under a .tmp name, described by complete.json (size and sha256 of every file) as its last file, and

@@ -1,7 +1,9 @@
 """The version stands in one place, and the changelog's newest section is about it."""
 
+import platform
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -26,4 +28,9 @@ def test_the_package_has_its_version_from_the_code():
 
 def test_the_command_says_its_version():
     done = CliRunner().invoke(app, ["--version"])
-    assert (done.exit_code, done.stdout) == (0, f"nanochat {nanochat_core.__version__}\n")
+    assert done.exit_code == 0
+    torch, prefect = metadata.version("torch"), metadata.version("prefect")
+    parts = re.fullmatch(r"nanochat (\S+) \((?:commit [0-9a-f]{12}, )?(.*)\)\n", done.stdout)
+    assert parts
+    assert parts[1] == nanochat_core.__version__
+    assert parts[2] == f"Python {platform.python_version()}, torch {torch}, Prefect {prefect}"

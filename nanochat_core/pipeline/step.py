@@ -114,8 +114,6 @@ class Step:
     """Fills `out`; returns the headline numbers."""
     identity: Callable[[RunPlan], dict[str, Any]]
     """The settings that decide the result."""
-    entries: tuple[str, ...]
-    """Modules whose code closure is part of the fingerprint."""
     packages: tuple[str, ...]
     """Packages whose version decides the result."""
     headline: Callable[[dict[str, Any]], str]
@@ -132,6 +130,8 @@ class Step:
     """What must be true of what the body made, before it is published."""
     notes: Callable[[RunPlan], list[str]] | None = None
     """What a person is told of its input files each time, whether it is made or found."""
+    entries: tuple[str, ...] = ()
+    """Code that the body reaches in a way that cannot be followed by name: "module" or "module:name"."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,11 @@ class StepKey:
 def step_key(step: Step, plan: RunPlan, digests: Mapping[str, str]) -> StepKey:
     """The fingerprint of a step, given the content digests of its inputs."""
     functions: list[Callable[..., Any]] = [step.body, *([step.checks] if step.checks else [])]
-    written = {name: digest for each in functions for name, digest in fingerprint.function_code(each).items()}
     identity = {
         "step": step.name,
         "config": step.identity(plan),
         "inputs": dict(digests),
-        "code": fingerprint.code_closure(step.entries, memo=workspace.current().sources) | written,
+        "code": fingerprint.step_code(functions, step.entries, memo=workspace.current().sources),
         "packages": fingerprint.package_versions(step.packages),
     }
     return StepKey(identity, fingerprint.identity_digest(identity))

@@ -61,7 +61,6 @@ def _step(file: str) -> Step:
         title=lambda plan: file,
         body=encode,
         identity=lambda plan: {"file": file},
-        entries=("nanochat_core.data.tokenize",),
         packages=("tiktoken", "numpy", "pyarrow"),
         headline=lambda metrics: f"{file}: {metrics['tokens']:,} tokens",
         inputs=("corpus", "tokenizer"),

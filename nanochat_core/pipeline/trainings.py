@@ -48,7 +48,7 @@ def pretrain_job(plan: RunPlan, inputs: Folders, *, checkpoints: Path, work: Pat
     from nanochat_core.train.settings import TrainJob
 
     return TrainJob(
-        entry="nanochat_core.train.pretrain",
+        entry="nanochat_core.train.pretrain:build",
         settings=identity.pretrain_settings(plan),
         runtime=_runtime(plan),
         paths=_paths(inputs, rows="tokens", checkpoints=checkpoints, work=work, out=out),
@@ -61,7 +61,7 @@ def sft_job(plan: RunPlan, inputs: Folders, *, checkpoints: Path, work: Path, ou
 
     num_rows = json.loads((inputs["conversations"] / "counts.json").read_text())["train"]["rows"]
     return TrainJob(
-        entry="nanochat_core.train.sft",
+        entry="nanochat_core.train.sft:build",
         settings=identity.sft_settings(plan, num_rows=num_rows),
         runtime=_runtime(plan),
         paths=_paths(inputs, rows="conversations", checkpoints=checkpoints, work=work, out=out),
@@ -74,7 +74,7 @@ def rl_job(plan: RunPlan, inputs: Folders, *, checkpoints: Path, work: Path, out
 
     num_questions = json.loads((inputs["rl_questions"] / "counts.json").read_text())["train"]
     return TrainJob(
-        entry="nanochat_core.train.rl",
+        entry="nanochat_core.train.rl:build",
         settings=identity.rl_settings(plan, num_questions=num_questions),
         runtime=_runtime(plan),
         paths=_paths(inputs, rows="rl_questions", checkpoints=checkpoints, work=work, out=out),

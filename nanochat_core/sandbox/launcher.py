@@ -23,6 +23,7 @@ from typing import Any
 from nanochat_core.base import files
 from nanochat_core.sandbox import landlock, linux, seccomp, view, zygote
 
+CLOSURE_FILES = ("zygote.py",)  # read as a text, and run inside
 NAMESPACES, LANDLOCK, UNSAFE = "namespaces", "landlock", "unsafe"
 MODES = (NAMESPACES, LANDLOCK)  # in the order of preference
 # Users without a name, one per worker, so that root's programs own nothing and their processes are counted apart.

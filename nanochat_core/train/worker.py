@@ -5,7 +5,7 @@ and SIGINT mean: save a checkpoint, then stop as "preempted". Of ranks that fail
 each other, the first one's reason counts.
 """
 
-import importlib
+import pkgutil
 import signal
 import sys
 import warnings
@@ -79,8 +79,7 @@ def _train(job: TrainJob, is_stopping: Callable[[], bool]) -> dict[str, Any]:
     elif device.type == "cpu":
         keep_freed_memory()
     distributed.start(world, device)
-    stage = importlib.import_module(job.entry)
-    training = stage.build(job, world=world, device=device)
+    training = pkgutil.resolve_name(job.entry)(job, world=world, device=device)
     loop = TrainingLoop(training, job, world=world, device=device, is_stopping=is_stopping)
     try:
         is_done = loop.run()

@@ -77,7 +77,7 @@ def make_job(picker_folder: Path):
             momentum_warmup_steps=0, has_weight_decay=False,
         )  # fmt: skip
         return TrainJob(
-            entry="nanochat_core.train.rl",
+            entry="nanochat_core.train.rl:build",
             settings=TrainSettings(
                 model=CONFIG, optim={"weight_decay": 0.0}, schedule=schedule, total_batch_rows=4, seed=3,
                 validate_every_steps=None, validation_rows=2, dtype="fp32", rl=RL,
@@ -132,7 +132,7 @@ def pretrain_job(text_folder: Path):
             "log_every_steps": 1,
         }  # fmt: skip
         return TrainJob(
-            entry="nanochat_core.train.pretrain",
+            entry="nanochat_core.train.pretrain:build",
             settings=TrainSettings(
                 model=CONFIG, optim={"weight_decay": 0.1}, schedule=schedule, total_batch_rows=8, seed=3,
                 validate_every_steps=validate_every_steps, validation_rows=4, dtype="fp32",

@@ -30,6 +30,8 @@ EXCLUDED = {
     f"{PACKAGE}.base.errors": "wording of messages, and what a command exits with",
     f"{PACKAGE}.base.fingerprint": "makes the keys: made in another way they find nothing",
     f"{PACKAGE}.base.names": "the same",
+    f"{PACKAGE}.base.quiet": "the same",
+    f"{PACKAGE}.base.scopes": "the same",
     f"{PACKAGE}.base.source_memo": "the same",
     f"{PACKAGE}.base.syntax": "the same",
     f"{PACKAGE}.config": "its values are in the key one by one",
@@ -280,7 +282,7 @@ def _source(module: str, file: _File, memo: SourceMemo | None) -> _Source:
 @lru_cache(maxsize=1)
 def _reader() -> str:
     """What decides the facts of a file besides the file: the modules that read it."""
-    readers = (Path(__file__), Path(names.__file__), Path(syntax.__file__))
+    readers = [Path(__file__).with_name(f"{name}.py") for name in ("closure", "names", "quiet", "scopes", "syntax")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in readers)).hexdigest()
 
 

@@ -1,17 +1,18 @@
 """What each statement of a module defines and what it names, so that a closure can go from name to name.
 
 An edit of a function must count for whoever calls it, and for nobody else. A quiet statement (quiet.py) counts where
-one of its names is reached, any other wherever its module is imported. What a name means where it is used is not worked
-out: a local variable that shadows a function reaches it too.
+one of its names is reached, any other wherever its module is imported. A local variable of a function hides the
+module's name, as in Python; in a class and wherever that is not certain, both count.
 """
 
 import ast
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from nanochat_core.base import syntax
 from nanochat_core.base.quiet import Quiet, origin
+from nanochat_core.base.scopes import Scope, scope_of
 
 Facts = dict[str, Any]
 Bindings = dict[str, str]
@@ -141,7 +142,7 @@ class _Uses(ast.NodeVisitor):
 
     def __init__(self, reader: _Reader) -> None:
         self.reader = reader
-        self.bound: Bindings = {}
+        self.scopes: list[Scope] = []
         self.own: set[str] = set()
         self.paths: set[str] = set()
         self.texts: set[str] = set()
@@ -159,7 +160,17 @@ class _Uses(ast.NodeVisitor):
         bound = self.reader.bound.get(name)
         return [*found, *([bound] if bound else [])] or ([] if name in self.reader.defined else [name])
 
+    def _is_local(self, name: str) -> bool:
+        for scope in reversed(self.scopes):
+            if name in scope.outer:
+                return False
+            if name in scope.local:
+                return True
+        return False
+
     def _name(self, name: str, attributes: list[str]) -> None:
+        if self._is_local(name):
+            return
         self.own.add(name)
         for base in self._means(name):
             path = ".".join([base, *attributes])
@@ -178,7 +189,7 @@ class _Uses(ast.NodeVisitor):
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load):
             self._name(node.id, [])
-        else:
+        elif not self._is_local(node.id):
             self.own.add(node.id)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
@@ -245,11 +256,30 @@ class _Uses(ast.NodeVisitor):
                 self._hint(each.annotation)
         if node.returns is not None and node.decorator_list:
             self._hint(node.returns)
-        for child in [*node.decorator_list, *args.defaults, *args.kw_defaults, *node.body]:
-            if child is not None:
-                self.visit(child)
-        for parameter in getattr(node, "type_params", []):
-            self.visit(parameter)
+        self._visit_all([*node.decorator_list, *args.defaults, *args.kw_defaults, *getattr(node, "type_params", [])])
+        self._visit_all(node.body, scope_of(node))
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        self._visit_all([*node.args.defaults, *node.args.kw_defaults])
+        self._visit_all([node.body], scope_of(node))
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
+        """What the first loop goes over is worked out outside, where the targets do not hide anything."""
+        self.visit(node.generators[0].iter)
+        targets = {each.id for part in node.generators for each in ast.walk(part.target) if isinstance(each, ast.Name)}
+        inner = [child for child in ast.iter_child_nodes(node) if not isinstance(child, ast.comprehension)]
+        for number, part in enumerate(node.generators):
+            inner += [part.target, *part.ifs, *([part.iter] if number else [])]
+        self._visit_all(inner, Scope(targets, set()))
+
+    visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
+
+    def _visit_all(self, nodes: Sequence[ast.AST | None], scope: Scope | None = None) -> None:
+        self.scopes += [scope] if scope else []
+        for node in nodes:
+            if node is not None:
+                self.visit(node)
+        self.scopes = self.scopes[:-1] if scope else self.scopes
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
         self.visit(node.target)

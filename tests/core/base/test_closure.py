@@ -288,6 +288,37 @@ def test_a_constant_counts_in_whatever_way_it_is_used(root, use):
 
 
 @pytest.mark.parametrize(
+    ("body", "does_count"),
+    [
+        ("EXTRA = n; return EXTRA", False),
+        ("for EXTRA in n: f(EXTRA)", False),
+        ("return [EXTRA for EXTRA in n]", False),
+        ("return [EXTRA for EXTRA in EXTRA]", True),
+        ("return [[EXTRA for n in m] for EXTRA in n]", False),
+        ("return [EXTRA for n in m], [EXTRA for EXTRA in n]", True),
+        ("return lambda EXTRA: EXTRA", False),
+        ("return lambda EXTRA=EXTRA: EXTRA", True),
+        ("EXTRA = n\n    def g():\n        return EXTRA", False),
+        ("EXTRA = n\n    def g():\n        global EXTRA\n        return EXTRA", True),
+        ("def g():\n        EXTRA = n\n    return EXTRA", True),
+        ("class C:\n        EXTRA = EXTRA", True),
+        ("if n: from ..helper import H as EXTRA\n    EXTRA()", True),
+        ("try: pass\n    except E as EXTRA: EXTRA()", False),
+        ("with n as EXTRA: EXTRA()", False),
+        ("match n:\n        case [*EXTRA]: EXTRA()", False),
+        ("return [(EXTRA := n) for n in m], EXTRA", False),
+        ("return run.EXTRA", False),
+        ("return f(EXTRA=1)", False),
+    ],
+)
+def test_a_variable_hides_the_name_of_the_module_as_in_python(root, body, does_count):
+    mutate(root, LOOP, "def run(n):", f"EXTRA = 1\ndef run(n):\n    {body}\ndef rest(n):")
+    before = fp.code_closure([ENTRY], root=root)
+    mutate(root, LOOP, "EXTRA = 1\ndef", "EXTRA = 9\ndef")
+    assert (fp.code_closure([ENTRY], root=root) != before) == does_count
+
+
+@pytest.mark.parametrize(
     "statement",
     [
         "print()",

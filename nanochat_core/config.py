@@ -37,7 +37,8 @@ class CorpusConfig:
 
     source: Literal["embedded", "path", "hub"] = "embedded"
     path: str | None = None
-    """source = path: a folder or a glob of .parquet, .jsonl or .txt files (also .gz for the last two)."""
+    """source = path: a file, a folder or a pattern of .parquet, .jsonl, .json or .txt files; all but parquet may be
+    packed (.gz, .bz2, .xz, .zst). Files named valid, val, dev or test are validation, else the last one is (docs/data.md)."""
     dataset: str | None = None
     """source = hub: a Hugging Face dataset ("owner/name"), or a URL or folder that holds shards in its layout."""
     revision: str | None = None
@@ -55,7 +56,7 @@ class CorpusConfig:
     max_bytes: int | None = None
     """Stop the training text after this many bytes of UTF-8."""
     validation_docs: int = 160
-    """When there is only one file: this many documents (a tenth at most), spread over it, are the validation shard."""
+    """Where no file is validation: this many documents (a tenth at most), spread over all, are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +134,8 @@ class SftConfig:
     """builtin: generated questions about the corpus, arithmetic with the calculator, spelling, who-are-you.
     mix: SmolTalk, and what the counts below add to it (nanochat's mixture)."""
     path: str | None = None
-    """source = path: a JSONL file or a folder of them, each line {"messages": [{"role", "content"}, ...]}.
-    Files of a folder whose name starts with test or val are held out."""
+    """source = path: a file, a folder or a pattern of .jsonl, .json or .parquet files, packed or not, each row
+    {"messages": [{"role", "content"}, ...]}. Files named valid, val, dev or test are held out, else every 20th is."""
     smoltalk: str = "HuggingFaceTB/smol-smoltalk"
     """source = mix: a Hugging Face dataset of {"messages"}, or a folder in its layout."""
     num_smoltalk: int | None = 460_000

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from nanochat_core.base.errors import MissingError
 
 ROW_GROUP_DOCS = 1000
-ROW_GROUP_BYTES = 8_000_000  # of documents so long that fewer make a row group: one is in memory at a time
+ROW_GROUP_BYTES = 2_000_000  # of documents so long that fewer make a row group: one is in memory at a time
 SHARD_TEXT_BYTES = 64_000_000
 SCHEMA = pa.schema([("text", pa.string())])
 READ_BYTES = 1 << 20
@@ -55,7 +55,8 @@ def _open(folder: Path, shard: int) -> pq.ParquetWriter:
 def open_parquet(path: Path | str, *, column: str) -> pq.ParquetFile:
     """Open one parquet file and check that it has the text column."""
     try:
-        file = pq.ParquetFile(path, buffer_size=READ_BYTES)  # no memory map: its pages would count as memory
+        # no memory map, whose pages would count as memory, and no row group read ahead
+        file = pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
         schema = file.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise MissingError(

@@ -38,7 +38,7 @@ class CorpusConfig:
     source: Literal["embedded", "path", "hub"] = "embedded"
     path: str | None = None
     """source = path: a file, a folder or a pattern of .parquet, .jsonl, .json or .txt files; all but parquet may be
-    packed (.gz, .bz2, .xz, .zst). Files named valid, val, dev or test are validation, else the last one is (docs/data.md)."""
+    packed (.gz, .bz2, .xz, .zst). Files named valid, val, dev, test are validation, else the last is (docs/data.md)."""
     dataset: str | None = None
     """source = hub: a Hugging Face dataset ("owner/name"), or a URL or folder that holds shards in its layout."""
     revision: str | None = None

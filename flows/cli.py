@@ -173,6 +173,7 @@ stack_cli.register(app)
 
 
 def main() -> None:
+    output.name_files_in_utf8()
     output.prepare()
     raise_open_files()
     try:

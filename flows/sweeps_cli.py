@@ -21,6 +21,7 @@ from nanochat_core.cli.app import Json, Preset, Sets
 from nanochat_core.cli.display import display
 from nanochat_core.cli.output import Page, table
 from nanochat_core.cli.plan_compare import parse_depths, parse_flops, show_comparison
+from nanochat_core.presets import portable
 from nanochat_core.sweep.cells import MIN_STEPS, Sweep, plan_miniseries, plan_scaling_laws
 from nanochat_core.sweep.execute import titles
 from nanochat_core.sweep.finish import FinishedSweep, finish_sweep, list_sweeps, render_again
@@ -58,12 +59,13 @@ def miniseries(
     nanochat miniseries d12 --depths 12,16,20 --max-cost-usd 200
     """
     chosen = parse_depths(depths) if depths else None
-    sweep = plan_miniseries(preset, sets or (), depths=chosen, parallel=parallel)
+    sets = [portable(text) for text in sets or []]
+    sweep = plan_miniseries(preset, sets, depths=chosen, parallel=parallel)
 
     def start() -> Any:
         from flows.miniseries import miniseries as flow
 
-        return flow(preset, chosen, list(sets or []), parallel, max_cost_usd, return_state=True)
+        return flow(preset, chosen, sets, parallel, max_cost_usd, return_state=True)
 
     _run(sweep, start, parallel=parallel, max_cost_usd=max_cost_usd, no_prefect=no_prefect, yes=yes, settings={})
 
@@ -93,16 +95,13 @@ def scaling_laws(
     chosen, budgets = parse_depths(depths) if depths else None, parse_flops(flops) if flops else None
     if noise_bpb is not None and noise_bpb <= 0:
         raise ConfigError(f"--noise-bpb {noise_bpb:g} is not above 0", hint="0.005 is a usual scatter between seeds")
-    sweep = plan_scaling_laws(
-        preset, sets or (), budgets=budgets, depths=chosen, min_steps=min_steps, parallel=parallel
-    )
+    sets = [portable(text) for text in sets or []]
+    sweep = plan_scaling_laws(preset, sets, budgets=budgets, depths=chosen, min_steps=min_steps, parallel=parallel)
 
     def start() -> Any:
         from flows.scaling_laws import scaling_laws as flow
 
-        return flow(
-            preset, budgets, chosen, list(sets or []), parallel, max_cost_usd, min_steps, noise_bpb, return_state=True
-        )
+        return flow(preset, budgets, chosen, sets, parallel, max_cost_usd, min_steps, noise_bpb, return_state=True)
 
     settings = {"noise_bpb": noise_bpb}
     _run(sweep, start, parallel=parallel, max_cost_usd=max_cost_usd, no_prefect=no_prefect, yes=yes, settings=settings)

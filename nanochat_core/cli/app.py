@@ -19,7 +19,7 @@ from nanochat_core.base.limits import limit_error
 from nanochat_core.base.text import typed
 from nanochat_core.cli.output import Page, tell
 from nanochat_core.plan import RunPlan, plan_run, summary
-from nanochat_core.presets import load_config, preset_names
+from nanochat_core.presets import load_config, portable, preset_names
 from nanochat_core.workspace import home_from_environment
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ def options(
 
 def chosen(sets: list[str] | None, depth: int | None) -> list[str]:
     """The settings that were typed, `--depth` among them."""
-    return [*(sets or []), *([f"pretrain.depth={depth}"] if depth is not None else [])]
+    typed_in = [portable(text) for text in sets or []]
+    return [*typed_in, *([f"pretrain.depth={depth}"] if depth is not None else [])]
 
 
 SWITCHES = {"core": ("source", "url"), "benchmarks": ("source", "hub"), "rl": ("enabled", True)}

@@ -62,6 +62,19 @@ class _Progress(io.FileIO):
             return len(data)
 
 
+def name_files_in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale would name files in another encoding (LC_ALL=C, Latin-1).
+
+    Arrow, safetensors and Prefect's server take no name that is not UTF-8. The terminal keeps its own encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    if sys.stdout is not None:
+        os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:replace")
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, sys.orig_argv)
+
+
 def prepare() -> None:
     """Make the standard streams take what a verb says and give what a person types, whatever they are."""
     if sys.stdin is None:  # closed, as a scheduler may leave it; the lowest free number is its own

@@ -115,6 +115,13 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     target[field_name] = _parse_value(text, _options_of(name), may_be_path=name in MAY_BE_PATHS)
 
 
+def portable(override: str) -> str:
+    """The same `--set` in letters that any server's JSON takes: a file's name may hold bytes that are no UTF-8."""
+    name, equals, text = override.partition("=")
+    is_whole = not any("\ud800" <= letter <= "\udfff" for letter in text)
+    return override if is_whole else f"{name}{equals}{json.dumps(text.strip())}"
+
+
 def _options_of(name: str) -> tuple[Any, ...]:
     """The types that a setting's value may have; none for a setting that does not exist."""
     hint: Any = RunConfig

@@ -10,7 +10,7 @@ from flows.parameters import Settings
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.pipeline.ingredients import toml_of
 from nanochat_core.plan import plan_run
-from nanochat_core.presets import PATHS, load_config, preset_names
+from nanochat_core.presets import PATHS, load_config, portable, preset_names
 
 
 def test_a_preset_for_a_laptop_and_one_for_the_speedrun_are_there():
@@ -180,6 +180,8 @@ def test_a_path_that_is_there_is_that_file_whatever_its_name_looks_like(name, tm
     monkeypatch.chdir(tmp_path)
     Path(name).write_text("")
     sets = [f"{setting}={name}" for setting in PATHS] + [f"corpus.dataset={name}"]
+    assert all(portable(text).encode() for text in sets), "Prefect's JSON is UTF-8"
+    assert load_config("tiny", map(portable, sets)) == load_config("tiny", sets)
     config = load_config("tiny", sets)
     assert {config.corpus.path, config.sft.path, config.core.path, config.benchmarks.path} == {str(tmp_path / name)}
     assert config.corpus.dataset == name

@@ -113,6 +113,27 @@ RUN = RunSummary(
 )
 
 
+def test_files_have_their_names_whatever_the_locale(tmp_path):
+    program = """
+import os, sys
+from nanochat_core.cli import output
+output.name_files_in_utf8()
+output.prepare()
+print(sys.getfilesystemencoding(), sys.argv[1].isprintable(), os.path.exists(sys.argv[1]), "\\u2713")
+sys.exit(output.finish())
+"""
+    (tmp_path / "ü").mkdir()
+    environment = {
+        "LC_ALL": "C",
+        "PYTHONUTF8": "0",
+        "PYTHONCOERCECLOCALE": "0",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    command = [sys.executable, "-c", program, str(tmp_path / "ü")]
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, b"utf-8 True True ?\n"), done.stderr
+
+
 VALUES = ("tiny-20261122-143033-71e8", "1.2472", "0.2585 ± 0.0041", "what a run made of it in some words")
 
 

@@ -74,7 +74,7 @@ def _from_files(
         validation, their_keys = _fit({name: by_name[name] for name in chosen}, notes, scratch=scratch)
         notes.append(f"validation is {listing(chosen)}, by name")
     else:
-        is_chosen = _is_held_out(len(train))
+        is_chosen = _is_held_out(len(train), notes)
         validation, their_keys = mixture.Subset(train, np.flatnonzero(is_chosen)), keys[is_chosen]
         notes.append(f"validation is {len(validation):,} of {len(train):,} conversations, spread over all")
         train, keys = mixture.Subset(train, np.flatnonzero(~is_chosen)), keys[~is_chosen]
@@ -118,11 +118,12 @@ def _fit(
     return mixture.Subset(talks, np.array(numbers)), np.array(keys)
 
 
-def _is_held_out(count: int) -> np.ndarray:
+def _is_held_out(count: int, notes: Sequence[str] = ()) -> np.ndarray:
     """(count,) bool: every 20th, or the last of fewer."""
     if count < 2:
         raise MissingError(
-            f"{count} conversation{'s' * (count != 1)} cannot be learnt from and held out for validation",
+            f"{count} conversation{'s' * (count != 1)} cannot be learnt from and held out for validation"
+            + "".join(f"; {note}" for note in notes),
             hint="give it more, or a file valid.jsonl beside them",
         )
     return (np.arange(count) + 1) % min(count, VALIDATION_EVERY) == 0

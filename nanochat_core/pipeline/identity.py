@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.fingerprint import package_versions
 from nanochat_core.data.documentation import PACKAGES
+from nanochat_core.pipeline.data_files import digests
 from nanochat_core.plan import RunPlan, optim_values
 from nanochat_core.schedules import Schedule
 
@@ -43,9 +44,9 @@ def corpus(plan: RunPlan) -> Identity:
     if plan.config.corpus.source == "path":
         from nanochat_core.data.corpora import least_validation_bytes, select
 
-        # names and sizes, not content: reading terabytes to see whether they changed would cost more than it saves
+        del config["path"]  # where the files are; what they are called below it counts
         found = select(plan.config.corpus)
-        config["files"] = [_stamp(file) for file in found.files]
+        config["files"] = digests(found.files, found.root)
         config["least_bytes"] = least_validation_bytes(found, sequence_len=plan.pretrain.model.sequence_len)
     return config
 
@@ -54,10 +55,6 @@ def local_folder(dataset: str | None) -> Path | None:
     """The folder that a dataset's name means, where it is one on this machine."""
     folder = Path(dataset).expanduser() if dataset else None
     return folder if folder and folder.is_dir() else None
-
-
-def _stamp(file: Path) -> list[str | int]:
-    return [str(file), file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def tokenizer(plan: RunPlan) -> Identity:
@@ -109,7 +106,8 @@ def conversations(plan: RunPlan) -> Identity:
     if sft.source == "path":
         from nanochat_core.data.conversations import select
 
-        identity["files"] = [_stamp(file) for file in select(sft.path).files]
+        found = select(sft.path)
+        identity["files"] = digests(found.files, found.root)
     else:
         identity |= {"smoltalk": sft.smoltalk, "num_smoltalk": sft.num_smoltalk}
         identity["files"] = _stamps(sft.smoltalk) if local_folder(sft.smoltalk) else []
@@ -261,13 +259,13 @@ def benchmark(plan: RunPlan) -> Identity:
     return {**chosen, "seed": plan.config.seed, "dtype": plan.config.pretrain.dtype}
 
 
-def _stamps(path: str | None) -> list[list[str | int]]:
+def _stamps(path: str | None) -> list[list[str]]:
     """Of a file, or of every file below a folder; none where there is nothing, and the step then says so."""
     chosen = Path(path or "").expanduser()
     walk = os.walk(chosen, followlinks=True)  # data are often linked into place
     below = sorted(Path(folder, name) for folder, _, names in walk for name in names)
     files = [chosen] if chosen.is_file() else [file for file in below if file.is_file()]
-    return [_stamp(file) for file in files] if path else []
+    return digests(files, chosen) if path else []
 
 
 def report(plan: RunPlan) -> Identity:

@@ -15,6 +15,7 @@ import time
 from types import FrameType
 
 from flows.stack_process import children_of
+from nanochat_core.base import environment
 from nanochat_core.base.process import die_with_parent
 
 GRACE_S = 40.0  # a training gets 25 s to save (nanochat_core/base/child.py); reporting the end takes some more
@@ -23,6 +24,7 @@ WORKER_S = 10.0
 
 def main() -> None:
     """Run a worker until it ends or is told to."""
+    environment.adopt()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pool", required=True)
     parser.add_argument("--name", required=True)

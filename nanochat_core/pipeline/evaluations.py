@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.child import run_child
+from nanochat_core.base.environment import loopback
 from nanochat_core.base.torchrun import torchrun
 from nanochat_core.pipeline.step import StepRun
 
@@ -124,7 +125,7 @@ def measure(run: StepRun, module: str, job: dict[str, Any]) -> Metrics:
         command,
         run.attempt,
         on_record=lambda record: run.progress(record["done"], record["total"], record["text"]),
-        environment={},
+        environment=loopback(),
         check=run.lease.raise_if_lost,
     )
     return {key: value for key, value in result.items() if key != "status"}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nanochat_core.base.child import OutOfMemoryError, PreemptedError, run_child
+from nanochat_core.base.environment import loopback
 from nanochat_core.base.errors import UnreadableError
 from nanochat_core.base.records import Record, read_records
 from nanochat_core.base.torchrun import Nodes, torchrun
@@ -125,7 +126,7 @@ def _run_once(
         watch.check()
         check()
 
-    environment = {"OMP_NUM_THREADS": str(threads)}
+    environment = {"OMP_NUM_THREADS": str(threads), **(loopback() if nodes is None or nodes.num == 1 else {})}
     return run_child(command(job, plan, nodes), work, on_record=on_record, environment=environment, check=check_all)
 
 

@@ -5,7 +5,6 @@ second that refusals and lists need not wait for.
 """
 
 import json
-import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,9 +15,10 @@ from flows.server import prefect_server
 from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.stopping import stop_on_signals
 from nanochat_core.base.units import duration
 from nanochat_core.cli.app import Depth, Json, Sets, chosen
-from nanochat_core.cli.display import display
+from nanochat_core.cli.display import Display, display
 from nanochat_core.cli.output import Page, table
 from nanochat_core.plan import RunPlan, estimate, plan_run
 from nanochat_core.presets import load_config, preset_names
@@ -58,7 +58,7 @@ def nightly(
     """
     if context.invoked_subcommand is not None:
         return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C: with a checkpoint
+    stop_on_signals()
     overrides = chosen(sets, depth)
     plan = plan_run(load_config(preset, overrides))
     confirm_cost("night", estimate(plan).usd * seeds, yes=yes)
@@ -72,18 +72,25 @@ def nightly(
 
                 return flow(preset, overrides, seeds, return_state=True)
 
-            finished = run_flow(server, start, _titles(plan), num_tasks=_num_tasks)
+            def without(_watching: Display) -> "FinishedNight":
+                return _judge(plan, preset, overrides, seeds)
+
+            finished = run_flow(server, start, _titles(plan), num_tasks=_num_tasks, without=without)
     _conclude(finished)
 
 
 def _run_bare(plan: RunPlan, preset: str, overrides: list[str], seeds: int) -> "FinishedNight":
+    with display(_titles(plan)) as watching:
+        observe.use(watching)
+        return _judge(plan, preset, overrides, seeds)
+
+
+def _judge(plan: RunPlan, preset: str, overrides: list[str], seeds: int) -> "FinishedNight":
     from flows.nightly import train_and_judge
     from nanochat_core.gate.finish import raise_if_red
     from nanochat_core.pipeline import steps
 
-    with display(_titles(plan)) as watching:
-        observe.use(watching)
-        finished = train_and_judge(plan, preset, overrides, seeds=seeds, steps=steps)
+    finished = train_and_judge(plan, preset, overrides, seeds=seeds, steps=steps)
     raise_if_red(finished)
     return finished
 
@@ -198,7 +205,7 @@ def bisect(
     def tell(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_on_signals()
     found = search(repository.absolute(), good, bad, asked=asked, tell=tell, baseline_seeds=seeds)
     if as_json:
         print(json.dumps(asdict(found), indent=1))

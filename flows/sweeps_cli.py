@@ -5,7 +5,6 @@ and the same command goes on. Prefect is imported late, as it takes a second tha
 """
 
 import json
-import signal
 import time
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -16,9 +15,10 @@ from flows.server import prefect_server
 from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.stopping import stop_on_signals
 from nanochat_core.base.units import dollars, duration
 from nanochat_core.cli.app import Json, Preset, Sets
-from nanochat_core.cli.display import display
+from nanochat_core.cli.display import Display, display
 from nanochat_core.cli.output import Page, table
 from nanochat_core.cli.plan_compare import parse_depths, parse_flops, show_comparison
 from nanochat_core.presets import portable
@@ -144,14 +144,18 @@ def _run(
     settings: dict[str, Any],
 ) -> None:
     """Show the plan, refuse what is too dear, run, and say what came out."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C: with a checkpoint
+    stop_on_signals()
     prices = price_sweep(sweep)
     _announce(sweep, prices, yes=yes, max_cost_usd=max_cost_usd)
     if no_prefect:
         finished = _run_bare(sweep, parallel=parallel, max_cost_usd=max_cost_usd, settings=settings)
     else:
         with prefect_server() as server:
-            finished = run_flow(server, start, titles(sweep), num_tasks=_num_tasks)
+
+            def without(_watching: Display) -> FinishedSweep:
+                return _sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd, settings=settings)
+
+            finished = run_flow(server, start, titles(sweep), num_tasks=_num_tasks, without=without)
     _conclude(finished)
 
 
@@ -164,13 +168,17 @@ def _announce(sweep: Sweep, prices: list[CellPrice], *, yes: bool, max_cost_usd:
 
 
 def _run_bare(sweep: Sweep, *, parallel: int, max_cost_usd: float | None, settings: dict[str, Any]) -> FinishedSweep:
+    with display(titles(sweep)) as watching:
+        observe.use(watching)
+        return _sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd, settings=settings)
+
+
+def _sweep(sweep: Sweep, *, parallel: int, max_cost_usd: float | None, settings: dict[str, Any]) -> FinishedSweep:
     from flows.miniseries import run_sweep
     from nanochat_core.pipeline import steps
 
     started_at = time.time()
-    with display(titles(sweep)) as watching:
-        observe.use(watching)
-        done = run_sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd, steps=steps)
+    done = run_sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd, steps=steps)
     return finish_sweep(sweep, done, started_at=started_at, settings=settings)
 
 

@@ -26,6 +26,7 @@ from prefect.tasks import exponential_backoff
 
 from nanochat_core.base.errors import TrainingError
 from nanochat_core.base.gpus import has_gpu
+from nanochat_core.base.stopping import was_told
 from nanochat_core.pipeline.checks_verdict import checks_of
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.pipeline.steps import STEPS
@@ -135,6 +136,8 @@ def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
         def call(plan: RunPlan, *args: Any, **kwargs: Any) -> Ref | None:
             if not STEPS[name].is_wanted(plan):
                 return None
+            if was_told():  # and went on: what a Ctrl-C broke may be caught in between
+                raise KeyboardInterrupt
             begin_run()
             is_inline = needs_gpu(name) and has_gpu() and _sender.get() is None
             is_limited = is_inline and has_inline_limit(PREFECT_API_URL.value())

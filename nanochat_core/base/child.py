@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import gettempdir
 
+from nanochat_core.base.environment import for_child
 from nanochat_core.base.errors import (
     ConfigError,
     CorruptError,
@@ -76,6 +77,7 @@ def run_child(
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env=_environment(environment),
+            start_new_session=True,  # a terminal's Ctrl-C and hang-up are ours to hear, who save a checkpoint first
             preexec_fn=die_with_parent,
         )
     try:
@@ -94,10 +96,8 @@ def run_child(
 
 
 def _environment(changes: dict[str, str]) -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[2])  # a checkout works without being installed
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    ours = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "NANOCHAT_PARENT": str(os.getpid())}
-    return {"GOMP_SPINCOUNT": GOMP_SPINCOUNT, **os.environ, **ours, **changes}
+    ours = {"PYTHONUNBUFFERED": "1", "NANOCHAT_PARENT": str(os.getpid())}
+    return {"GOMP_SPINCOUNT": GOMP_SPINCOUNT, **for_child(os.environ), **ours, **changes}
 
 
 def _forward(follower: RecordFollower, on_record: Callable[[Record], None]) -> None:
@@ -114,27 +114,31 @@ def _stop(child: "subprocess.Popen[bytes]") -> None:
     """Ask for a checkpoint, wait for it, then insist."""
     if child.poll() is not None:
         return
-    with _deaf_to_sigterm():  # before the child hears of it, whose end may bring a second request at once
+    with _deaf():  # before the child hears of it, whose end may bring a second request at once
         child.send_signal(signal.SIGTERM)
         try:
             child.wait(GRACE_S)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+        except BaseException:  # a second Ctrl-C: somebody is in a hurry; the ranks hear that torchrun died, and save
+            child.kill()
+            child.wait()
+            raise
 
 
 @contextlib.contextmanager
-def _deaf_to_sigterm() -> Iterator[None]:
-    """Who is stopping already is not stopped again: a second SIGTERM would cut off the checkpoint."""
+def _deaf() -> Iterator[None]:
+    """Who is stopping already is not stopped again: a second SIGTERM or hang-up would cut off the checkpoint."""
     _stopping.set()
     is_main = threading.current_thread() is threading.main_thread()  # no other one may set a handler
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN) if is_main else None
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGHUP) if is_main}
     try:
         yield
     finally:
         _stopping.clear()
-        if is_main:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _result(work: Path, returncode: int) -> Record:

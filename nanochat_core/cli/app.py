@@ -4,7 +4,6 @@ stdout is the answer, stderr the progress. A NanochatError is one line and a hin
 """
 
 import json
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typer.core import TyperGroup
 from nanochat_core import __version__
 from nanochat_core.base.errors import ConfigError, NanochatError
 from nanochat_core.base.limits import limit_error
+from nanochat_core.base.stopping import stop_on_signals, was_told
 from nanochat_core.base.text import typed
 from nanochat_core.cli.output import Page, tell
 from nanochat_core.plan import RunPlan, plan_run, summary
@@ -41,9 +41,10 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            print("stopped; the same command goes on from here", file=sys.stderr)
-            raise typer.Exit(EXIT_INTERRUPTED) from interrupt
+            raise _stopped() from interrupt
         except Exception as error:
+            if was_told() and not ctx.params.get("debug"):  # whatever broke, broke because it was told to stop
+                raise _stopped() from error
             told = limit_error(error, near=_home()) or error
             if not isinstance(told, NanochatError):
                 raise
@@ -56,6 +57,11 @@ def _home() -> Path | None:
         return home_from_environment()
     except ConfigError:
         return None
+
+
+def _stopped() -> typer.Exit:
+    print("stopped; the same command goes on from here", file=sys.stderr)
+    return typer.Exit(EXIT_INTERRUPTED)
 
 
 app = typer.Typer(
@@ -267,7 +273,7 @@ def node(
     """
     from nanochat_core.pipeline.node import join
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C: with a checkpoint
+    stop_on_signals()
     plan = plan_run(load_config(preset, chosen(sets, depth)))
     join(plan, note=lambda text: print(text, file=sys.stderr, flush=True), wait_s=wait_hours * 3600)
 

@@ -65,7 +65,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _stop_on_signals() -> Callable[[], bool]:
     received: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # torchrun passes on whichever it got
         signal.signal(number, lambda sig, frame: received.append(sig))
     return lambda: bool(received)
 

@@ -1,0 +1,41 @@
+"""How a command of ours is told to stop.
+
+Ctrl-C, SIGTERM and a hang-up of the terminal mean the same: save a checkpoint, then end. Under nohup a hang-up means
+nothing; what is written to a terminal that is gone is lost (nanochat_core/cli/output.py), and is no error.
+"""
+
+import signal
+from types import FrameType
+
+_told: list[int] = []
+
+
+def stop_on_signals() -> None:
+    """From here on SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt; one that a parent made us deaf to stays unheard.
+
+    SIGTERM is always heard: schedulers send it before they kill.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def stop_quietly() -> None:
+    """Ctrl-C raises KeyboardInterrupt, also where this process began with a handler of its own."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def was_told() -> bool:
+    """Whether somebody wants this process to stop: an error that follows may be nothing but that."""
+    return bool(_told)
+
+
+def forget() -> None:
+    """For tests: nobody has said anything."""
+    _told.clear()
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    _told.append(number)
+    raise KeyboardInterrupt

@@ -2,9 +2,9 @@
 
 import os
 import shutil
-import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,14 +14,16 @@ from rich.console import Console
 from flows import deploy, nightly_cli, stack_cli, sweeps_cli
 from flows.configured import settings
 from flows.server import EmbeddedServer, prefect_server
-from flows.session import confirm_cost, run_flow
+from flows.session import confirm_cost, leave, run_flow
 from nanochat_core import observe
+from nanochat_core.base import environment
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.limits import raise_open_files
+from nanochat_core.base.stopping import stop_on_signals, stop_quietly
 from nanochat_core.base.units import count, duration
 from nanochat_core.cli import bench, export, output, serve
 from nanochat_core.cli.app import Depth, Preset, Sets, app, check_step, chosen, derived_plan
-from nanochat_core.cli.display import display
+from nanochat_core.cli.display import Display, display
 from nanochat_core.cli.output import Page
 from nanochat_core.cli.plan_view import preview_steps, show_plan
 from nanochat_core.pipeline import headlines
@@ -51,7 +53,7 @@ def run(
 
     nanochat run tiny --set sft.epochs=2 --until evaluate_chat
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop like Ctrl-C: with a checkpoint
+    stop_on_signals()
     sets = chosen(sets, depth)
     if max_cost_usd is not None:
         sets = [*sets, f"runtime.max_cost_usd={max_cost_usd}"]
@@ -91,9 +93,10 @@ def _run_bare(plan: RunPlan, until: str | None) -> FinishedRun:
 def _run_flow(
     server: EmbeddedServer | None, preset: str, sets: list[str] | None, plan: RunPlan, until: str | None
 ) -> FinishedRun:
-    from flows.speedrun import speedrun  # while the server starts
+    from flows.speedrun import run_until, speedrun  # while the server starts
+    from nanochat_core.pipeline import steps
 
-    titles = _titles(plan, until)
+    titles, started_at = _titles(plan, until), time.time()
 
     def start() -> Any:
         fresh, drift = list(plan.fresh), list(plan.accept_drift)
@@ -104,7 +107,15 @@ def _run_flow(
     def num_tasks(_finished: FinishedRun) -> int:
         return len(titles)
 
-    return run_flow(server, start, titles, num_tasks=num_tasks)
+    def without(watching: Display) -> FinishedRun:
+        made = [name for name, state in watching.states.items() if state.status == "made"]
+        again = replace(plan, fresh=tuple(name for name in plan.fresh if name not in made))
+        refs = [
+            replace(ref, is_cached=ref.is_cached and ref.step not in made) for ref in run_until(steps, again, until)
+        ]
+        return finish_run(plan, refs, started_at=started_at)
+
+    return run_flow(server, start, titles, num_tasks=num_tasks, without=without)
 
 
 def _titles(plan: RunPlan, until: str | None) -> dict[str, str]:
@@ -176,16 +187,17 @@ def main() -> None:
     output.name_files_in_utf8()
     output.prepare()
     raise_open_files()
+    stop_quietly()
     try:
-        for note in settle():
-            print(f"note: {note}", file=sys.stderr)
+        for line in [*environment.adopt(), *settle()]:
+            print(f"note: {line}", file=sys.stderr)
         stack_cli.adopt_stack()
-        app()
+        app(prog_name="nanochat")
     except NanochatError as error:  # outside of every verb: the help text, or the stack of this home
-        code = output.tell(error)
+        code: Any = output.tell(error)
     except SystemExit as end:
         code = end.code
-    sys.exit(output.finish() or code)
+    leave(output.finish() or code)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 Prefect's own ephemeral server dies with a terminal's Ctrl-C (before the run can be recorded) and survives a kill of its
 parent. Ours is a child in a session of its own with a parent-death signal: Ctrl-C does not reach it, and nothing is
 left running. It uses the database in PREFECT_HOME, so a later `prefect server start` shows the same runs.
+
+It is a convenience of the run and must never cost it anything: one that dies or hangs is started again at the same
+port, and a run whose server stays away ends without it (flows/session.py).
 """
 
 import contextlib
@@ -15,18 +18,21 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from flows.configured import check_configured, settings
 from nanochat_core.base.child import LAST_CHARS
+from nanochat_core.base.environment import for_child
 from nanochat_core.base.errors import HardwareError, NanochatError
 from nanochat_core.base.limits import limit_in_text, limit_of_disks
 from nanochat_core.base.loopback import SILENT, ask
 from nanochat_core.base.process import describe_exit, die_with_parent
+from nanochat_core.base.stopping import was_told
 from nanochat_core.cli import prefect_home
 from nanochat_core.cli.prefect_home import CONNECTION_URLS, DATABASE
 from nanochat_core.workspace import home_from_environment
@@ -40,6 +46,11 @@ QUIET = {
     "PREFECT_LOGGING_EXTRA_LOGGERS": "nanochat_core",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
+# A server that is started again answers in some 5 s: asked again after 2, 4 and 8 s, and then the run does without.
+IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "3", "PREFECT_CLIENT_RETRY_JITTER_FACTOR": "0"}
+POLL_S = 0.5
+ASK_EVERY_S, ANSWER_S, NUM_SILENT = 4.0, 2.0, 3  # whether it lives; 20 s without an answer is a hang
+MAX_RESTARTS = 3
 
 
 class EmbeddedServer:
@@ -49,31 +60,40 @@ class EmbeddedServer:
         self.home = home
         self.url = f"http://127.0.0.1:{port}/api"
         self.log = log
+        self.num_deaths = 0
+        self.is_lost = False  # it died so often that it was not started again
+        self._port = port
+        self._is_over = threading.Event()
+        self.process = self._launch()
+
+    def _launch(self) -> "subprocess.Popen[bytes]":
         environment = {
-            **os.environ,
+            **for_child(os.environ),
             **QUIET,
-            "PREFECT_HOME": str(home),
-            **_own_database(home),
-            "PREFECT_SERVER_API_PORT": str(port),
+            "PREFECT_HOME": str(self.home),
+            **_own_database(self.home),
+            "PREFECT_SERVER_API_PORT": str(self._port),
             "PREFECT_UI_API_URL": self.url,
         }
-        arguments = ["--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1", "--port", str(port)]
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "uvicorn", *arguments, "--log-level", "error", "--lifespan", "on"],
+        with self.log.open("ab" if self.num_deaths else "wb") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "flows.embedded", str(self._port)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=_die_with_driver,
             )
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                break
+                if self.process.returncode > 0 or self.num_deaths == MAX_RESTARTS:
+                    break
+                self.num_deaths += 1  # somebody killed it
+                self.process = self._launch()
             with contextlib.suppress(*SILENT):
                 ask(f"{self.url}/health", timeout_s=2).close()
                 _keep_template(self.home, _template())
@@ -93,10 +113,51 @@ class EmbeddedServer:
         text = self.log.read_text(encoding="utf-8", errors="replace")[-LAST_CHARS:] if self.log.is_file() else ""
         return limit_in_text(text, where=str(self.home)) or limit_of_disks(self.home, self.log.parent)
 
+    def has_died(self) -> bool:
+        """Whether it did, at any time; an error may be its."""
+        return self.num_deaths > 0 or self.process.poll() is not None
+
+    def watch(self, note: Callable[[str], None]) -> None:
+        """Start it again whenever it dies or hangs, from a thread of its own; `note` hears of it."""
+        # a daemon: it lives as long as this process, and the kernel ends a server together with the thread it is from
+        threading.Thread(target=self._keep_up, args=(note,), name="server watch", daemon=True).start()
+
+    def _keep_up(self, note: Callable[[str], None]) -> None:
+        while (ended := self._wait_for_end()) and not was_told():
+            self.num_deaths += 1
+            self.is_lost = self.num_deaths > MAX_RESTARTS
+            after = "and stays away" if self.is_lost else "and starts again"
+            note(f"Prefect's server {ended}: its page is gone {after}; the run goes on")
+            if self.is_lost:
+                return
+            self.process = self._launch()
+
+    def _wait_for_end(self) -> str:
+        """How the server ended, by itself or because it was silent for too long; nothing once the command is done."""
+        num_silent, patience = 0, START_TIMEOUT_S / ASK_EVERY_S
+        while True:
+            for _ in range(round(ASK_EVERY_S / POLL_S)):
+                if self._is_over.wait(POLL_S):
+                    return ""
+                if self.process.poll() is not None:
+                    return f"ended with {describe_exit(self.process.returncode)}"
+            if self._answers():
+                num_silent, patience = 0, NUM_SILENT
+            elif (num_silent := num_silent + 1) > patience:
+                self.process.kill()
+                self.process.wait()
+                return "did not answer any more"
+
+    def _answers(self) -> bool:
+        with contextlib.suppress(*SILENT):
+            ask(f"{self.url}/health", timeout_s=ANSWER_S).close()
+            return True
+        return False
+
     def wait_until_recorded(self, flow_run_id: str, num_tasks: int) -> None:
         """Task runs are recorded a moment after they end; wait for them, so that none is missing from the database."""
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self.has_died():
             with contextlib.suppress(*SILENT):
                 runs = self._post("task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run_id]}}})
                 if len([run for run in runs if run["state_type"] in ("COMPLETED", "FAILED", "CRASHED")]) >= num_tasks:
@@ -111,7 +172,8 @@ class EmbeddedServer:
             return json.load(answer)
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
+        self._is_over.set()
+        self.process.send_signal(signal.SIGINT)
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -132,6 +194,7 @@ def prefect_server() -> Iterator[EmbeddedServer | None]:
     for folder, name in ((home, "PREFECT_HOME"), (logs, "NANOCHAT_HOME")):
         _make(folder, name)
     _seed_database(home, _template())
+    os.environ.update({name: value for name, value in IMPATIENT.items() if name not in os.environ})
     server = EmbeddedServer(home, _free_port(), logs / "prefect-server.log")
     os.environ["PREFECT_API_URL"] = server.url
     try:
@@ -162,6 +225,10 @@ def _is_configured() -> bool:
     if not os.path.isfile(home / "profiles.toml") and not os.path.isfile("prefect.toml"):
         return False
     return settings().api.url is not None  # a second of import, only where a profile may name a server
+
+
+def _die_with_driver() -> None:
+    die_with_parent(signal.SIGINT)
 
 
 def _template() -> Path:

@@ -4,6 +4,7 @@ The page comes first; the tables are the same scores for whoever wants to sort t
 and the TensorBoard folders; a browser opens those that are web addresses, the others are paths to copy.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from nanochat_core.pipeline.trainings import TENSORBOARD
 from nanochat_core.plan import RunPlan
 from nanochat_core.report import outline, scores
 from nanochat_core.report.markdown import summarize
-from tasks.progress import check_rows
+from tasks.progress import API_ERRORS, check_rows
 
+log = logging.getLogger(__name__)
 Rows = list[dict[str, Any]]
 TABLES = {  # artifact key -> what it is; a run's page shows the first few words
     "held-out-questions": "how many held-out questions the models get right",
@@ -31,6 +33,14 @@ TABLES = {  # artifact key -> what it is; a run's page shows the first few words
 def publish_summary(plan: RunPlan, refs: list[Ref], *, started_at: float) -> FinishedRun:
     """Record the run and attach its summary to the current flow run."""
     finished = finish_run(plan, refs, started_at=started_at)
+    try:
+        _attach(plan, refs, finished)
+    except API_ERRORS as error:  # the run is made and recorded; its page is a convenience
+        log.warning("the summary of %s is not on the run's page: %s", finished.run_id, error)
+    return finished
+
+
+def _attach(plan: RunPlan, refs: list[Ref], finished: FinishedRun) -> None:
     places = links(finished)
     page = "\n\n".join([summarize(plan, refs).rstrip(), *checks_told(refs), places_told(places)])
     create_markdown_artifact(
@@ -40,7 +50,6 @@ def publish_summary(plan: RunPlan, refs: list[Ref], *, started_at: float) -> Fin
         create_table_artifact(table=rows, key=key, description=TABLES[key])
     for key, place in places.items():
         create_link_artifact(link=place.link, link_text=place.text, key=key, description=place.what)
-    return finished
 
 
 def score_tables(refs: list[Ref]) -> dict[str, Rows]:

@@ -122,6 +122,10 @@ class _Recorder:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def is_working(self) -> bool:
+        """Whether a step is at work."""
+        return any(state.status == "running" for state in self.states.values())
+
 
 class LiveTable(_Recorder):
     """A table that redraws itself, for terminals."""
@@ -213,7 +217,10 @@ class Lines(_Recorder):
         print(f"{step:<14} {text}", file=sys.stderr, flush=True)
 
 
-def display(steps: Titles) -> LiveTable | Lines:
+Display = LiveTable | Lines
+
+
+def display(steps: Titles) -> Display:
     """The display that fits where stderr goes, for steps in their order with a title each."""
     console = Console(stderr=True)
     return LiveTable(steps, console) if console.is_terminal else Lines(steps)

@@ -1,11 +1,22 @@
 # Everything a user or CI calls. Each target sets up what it needs by itself: a Python >= 3.11 with pip is enough.
-PYTHON ?= python3
+# the first that is new enough; make PYTHON=/path/to/python3.12 takes another
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' > /dev/null 2>&1 && { echo $$python; break; }; done)
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS := -n 2 --dist loadfile --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help up down speedrun setup dev check format test test-fast faults gpu-check lock clean
+# an environment names its folder in many places: one that was moved or copied with its clone is mended
+MADE_IN := $(shell cat $(VENV)/.runtime 2> /dev/null)
+ifneq ($(MADE_IN),)
+ifneq ($(MADE_IN),$(CURDIR))
+$(info this clone was in $(MADE_IN): its .venv is mended for $(CURDIR))
+$(shell $(BIN)/python infra/moved.py $(VENV) "$(MADE_IN)" "$(CURDIR)" || rm -rf $(VENV))
+endif
+endif
+
+.PHONY: help up down speedrun setup dev check format test test-fast faults matrix gpu-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,14 +40,16 @@ setup: $(VENV)/.runtime ## Install what a run needs into .venv, versions locked
 dev: $(VENV)/.dev ## Install what tests and checks need as well
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	@$(PYTHON) -m venv $(VENV)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and $$(python3 --version 2>&1) is what python3 is here;" \
+		"make PYTHON=/path/to/python3.12 $(MAKECMDGOALS) takes another" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "installing the locked packages into $(VENV) (once; two to three minutes)"
 	@$(BIN)/python -m pip install --quiet -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	@touch $@
+	@echo "$(CURDIR)" > $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@$(BIN)/python -m pip install --quiet -r requirements-dev.lock
@@ -62,6 +75,9 @@ test-fast: $(VENV)/.dev ## The tests that need no server and no training process
 faults: $(VENV)/.dev ## The long kills, damage and outages, then the kill matrix (OUT=table.md keeps it); under two hours
 	@$(BIN)/python -m pytest -s -m torture; tests=$$?; \
 		$(BIN)/python tests/faults/matrix.py --repeats 5 $(if $(OUT),--out $(OUT)); exit $$((tests | $$?))
+
+matrix: ## What depends on Python and torch, with each at hand; gigabytes to download the first time
+	@$(PYTHON) tests/matrix.py
 
 gpu-check: $(VENV)/.dev ## Check and time all that needs a GPU; TEXT=folder of .parquet shards, OUT=file for the JSON
 	@$(BIN)/python benchmarks/gpu_check.py --out $(or $(OUT),build/gpu-check.json) $(if $(TEXT),--text $(TEXT))

@@ -188,7 +188,7 @@ def pytest(environment: Path, *arguments: str) -> str:
 
 
 def killed(first: Path, second: Path) -> str:
-    """Begun by `first`, killed, gone on with by `second`, killed, ended by `first`: over one store, to the same bits."""
+    """Begun by `first`, killed, gone on with by `second`, killed, ended by `first`: over one store, with equal bits."""
     with tempfile.TemporaryDirectory(prefix="nanochat-matrix-") as temporary:
         home = Path(temporary)
         texts = (f"{number}: the river carries {number * 7} stones under the bridge. " * 9 for number in range(900))

@@ -5,6 +5,7 @@ Every check is small, says what it saw, and never changes anything except a scra
 
 import fcntl
 import importlib.metadata
+import json
 import os
 import secrets
 import sys
@@ -48,7 +49,7 @@ class Finding:
 def examine() -> list[Finding]:
     """All findings, in the order in which one depends on the other."""
     checks: tuple[Callable[[], Finding], ...] = (
-        _python, _packages, _torch, _home, _store, _prefect_home, _prefect_server, _proxies, _sandbox,
+        _python, _packages, _torch, _home, _store, _prefect_home, _prefect_server, _proxies, _sandbox, _tried,
     )  # fmt: skip
     return [check() for check in checks]
 
@@ -216,3 +217,12 @@ def _sandbox() -> Finding:
     except NanochatError as error:
         return Finding("sandbox", True, f"{error.message}; HumanEval is refused here", error.hint)
     return Finding("sandbox", True, f"{has['isolation']}; network: {has['network']}; files: {has['files']}")
+
+
+def _tried() -> Finding:
+    """What `make matrix` was run with; no fault where this machine is another."""
+    tried = json.loads((Path(__file__).parent / "tried.json").read_text(encoding="utf-8"))
+    kinds = {kind: list(dict.fromkeys(row[kind] for row in tried["rows"])) for kind in ("python", "torch")}
+    pythons, torches = ", ".join(kinds["python"]), ", ".join(kinds["torch"])
+    store = f"file systems {', '.join(tried['file_systems'])}; S3 servers {', '.join(tried['s3_servers'])}"
+    return Finding("tried with", True, f"Python {pythons}; torch {torches}; {store}")

@@ -1,10 +1,13 @@
 """The doctor: each fault is found by its own check, with a command that mends it."""
 
+import json
 import os
 import socket
 import threading
 
+import matrix
 import pytest
+from conftest import ROOT
 
 from nanochat_core.cli import doctor
 from nanochat_core.cli.doctor import examine
@@ -17,9 +20,19 @@ def _find(check):
 def test_a_good_set_up_has_no_fault(home):
     findings = {finding.check: finding for finding in examine()}
     named = {"python", "packages", "torch", "home", "store", "prefect home", "prefect server", "proxies", "sandbox"}
-    assert named == set(findings)
+    assert named | {"tried with"} == set(findings)
     bad = [finding for finding in findings.values() if not finding.is_good and finding.check != "home"]
     assert not bad
+
+
+def test_what_was_tried_is_what_the_readme_tells():
+    tried = json.loads((ROOT / "nanochat_core/cli/tried.json").read_text())
+    assert matrix.table(tried) in (ROOT / "README.md").read_text(), "python3 tests/matrix.py --parts none"
+    assert not [cell for row in tried["rows"] for cell in row["parts"].values() if matrix.is_bad(cell)]
+    seen = _find("tried with").seen
+    for row in tried["rows"]:
+        assert row["python"] in seen
+        assert row["torch"] in seen
 
 
 def test_examining_leaves_nothing_behind_in_the_store(home):

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # Two workers share two cores: the threads of tiny models would only wait for each other's. Before torch is imported.
@@ -19,6 +20,8 @@ from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 
 pytest_plugins = ["s3_server"]
+hypothesis.settings.register_profile("any machine", deadline=None)  # 0.2 s an example are no law where others compute
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -63,7 +63,7 @@ def words_of_documentation() -> Words:
     counts: Counter[str] = Counter()
     for entries in documentation.standard_library():
         for entry in entries:
-            counts.update(word for word in re.findall(r"\b[a-z]+\b", entry.doc) if len(word) >= MIN_CHARS)
+            counts.update(word for word in re.findall(r"\b[a-z]+\b", entry.doc) if MIN_CHARS <= len(word) <= MAX_CHARS)
     frequent = sorted(counts, key=lambda word: (-counts[word], word))[:NUM_DOCUMENTATION_WORDS]
     return _split(frequent, "documentation")
 

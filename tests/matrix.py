@@ -324,7 +324,7 @@ def table(tried: dict[str, Any]) -> str:
         cells = [row["python"], row["torch"], *(row["parts"].get(part, "–") for part in parts), row["date"]]
         lines.append(f"| {' | '.join(cells)} |")
     store = [f"{name}: {cell}" for kind in ("file_systems", "s3_servers") for name, cell in tried[kind].items()]
-    return "\n".join(lines) + f"\n\nThe store's tests: {', '.join(store)}."
+    return "\n".join(lines) + (f"\n\nThe store's tests: {', '.join(store)}." if store else "")
 
 
 def write_readme(tried: dict[str, Any]) -> None:

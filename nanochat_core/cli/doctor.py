@@ -224,5 +224,5 @@ def _tried() -> Finding:
     tried = json.loads((Path(__file__).parent / "tried.json").read_text(encoding="utf-8"))
     kinds = {kind: list(dict.fromkeys(row[kind] for row in tried["rows"])) for kind in ("python", "torch")}
     pythons, torches = ", ".join(kinds["python"]), ", ".join(kinds["torch"])
-    store = f"file systems {', '.join(tried['file_systems'])}; S3 servers {', '.join(tried['s3_servers'])}"
-    return Finding("tried with", True, f"Python {pythons}; torch {torches}; {store}")
+    store = [*tried["file_systems"], *tried["s3_servers"]]
+    return Finding("tried with", True, f"Python {pythons}; torch {torches}" + "; ".join(["", *store]))

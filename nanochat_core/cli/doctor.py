@@ -18,7 +18,7 @@ from nanochat_core import workspace
 from nanochat_core.base import files
 from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.base.units import size
-from nanochat_core.cli import prefect_api, prefect_home
+from nanochat_core.cli import installed, prefect_api, prefect_home
 from nanochat_core.store.provenance import redact
 from nanochat_core.store.store import Store
 from nanochat_core.surroundings import PROXIES, left_out
@@ -49,7 +49,8 @@ class Finding:
 def examine() -> list[Finding]:
     """All findings, in the order in which one depends on the other."""
     checks: tuple[Callable[[], Finding], ...] = (
-        _python, _packages, _torch, _home, _store, _prefect_home, _prefect_server, _proxies, _sandbox, _tried,
+        _python, _packages, _installed, _torch, _home, _store, _prefect_home, _prefect_server, _proxies, _sandbox,
+        _tried,
     )  # fmt: skip
     return [check() for check in checks]
 
@@ -74,6 +75,18 @@ def _packages() -> Finding:
         if is_broken(tuple(int(part) for part in found.split(".")[:2])):
             return Finding("packages", False, f"{name} {found} {effect}", mend)
     return Finding("packages", True, f"prefect {importlib.metadata.version('prefect')}, all there")
+
+
+def _installed() -> Finding:
+    """No cache key notices an edit in an installed package."""
+    edited = {name: found for name in installed.DECIDING if (found := installed.altered(name))}
+    if not edited:
+        return Finding("installed files", True, f"{', '.join(installed.DECIDING)} are as their wheels have them")
+    told = "; ".join(f"{', '.join(found[:3])} ({len(found)} in all)" for found in edited.values())
+    mend = (
+        f"pip install --force-reinstall --no-deps {' '.join(f'{n}=={importlib.metadata.version(n)}' for n in edited)}"
+    )
+    return Finding("installed files", False, f"not as installed: {told}", mend)
 
 
 def _torch() -> Finding:

@@ -49,6 +49,7 @@ $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "installing the locked packages into $(VENV) (once; two to three minutes)"
 	@$(BIN)/python -m pip install --quiet -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m nanochat_core.base.proxies
 	@echo "$(CURDIR)" > $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime

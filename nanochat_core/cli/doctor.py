@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat_core import workspace
-from nanochat_core.base import files
+from nanochat_core.base import files, proxies
 from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.base.units import size
 from nanochat_core.cli import installed, prefect_api, prefect_home
 from nanochat_core.store.provenance import redact
 from nanochat_core.store.store import Store
-from nanochat_core.surroundings import PROXIES, left_out
 
 MIN_FREE_BYTES = 2 << 30
 # version -> why, for combinations that install and then do not work
@@ -214,9 +213,9 @@ def _prefect_server() -> Finding:
 
 
 def _proxies() -> Finding:
-    if left := left_out():
+    if left := proxies.left_out:
         return Finding("proxies", False, "; ".join(left), "unset or mend it; NO_PROXY takes names and addresses")
-    names = sorted(name for name in os.environ if name.lower() in PROXIES)
+    names = sorted(name for name in os.environ if name.lower() in proxies.PROXIES)
     return Finding("proxies", True, f"{', '.join(names)}; never before 127.0.0.1" if names else "none")
 
 

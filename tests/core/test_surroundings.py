@@ -2,12 +2,15 @@
 
 import os
 import pwd
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import pytest
 
 from nanochat_core import surroundings
+from nanochat_core.base import proxies
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.workspace import home_from_environment, user_home
 
@@ -25,6 +28,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(proxies, "left_out", [])
     return tmp_path
 
 
@@ -173,7 +177,7 @@ def test_what_no_client_reads_is_said_without_its_password(monkeypatch: pytest.M
     monkeypatch.setenv("ALL_PROXY", "socks://me:secret@proxy.example:1080")
     monkeypatch.setenv("NO_PROXY", "a.example,fd00::/8")
     notes = surroundings.settle()
-    assert surroundings.left_out() == notes
+    assert proxies.left_out == notes
     assert [name for name in ("ALL_PROXY = proxy.example:1080", "fd00::/8") if name in " ".join(notes)]
     assert "secret" not in " ".join(notes)
     assert os.environ["NO_PROXY"].startswith("a.example,")
@@ -185,3 +189,25 @@ def test_what_clients_read_stays_in_force(monkeypatch: pytest.MonkeyPatch) -> No
     assert surroundings.settle() == []
     assert os.environ["https_proxy"] == "http://me:secret@proxy.example:3128"
     assert os.environ["no_proxy"].split(",")[:3] == [".corp.example", "10.0.0.0/8", "store.example:9000"]
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"NO_PROXY": "localhost,127.0.0.1,::1,fd00::/8"},
+        {"NO_PROXY": "localhost,[::1]", "HTTP_PROXY": "http://127.0.0.1:9"},
+        {"ALL_PROXY": "socks5://127.0.0.1:9", "no_proxy": "localhost"},
+        {"https_proxy": "proxy:port"},
+    ],
+)
+def test_any_program_of_this_installation_makes_its_client(variables: dict[str, str], tmp_path: Path) -> None:
+    """Workers are started by Prefect's own command: no verb of ours has mended what they see."""
+    (tmp_path / proxies.HOOK).write_text(proxies.START)
+    code = f"import site; site.addsitedir({str(tmp_path)!r}); import httpx; httpx.Client(); print('made')"
+    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    command = [sys.executable, "-c", code]
+    bare = [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}; import httpx; httpx.Client()"]
+    done = subprocess.run(command, env=kept | variables, capture_output=True, text=True)
+    assert done.stdout == "made\n", done.stderr
+    if "fd00" in variables.get("NO_PROXY", ""):
+        assert subprocess.run(bare, env=kept | variables, capture_output=True).returncode != 0, "httpx reads it by now"

@@ -1,13 +1,14 @@
 """Which documents of a corpus are for training and which for validation, and what a person is told about it.
 
 Files whose names say so are held out. Where none does, the last file is, as published shards have it; where that one
-would not fill a row (a folder of small notes), or is the only one, documents at even distances are, so that validation
-resembles the whole.
+would not fill a row (a folder of small notes), has all that the others have, or is the only one, documents at even
+distances are, so that validation resembles the whole.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from nanochat_core.data.files import held_out, kind_of, last_of, listing
@@ -60,7 +61,12 @@ def split_files(files: Mapping[str, Path], column: str, *, validation_docs: int,
     chosen, last = held_out(names), last_of(names)
     told = f"{listing(chosen)}, by {'their names' if len(chosen) > 1 else 'its name'}"
     others = [name for name in names if name != last]
-    if not chosen and _has_bytes(reader([last], Tally()), least_bytes) and _has_bytes(reader(others, Tally()), 1):
+    is_small = files[last].stat().st_size < LARGE_FILE_BYTES
+    if (
+        not chosen
+        and _has_bytes(reader([last], Tally()), least_bytes)
+        and _differ(reader(others, Tally()), reader([last], Tally()) if is_small else lambda: iter(()))
+    ):
         chosen, told = [last], f"{last}, the last file"
     if chosen:
         train = [name for name in names if name not in chosen]
@@ -68,7 +74,7 @@ def split_files(files: Mapping[str, Path], column: str, *, validation_docs: int,
     part_chars = PART_CHARS
     if len(names) == 1 and kind_of(files[last]) == "txt":
         part_chars = part_chars_of_only(files[last].stat().st_size)
-    why = f", since {last} alone, the last file, or the rest of them, is too small" if others else ""
+    why = f", since {last} alone, the last file, or what the rest adds to it, is too small" if others else ""
     again = reader(names, Tally(), part_chars)
     return split_documents(again, validation_docs, tally=tally, first=reader(names, tally, part_chars), why=why)
 
@@ -86,6 +92,12 @@ def split_documents(
         f"{wanted:,} of {total:,} documents, spread over all{why}",
         tally or Tally(),
     )
+
+
+def _differ(read: Reader, known: Reader) -> bool:
+    """Whether a document of `read` is not among the known ones: without one there would be nothing to train on."""
+    digests = {sha256(text.encode()).digest() for text in known()}
+    return any(sha256(text.encode()).digest() not in digests for text in read())
 
 
 def _has_bytes(read: Reader, wanted: int) -> bool:

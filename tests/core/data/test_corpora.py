@@ -164,6 +164,15 @@ def test_a_last_file_without_text_makes_no_validation(build, folder, notes, last
     assert "5 of 50 documents, spread over all" in notes[0]
 
 
+def test_a_last_file_that_holds_all_the_others_is_no_validation(build, folder, notes):
+    _jsonl(folder / "a.jsonl", _texts(0, 50))
+    _jsonl(folder / "b.jsonl", _texts(0, 51))
+    train, validation, _ = build(folder)
+    assert len(validation) == 10
+    assert set(train) == set(_texts(0, 51)) - set(validation), "no text is in both"
+    assert "10 of 101 documents, spread over all" in notes[0]
+
+
 def test_a_held_out_file_without_text_is_refused_and_named(build, folder):
     _jsonl(folder / "a.jsonl", _texts(0, 50))
     _jsonl(folder / "test.jsonl", [None])

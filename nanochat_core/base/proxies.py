@@ -20,8 +20,8 @@ HOST = re.compile(r"[\w.*-]*(:\d{1,5})?", re.ASCII)
 HOOK = "nanochat_proxies.pth"
 # one line that site.py runs; silent where the package is gone, and a dictionary's look where nobody has a proxy
 START = (
-    r"import os; exec('try:\n from nanochat_core.base.proxies import settle\nexcept ImportError: pass\nelse: settle()')"
-    " if any(name.lower().endswith('_proxy') for name in os.environ) else None\n"
+    "import os, importlib.util as util; any(name.lower().endswith('_proxy') for name in os.environ) "
+    "and util.find_spec('nanochat_core') and __import__('nanochat_core.base.proxies', fromlist=['settle']).settle()\n"
 )
 
 left_out: list[str] = []

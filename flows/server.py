@@ -140,7 +140,7 @@ class EmbeddedServer:
                 if self._is_over.wait(POLL_S):
                     return ""
                 if self.process.poll() is not None:
-                    return f"ended with {describe_exit(self.process.returncode)}"
+                    return f"ended ({describe_exit(self.process.returncode)})"
             if self._answers():
                 num_silent, patience = 0, NUM_SILENT
             elif (num_silent := num_silent + 1) > patience:

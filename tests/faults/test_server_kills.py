@@ -91,7 +91,7 @@ class Run:
             pass
         code = self.process.wait(LIMIT_S)
         now = time.monotonic()
-        return Ended(code, now - (self.last_step_s or now), now - self.signal_s, "".join(self.lines))
+        return Ended(code, now - (self.last_step_s or now), now - (self.signal_s or now), "".join(self.lines))
 
     def kill(self) -> None:
         for pid in (self.process.pid, *pids_of_server(self.folder)):

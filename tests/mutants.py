@@ -108,7 +108,8 @@ def meaning(tree: ast.Module) -> str:
     for node in ast.walk(tree):
         for field, value in ast.iter_fields(node):
             if isinstance(value, list) and all(isinstance(each, ast.stmt) for each in value):
-                setattr(node, field, [each for each in value if not _is_text(each)])
+                kept = [each for each in value if not _is_text(each)]
+                setattr(node, field, kept or [ast.Pass() for _ in value[:1]])  # a class of only a docstring
     return ast.dump(tree)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.config import RunConfig
+from nanochat_core.data.files import matches
 
 INF = math.inf
 # setting -> (least, most); None as a value means "off" or "derived" and is always allowed where the type allows it
@@ -100,7 +101,11 @@ def check_sources(config: RunConfig) -> None:
         chosen = getattr(config, section)
         if chosen.source == "path" and chosen.path is None:
             raise ConfigError(f"{section}.source = path without {section}.path", hint=f"--set {section}.path=FOLDER")
-        if chosen.source == "path" and not Path(chosen.path).expanduser().exists():
+        if chosen.source != "path":
+            continue
+        if section == "sft":
+            matches(chosen.path, setting="sft.path")
+        elif not Path(chosen.path).expanduser().exists():
             raise MissingError(f"{section}.path = {chosen.path} is not there", hint=f"--set {section}.path=FOLDER")
     if config.rl.enabled and config.rl.source == "gsm8k" and config.benchmarks.source == "none":
         raise ConfigError(

@@ -57,14 +57,11 @@ def find(path: str | None, kinds: Sequence[str], *, setting: str) -> Found:
     """The files of some kinds that `path`, the value of `setting`, means; MissingError where there is none."""
     if not path:
         raise ConfigError(f"{setting.partition('.')[0]}.source = path needs {setting}", hint=f"--set {setting}=FOLDER")
-    named = _expanded(path)
-    if os.path.lexists(named):
-        matched, root = [named], named if named.is_dir() else named.parent
+    matched = matches(path, setting=setting)
+    if matched == [_expanded(path)]:
+        root = matched[0] if matched[0].is_dir() else matched[0].parent
     else:
-        matched = _matches(named)
-        root = Path(os.path.commonpath([each.parent for each in matched])) if matched else named
-    if not matched:
-        raise MissingError(f"{setting} = {path}: {_absent(named)}", hint=_near(named))
+        root = Path(os.path.commonpath([each.parent for each in matched]))
     search = _Search(root, kinds)
     for each in matched:
         search.take(each, is_named=True)
@@ -73,6 +70,15 @@ def find(path: str | None, kinds: Sequence[str], *, setting: str) -> Found:
         wanted = ", ".join(ending for ending, kind in KINDS.items() if kind in kinds)
         raise MissingError(f"{setting} = {path} holds nothing to read: {seen}", hint=f"it reads {wanted} files")
     return Found(root, sorted(search.files.values()), sorted(search.left_out, key=lambda each: each.name))
+
+
+def matches(path: str, *, setting: str) -> list[Path]:
+    """The file or folder that `path` is, else what it fits as a pattern; MissingError where nothing is."""
+    named = _expanded(path)
+    matched = [named] if os.path.lexists(named) else _fits(named)
+    if not matched:
+        raise MissingError(f"{setting} = {path}: {_absent(named)}", hint=_near(named))
+    return matched
 
 
 def note_of(found: Found, *, setting: str) -> str | None:
@@ -182,7 +188,7 @@ def _unread(path: Path, kind: str | None) -> str:
     return f"{ending} is not read" + (" here" if kind else "") if ending else "no ending that says what it is"
 
 
-def _matches(named: Path) -> list[Path]:
+def _fits(named: Path) -> list[Path]:
     """What a pattern fits, in order of name; {a,b} and ** as a shell has them."""
     parts: list[str] = []
     for part in named.parts[bool(named.anchor) :]:

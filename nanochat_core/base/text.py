@@ -20,6 +20,20 @@ WIDE = {
     "UTF-32": re.compile(rb"\xff\xfe\0\0|\0\0\xfe\xff|[^\0]\0{3}|\0{3}[^\0]"),
     "UTF-16": re.compile(rb"\xff\xfe|\xfe\xff|(?:[^\0]\0){2}|(?:\0[^\0]){2}"),
 }
+# what downloads and clones leave under the name of a text
+OTHERS = {
+    b"version https://git-lfs.github.com/": "a pointer of Git LFS",
+    b"\x1f\x8b": "packed by gzip",
+    b"(\xb5/\xfd": "packed by zstd",
+    b"PK\x03\x04": "a zip archive",
+    b"PAR1\x15": "parquet",
+}
+OTHER_HINT = "fetch a pointer's file by git lfs pull; give others the ending of what they are, or unpack them"
+
+
+def other_kind(raw: bytes) -> str | None:
+    """What bytes that should be a text are by their start; None where they may be one."""
+    return next((kind for start, kind in OTHERS.items() if raw.startswith(start)), None)
 
 
 def decode(raw: bytes, where: str | Path, *, line: int | None = None, error: type[NanochatError] = MissingError) -> str:
@@ -27,12 +41,15 @@ def decode(raw: bytes, where: str | Path, *, line: int | None = None, error: typ
     place = f"{where}, line {line}" if line else str(where)
     if wide := next((name for name, start in WIDE.items() if start.match(raw)), None):
         raise error(f"{place} is {wide}, not UTF-8", hint=_convert(wide.lower(), where))
+    if line in (None, 1) and (kind := other_kind(raw)):
+        raise error(f"{where} is {kind}, whatever its name says", hint=OTHER_HINT)
     try:
         return raw.decode("utf-8").removeprefix(MARK)
     except UnicodeDecodeError as wrong:
+        byte = raw[wrong.start]
         raise error(
-            f"{place} is not UTF-8: byte 0x{raw[wrong.start]:02x} at offset {wrong.start}",
-            hint=_convert("latin1", where),
+            f"{place} is not UTF-8: byte 0x{byte:02x} at offset {wrong.start}",
+            hint=_convert("cp1252" if 0x80 <= byte < 0xA0 else "latin1", where),
         ) from wrong
 
 

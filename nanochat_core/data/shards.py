@@ -62,7 +62,7 @@ def open_parquet(path: Path | str, *, column: str) -> pq.ParquetFile:
         raise MissingError(
             f"{path} cannot be read as parquet: {(str(error).splitlines() or ['nobody says why'])[0]}",
             hint="decrypt it, or take it out of the folder" if "crypt" in str(error) else
-            "the file is cut short or is no parquet file; fetch it again or take it out of the folder",
+            "the file is cut short, a pointer of Git LFS or no parquet; fetch it again or take it out of the folder",
         ) from error  # fmt: skip
     if column not in schema.names:
         of_text = [each.name for each in schema if any(is_kind(each.type) for is_kind in TEXT_TYPES)]

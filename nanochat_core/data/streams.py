@@ -75,6 +75,8 @@ def text_blocks(path: Path) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     num_bytes, held = 0, ""
     for block in blocks(path):
+        if not num_bytes and (kind := text.other_kind(block)):
+            raise MissingError(f"{path} is {kind}, whatever its name says", hint=text.OTHER_HINT)
         if not num_bytes:
             text.decode(block[:4].rstrip(bytes(range(0x80, 0xC0))).rstrip(bytes(range(0xC0, 0x100))), path)
         try:

@@ -1,5 +1,6 @@
 """Text as people have it: every reader takes a mark and CRLF, and names what is no UTF-8."""
 
+import gzip
 import json
 
 import pyarrow as pa
@@ -77,6 +78,26 @@ def test_a_line_of_latin1_is_named(tmp_path):
         list(read_texts(tmp_path / "a.jsonl", "text"))
     with pytest.raises(MissingError, match=r"a\.jsonl, line 2 is not UTF-8"):
         list(FileRows([tmp_path / "a.jsonl"]))
+
+
+@names
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a pointer of Git LFS"),
+     (gzip.compress(b"{}"), "packed by gzip"), (b"PK\x03\x04\x14\0", "a zip archive")],
+)  # fmt: skip
+def test_what_is_no_text_whatever_its_name_is_named(name, raw, kind, tmp_path):
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(NanochatError, match=kind) as error:
+        READERS[name][1](tmp_path / name)
+    assert name in error.value.message
+
+
+def test_the_quotes_of_windows_have_its_code_page_in_the_hint(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes('{"text": "\u201ca\u201d"}'.encode("cp1252"))
+    with pytest.raises(MissingError, match="byte 0x93") as error:
+        list(read_texts(tmp_path / "a.jsonl", "text"))
+    assert "iconv -f cp1252" in str(error.value.hint)
 
 
 def test_files_that_were_joined_have_their_marks_in_the_middle(tmp_path):

@@ -66,14 +66,21 @@ def read_conversations(path: str | None, *, setting: str = "sft.path") -> Sequen
 
 
 def conversation_of_row(row: Row, index: int) -> Conversation:
-    """The row itself, if it is a conversation; an empty system message is none."""
+    """The row itself, if it is a conversation; an empty system message is none, and null is an empty turn."""
     messages = row.get("messages")
     if not isinstance(messages, list):
         raise MissingError(f"there is no list `messages`; it has {', '.join(map(str, row)) or 'nothing'}", hint=FORM)
     if messages and isinstance(messages[0], dict) and messages[0].get("role") == "system" and _is_empty(messages[0]):
         row = {**row, "messages": messages[1:]}
+    if any(isinstance(message, dict) and message.get("content", "") is None for message in row["messages"]):
+        row = {**row, "messages": [_without_null(message) for message in row["messages"]]}
     check_messages(row["messages"])
     return row
+
+
+def _without_null(message: Any) -> Any:
+    """Clients write null for a turn that is nothing but a call."""
+    return {**message, "content": ""} if isinstance(message, dict) and message.get("content", "") is None else message
 
 
 def unfit(conversation: Conversation) -> str | None:

@@ -184,21 +184,24 @@ def test_empty_turns_are_left_out_counted_and_the_first_is_named(data):
         [("user", "q"), ("assistant", "")],
         [("user", "  "), ("assistant", "a")],
         [("user", "q"), ("assistant", [])],
+        [("user", "q"), ("assistant", None)],
+        [("user", None), ("assistant", "a")],
         [("user", "q")],
         [("system", ""), ("user", "q s"), ("assistant", "a")],
+        [("system", None), ("user", "q s"), ("assistant", "a b")],
     ]
     rows = [{"messages": [{"role": role, "content": text} for role, text in talk]} for talk in empty]
     write_lines(data / "mine/extra.jsonl", rows)
     mix = mine(data)
-    assert kinds(list(mix.train) + list(mix.validation)) == {"mine": 45, "q s": 1}
+    assert kinds(list(mix.train) + list(mix.validation)) == {"mine": 45, "q s": 2}
     assert all(conversation["messages"][0]["role"] == "user" for conversation in mix.train)
     said = next(note for note in mix.notes if note.startswith("left out"))
-    assert "3 with an empty turn (the first: " in said
+    assert "5 with an empty turn (the first: " in said
     assert "extra.jsonl, line 1)" in said
     assert "1 without an answer to learn from" in said
 
 
-@pytest.mark.parametrize("answers", [[], [""], [" \n"]])
+@pytest.mark.parametrize("answers", [[], [""], [" \n"], [None]])
 def test_conversations_without_one_answer_are_refused(data, answers):
     said = [{"role": "assistant", "content": answer} for answer in answers]
     rows = [{"messages": [{"role": "user", "content": f"q {n}"}, *said]} for n in range(30)]

@@ -145,7 +145,15 @@ def _parse_value(given: str, options: tuple[Any, ...], *, may_be_path: bool = Fa
         return text.lower() in TRUE_WORDS
     if text.lower() in NONE_WORDS:
         return None
-    return _toml_value(text)
+    return _number(text)
+
+
+def _number(text: str) -> Any:
+    """A number as TOML or Python writes it (1_000, .5), a boolean, else the text: no date and no list is one."""
+    value = _toml_value(text)
+    if isinstance(value, int | float):
+        return value
+    return float(text) if re.fullmatch(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", text, re.ASCII | re.IGNORECASE) else text
 
 
 def _parse_text(given: str, *, is_optional: bool, may_be_path: bool) -> str | None:
@@ -236,6 +244,8 @@ def _describe(options: tuple[Any, ...]) -> str:
             parts.append(
                 "none"
                 if option is type(None)
-                else {"int": "a whole number", "float": "a number", "str": "text"}.get(option.__name__, option.__name__)
+                else {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}.get(
+                    option.__name__, option.__name__
+                )
             )
     return " or ".join(parts)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.parameters import Settings
-from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.pipeline.ingredients import toml_of
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import PATHS, load_config, portable, preset_names
@@ -46,6 +46,9 @@ def _error(*overrides, preset="tiny"):
         ("pretrain.depth=none", "pretrain.depth = None", "a whole number"),
         ("pretrain.matrix_lr=fast", "pretrain.matrix_lr", "a number"),
         ("pretrain.matrix_lr=true", "pretrain.matrix_lr", "a number"),
+        ("rl.enabled=1", "rl.enabled = 1", "true or false"),
+        ("seed=2026-11-29", "seed = '2026-11-29' does not fit", "a whole number"),
+        ("pretrain.matrix_lr=.", "pretrain.matrix_lr = '.'", "a number"),
         ("pretrain.depth=[3]", "pretrain.depth", "a whole number"),
         ("corpus.source=web", "corpus.source = 'web'", '"embedded", "path", "hub"'),
         ("depth=4", "unknown setting depth", "did you mean pretrain.depth?"),
@@ -83,6 +86,8 @@ def test_a_missing_preset_names_the_nearest_and_all():
         ("sft.epochs=2.0", lambda c: c.sft.epochs, 2),
         ("tokenizer.vocab_size=4_096", lambda c: c.tokenizer.vocab_size, 4096),
         ("pretrain.matrix_lr=1", lambda c: c.pretrain.matrix_lr, 1.0),
+        ("pretrain.matrix_lr=.02", lambda c: c.pretrain.matrix_lr, 0.02),
+        ("pretrain.matrix_lr=2.e-2", lambda c: c.pretrain.matrix_lr, 0.02),
         ("pretrain.matrix_lr=2e-2", lambda c: c.pretrain.matrix_lr, 0.02),
         ("corpus.path=../some where/a=b", lambda c: c.corpus.path, os.path.abspath("../some where/a=b")),
         ('corpus.path="5"', lambda c: c.corpus.path, os.path.abspath("5")),
@@ -185,6 +190,16 @@ def test_a_path_that_is_there_is_that_file_whatever_its_name_looks_like(name, tm
     config = load_config("tiny", sets)
     assert {config.corpus.path, config.sft.path, config.core.path, config.benchmarks.path} == {str(tmp_path / name)}
     assert config.corpus.dataset == name
+
+
+@pytest.mark.parametrize("pattern", ["*.jsonl", "{a,b}.jsonl", "../[t]alks/**"])
+def test_conversations_may_be_a_pattern_and_what_it_fits_must_be_there(pattern, tmp_path):
+    (tmp_path / "talks").mkdir()
+    sets = ["sft.source=path", f"sft.path={tmp_path}/talks/{pattern}"]
+    with pytest.raises(MissingError, match="as a pattern"):
+        load_config("tiny", [sets[0], f"sft.path={tmp_path}/talks/*.jsonl"])
+    (tmp_path / "talks" / "a.jsonl").write_text("{}")
+    assert load_config("tiny", sets).sft.source == "path"
 
 
 def test_a_folder_beside_where_a_link_points_is_meant_as_the_system_means_it(tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def golden_d4(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two parquet shards of real documentation, about 300 KB; the second is validation."""
     folder = tmp_path_factory.mktemp("corpus")
-    modules = [entries for entries in documentation.standard_library() if entries][:60]
+    modules = [entries for entries in documentation.package_entries("networkx") if entries][:60]
     texts = [f"{entry.signature}\n\n{entry.doc}" for entries in modules for entry in entries if len(entry.doc) > 60]
     write_shards(texts[40:], folder / "a")
     write_shards(texts[:40], folder / "b")

@@ -1,27 +1,29 @@
-"""The documentation that every machine with this environment has: real English about code, without a download.
+"""The documentation that every installation of the locked packages has: real English about code, without a download.
 
-Modules are read with `ast`, never imported: importing a thousand modules would run their code, take minutes and
-depend on what is installed beside them. Built-in C modules have no source, so those (and only those) are imported.
-The order is fixed by name, so the same interpreter and packages give the same bytes.
+The same bytes on every Python and machine: only packages whose sources are equal in all their wheels are read, and not
+the standard library, which each Python documents in its own words (numpy is left out as well: its wheel for 3.11 holds
+more files than the others). So two machines that share a store make one corpus. Modules are read with `ast`, never
+imported: importing a thousand modules would run their code, take minutes and depend on what is installed beside them.
 """
 
 import ast
-import importlib
 import importlib.metadata
 import inspect
 import re
-import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 # Packages of the lock file with prose worth reading, in this order; the total is cut at MAX_BYTES.
 PACKAGES = (
-    "networkx", "numpy", "prefect", "pandas", "sympy", "sqlalchemy", "matplotlib", "pydantic", "fastapi", "typer",
-    "rich", "click", "fsspec", "jinja2", "datasets", "pyarrow", "torch",
+    "networkx", "prefect", "pandas", "sqlalchemy", "matplotlib", "pydantic", "fastapi", "typer", "rich", "click",
+    "fsspec", "jinja2", "datasets", "sympy",
 )  # fmt: skip
-SKIPPED_FOLDERS = {"test", "tests", "testing", "__pycache__", "site-packages", "lib2to3", "idlelib", "turtledemo"}
+WORD_PACKAGES = ("networkx", "pandas")
+SKIPPED_FOLDERS = {"test", "tests", "testing", "__pycache__"}
+OLDEST_SYNTAX = (3, 11)  # a file that the oldest Python cannot read is read by none
 MAX_BYTES = 10_000_000
 MAX_DOCUMENT_BYTES = 6_000  # a module's documentation is cut into documents of about a page, like web text
 MIN_DOC_CHARS = 40
@@ -32,7 +34,7 @@ class Entry:
     """One documented name."""
 
     name: str
-    """Qualified, e.g. "math.gcd"."""
+    """Qualified, e.g. "networkx.classes.function.density"."""
     signature: str
     doc: str
 
@@ -53,41 +55,32 @@ def documents() -> Iterator[str]:
 
 
 def _all_documents() -> Iterator[str]:
-    yield from _help_topics()
-    for entries in standard_library():
-        yield from _pages(entries)
     for package in PACKAGES:
         yield from _package_readme(package)
-        for entries in _package_entries(package):
+        for entries in package_entries(package):
             yield from _pages(entries)
 
 
-def _help_topics() -> Iterator[str]:
-    """The language reference that `help()` shows, topic by topic."""
-    topics = importlib.import_module("pydoc_data.topics").topics
-    for name in sorted(topics):
-        yield from _cut(topics[name].strip())
+def module_entries(module: str) -> list[Entry]:
+    """Entries of one module of an installed package."""
+    return _entries_of_source(_installed() / f"{module.replace('.', '/')}.py", module)
 
 
-def standard_library() -> Iterator[list[Entry]]:
-    """Entries of each public standard-library module, in order of name."""
-    folder = Path(sysconfig.get_paths()["stdlib"])
-    for name in sorted(sys.stdlib_module_names):
-        if name.startswith("_") or name in SKIPPED_FOLDERS or name in ("antigravity", "this"):
-            continue
-        source = folder / f"{name}.py"
-        if source.is_file():
-            yield _entries_of_source(source, name)
-        elif (folder / name / "__init__.py").is_file():
-            yield from _entries_of_folder(folder / name, name)
-        elif name in sys.builtin_module_names or name in ("math", "cmath", "zlib", "array", "select", "unicodedata"):
-            yield _entries_of_builtin(name)
+def word_counts() -> Counter[str]:
+    """How often each lower-case word a to z stands in the documentation of WORD_PACKAGES."""
+    docs = (entry.doc for package in WORD_PACKAGES for entries in package_entries(package) for entry in entries)
+    return Counter(word for doc in docs for word in re.findall(r"\b[a-z]+\b", doc))
 
 
-def _package_entries(package: str) -> Iterator[list[Entry]]:
-    folder = Path(sysconfig.get_paths()["purelib"]) / package
+def package_entries(package: str) -> Iterator[list[Entry]]:
+    """Entries of each module of an installed package, in order of path."""
+    folder = _installed() / package
     if folder.is_dir():
         yield from _entries_of_folder(folder, package)
+
+
+def _installed() -> Path:
+    return Path(sysconfig.get_paths()["purelib"])
 
 
 def _package_readme(package: str) -> Iterator[str]:
@@ -109,7 +102,7 @@ def _entries_of_folder(folder: Path, package: str) -> Iterator[list[Entry]]:
 
 def _entries_of_source(source: Path, module: str) -> list[Entry]:
     try:
-        tree = ast.parse(source.read_text(encoding="utf-8"))
+        tree = ast.parse(source.read_text(encoding="utf-8"), feature_version=OLDEST_SYNTAX)
     except (SyntaxError, UnicodeDecodeError, ValueError):
         return []  # templates and deliberately broken files; other modules make up for them
     entries = [Entry(module, module, _clean(ast.get_docstring(tree)))]
@@ -130,17 +123,6 @@ def _signature(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name
     if isinstance(node, ast.ClassDef):
         return f"class {name}"
     return f"{name}({ast.unparse(node.args)})"
-
-
-def _entries_of_builtin(name: str) -> list[Entry]:
-    module = importlib.import_module(name)
-    entries = [Entry(name, name, _clean(inspect.getdoc(module)))]
-    for member_name in sorted(vars(module)):
-        member = getattr(module, member_name)
-        if member_name.startswith("_") or not (inspect.isbuiltin(member) or inspect.isclass(member)):
-            continue
-        entries.append(Entry(f"{name}.{member_name}", f"{name}.{member_name}", _clean(inspect.getdoc(member))))
-    return [entry for entry in entries if entry.doc]
 
 
 def _clean(doc: str | None) -> str:

@@ -1,14 +1,12 @@
 """The built-in fine-tuning mix: generated, deterministic, and small enough for a model of a million parameters.
 
-Four kinds: questions about the standard library's documentation, arithmetic through the calculator, counting letters
-(also by the tool) and spelling, and who-are-you. Arithmetic, counting and spelling keep items for the benchmarks that
+Four kinds: questions about the documentation of libraries, arithmetic through the calculator, counting letters (also by
+the tool) and spelling, and who-are-you. Arithmetic, counting and spelling keep items for the benchmarks that
 are never trained on; for documentation and identity the wording of the question is what is held out.
 """
 
 import itertools
 import random
-import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -38,11 +36,10 @@ class Mix:
 def build_mix(config: SftConfig, *, seed: int, num_questions: int) -> Mix:
     """Everything from the seed alone; the order is shuffled once, here."""
     rng = random.Random(seed)
-    entries = [entry for module in documentation.standard_library() for entry in module]
-    held_out_words, words = _words(entries, rng)
+    held_out_words, words = _words(rng)
     kinds = {
         "arithmetic": _arithmetic(config.num_arithmetic, rng, num_questions),
-        "documentation": _documentation(config.num_documentation, entries, rng, num_questions),
+        "documentation": _documentation(config.num_documentation, rng, num_questions),
         "identity": _identity(config.num_identity, rng),
         "letters": _letters(config.num_spelling, rng, num_questions, words=words, held_out=held_out_words),
         "spelling": _spelling(config.num_spelling, rng, num_questions, words=words, held_out=held_out_words),
@@ -96,27 +93,27 @@ def _operand(rng: random.Random) -> int:
     return rng.randrange(10 ** rng.randint(1, 3)) if rng.random() < 0.5 else rng.randint(0, MAX_OPERAND)
 
 
-# --- documentation: what the standard library says about itself ---
+# --- documentation: what libraries say about themselves ---
 
-# Modules that people ask about. Few facts, each seen several times in several wordings: a model of a million parameters
-# remembers some three hundred sentences, not three thousand.
-KNOWN_MODULES = (
-    "builtins", "math", "os", "random", "time", "json", "re", "itertools", "collections", "functools", "shutil",
-    "statistics", "heapq", "bisect", "textwrap", "calendar", "datetime", "copy", "glob", "string", "csv",
-    "fractions", "operator",
-)  # fmt: skip
+# Modules that people ask about, and how they call what is in them. Few facts, each seen several times in several
+# wordings: a model of a million parameters remembers some three hundred sentences, not three thousand.
+KNOWN_MODULES = {
+    "pandas.core.frame": "",
+    "pandas.core.series": "",
+    "matplotlib.pyplot": "pyplot.",
+    "networkx.classes.function": "networkx.",
+}
 MAX_FACT_CHARS = 80
 DOCUMENTATION = ("What does {name} do?", "What is {name} for?", "Explain {name}.")
 HELD_OUT_DOCUMENTATION = "Tell me what {name} does."
 
 
-def _documentation(
-    count: int, entries: list[documentation.Entry], rng: random.Random, num_questions: int
-) -> tuple[list[Conversation], list[Item]]:
+def _documentation(count: int, rng: random.Random, num_questions: int) -> tuple[list[Conversation], list[Item]]:
     facts = [
-        (entry.name.removeprefix("builtins."), sentence)
-        for entry in entries
-        if entry.name.count(".") <= 1 and entry.name.split(".")[0] in KNOWN_MODULES
+        (prefix + entry.name.removeprefix(f"{module}."), sentence)
+        for module, prefix in KNOWN_MODULES.items()
+        for entry in documentation.module_entries(module)
+        if entry.name != module
         if (sentence := documentation.first_sentence(entry.doc)) and len(sentence) <= MAX_FACT_CHARS
     ]
     rng.shuffle(facts)
@@ -163,13 +160,10 @@ def _spelling(
     return train, [(rng.choice(SPELLING).format(word=word), "-".join(word), False) for word in held_out[:num_questions]]
 
 
-def _words(entries: list[documentation.Entry], rng: random.Random) -> tuple[list[str], list[str]]:
-    """(held out, learnt): the most frequent words of the standard library's documentation, a tenth held out."""
-    counts: Counter[str] = Counter()
-    for entry in entries:
-        counts.update(re.findall(r"[a-z]+", entry.doc))
-    fitting = (word for word, _ in counts.most_common() if MIN_WORD_CHARS <= len(word) <= MAX_WORD_CHARS)
-    words = list(itertools.islice(fitting, NUM_WORDS))
+def _words(rng: random.Random) -> tuple[list[str], list[str]]:
+    """(held out, learnt): the most frequent words of the documentation, a tenth held out."""
+    frequent = (word for word, _ in documentation.word_counts().most_common())
+    words = list(itertools.islice((w for w in frequent if MIN_WORD_CHARS <= len(w) <= MAX_WORD_CHARS), NUM_WORDS))
     rng.shuffle(words)
     return words[: len(words) // 10], words[len(words) // 10 :]
 

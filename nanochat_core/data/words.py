@@ -1,4 +1,4 @@
-"""Words to spell: a list of the user's, the list that nanochat takes, or the words of the standard library's documents.
+"""Words to spell: a list of the user's, the list that nanochat takes, or the words of installed documentation.
 
 A tenth of the words, chosen by their digest alone, is held out: it is asked for in benchmarks and spelled in no
 training conversation. So a list may grow or be sorted anew without a word changing sides.
@@ -7,7 +7,6 @@ training conversation. So a list may grow or be sorted anew without a word chang
 import functools
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +58,10 @@ def words_of_url(url: str = LIST_URL) -> Words:
 
 @functools.lru_cache(maxsize=1)
 def words_of_documentation() -> Words:
-    """The most frequent words of the standard library's documentation: there without a network."""
-    counts: Counter[str] = Counter()
-    for entries in documentation.standard_library():
-        for entry in entries:
-            counts.update(word for word in re.findall(r"\b[a-z]+\b", entry.doc) if MIN_CHARS <= len(word) <= MAX_CHARS)
-    frequent = sorted(counts, key=lambda word: (-counts[word], word))[:NUM_DOCUMENTATION_WORDS]
+    """The most frequent words of the installed documentation: there without a network."""
+    counts = documentation.word_counts()
+    fitting = (word for word in counts if MIN_CHARS <= len(word) <= MAX_CHARS)
+    frequent = sorted(fitting, key=lambda word: (-counts[word], word))[:NUM_DOCUMENTATION_WORDS]
     return _split(frequent, "documentation")
 
 

@@ -7,7 +7,6 @@ changes only how the plan is printed does not.
 
 import math
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +37,7 @@ def corpus(plan: RunPlan) -> Identity:
     del config["mirrors"]  # where the same bytes come from
     if plan.config.corpus.source == "embedded":
         chosen = {name: config[name] for name in ("source", "max_bytes", "validation_docs")}
-        return {**chosen, "python": platform.python_version(), "documented": package_versions(PACKAGES)}
+        return {**chosen, "documented": package_versions(PACKAGES)}
     if plan.config.corpus.source == "hub" and (folder := local_folder(plan.config.corpus.dataset)):
         config["files"] = _stamps(str(folder))
     if plan.config.corpus.source == "path":
@@ -101,7 +100,8 @@ def conversations(plan: RunPlan) -> Identity:
     if sft.source == "builtin":
         counts = ("num_documentation", "num_arithmetic", "num_spelling", "num_identity")
         identity |= {name: getattr(sft, name) for name in counts}
-        identity |= {"python": platform.python_version(), "num_questions": plan.config.evaluate.num_questions}
+        documented = package_versions(PACKAGES)
+        identity |= {"documented": documented, "num_questions": plan.config.evaluate.num_questions}
         return identity
     if sft.source == "path":
         from nanochat_core.data.conversations import select
@@ -121,7 +121,7 @@ def _mixed_in(plan: RunPlan) -> Identity:
     if not any(getattr(sft, name) for name in MIXED):
         return identity
     files = _stamps(source.path) if source.source == "path" else []
-    return {**identity, "added_from": source.source, "added_files": files, "python": platform.python_version()}
+    return {**identity, "added_from": source.source, "added_files": files, "documented": package_versions(PACKAGES)}
 
 
 def sft(plan: RunPlan) -> Identity:

@@ -100,7 +100,7 @@ def _worst(values: Iterable[float | None]) -> str:
 
 def write_corpus(folder: Path) -> Path:
     """Two parquet shards of real documentation; the second is validation."""
-    modules = [entries for entries in documentation.standard_library() if entries][:60]
+    modules = [entries for entries in documentation.package_entries("networkx") if entries][:60]
     texts = [f"{entry.signature}\n\n{entry.doc}" for entries in modules for entry in entries if len(entry.doc) > 60]
     for name, chosen in (("1", texts[:40]), ("0", texts[40:])):
         write_shards(chosen, folder / name)

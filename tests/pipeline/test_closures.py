@@ -13,7 +13,6 @@ from nanochat_core.pipeline.steps import STEPS
 
 LOOKED_AT = {
     "nanochat_core.base.environment:ROOT": "__file__ for PYTHONPATH: where the same modules are",
-    "nanochat_core.data.documentation:_entries_of_builtin": "loads C modules of Python, whose release is in the key",
     "nanochat_core.model.flash_attention:_is_there": "asks whether a package is there",
     "nanochat_core.model.flash_attention:from_package": "loads packages that are not ours",
     "nanochat_core.sandbox.worker:ROOT": "__file__ for sys.path: where the same modules are",

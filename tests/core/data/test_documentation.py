@@ -3,12 +3,14 @@
 import ast
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 from nanochat_core.data import documentation
 from nanochat_core.data.documentation import Entry, first_sentence
+from tests.core.base.test_syntax import pythons, told_by
 
 ROOT = Path(__file__).resolve().parents[3]
 DIGEST = """
@@ -40,6 +42,22 @@ def runs():
 
 def test_two_processes_with_other_hashes_give_the_same_documents(runs):
     assert runs[0] == runs[1]
+
+
+def test_the_newest_other_python_reads_the_same_from_the_same_packages(runs):
+    """So machines that share a store make one corpus, whatever Python each has."""
+    others = {release: path for release, path in pythons().items() if release != sys.version_info[:3]}
+    if not others:
+        pytest.skip("there is no other Python here")
+    installed = sysconfig.get_paths()["purelib"]
+    program = (
+        "import hashlib; from pathlib import Path; from nanochat_core.data import documentation; "
+        "sys.path.append(given); "
+        "documentation._installed = lambda: Path(given); digest = hashlib.sha256(); "
+        "[digest.update(text.encode('utf-8') + b'\\0') for text in documentation.documents()]; "
+        "print(json.dumps(digest.hexdigest()))"
+    )
+    assert told_by(others[max(others)], program, installed) == runs[0][0]
 
 
 def test_there_are_about_ten_megabytes_in_documents_of_about_a_page(runs):

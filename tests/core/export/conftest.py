@@ -28,7 +28,7 @@ PROVENANCE = {
 @pytest.fixture(scope="session")
 def texts():
     """Real documentation, about 300 KB."""
-    modules = [entries for entries in documentation.standard_library() if entries][:40]
+    modules = [entries for entries in documentation.package_entries("networkx") if entries][:40]
     return [f"{entry.signature}\n\n{entry.doc}" for entries in modules for entry in entries if len(entry.doc) > 60]
 
 

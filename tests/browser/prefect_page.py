@@ -66,7 +66,6 @@ class PrefectPage:
     def add_items(self, label: str, items: tuple[str, ...]) -> None:
         """Fill in a list that is empty so far."""
         field = self.field(label)
-        field.get_by_role("tab", name="list").click()
         for number, item in enumerate(items):
             field.get_by_role("button", name="Add item").click()
             field.locator("input, textarea").nth(number).fill(item)

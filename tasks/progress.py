@@ -161,7 +161,7 @@ class TaskProgress:
 
     def note(self, text: str) -> None:
         self._outer.note(text)
-        page_log.info("%s", text)
+        page_log.info("%s", text if text.startswith(self._name) else f"{self._name}: {text}")
 
     def close(self) -> None:
         """The last state, and no more."""

@@ -7,7 +7,6 @@ discarded and the step that made it runs again, on the spot.
 """
 
 import contextlib
-import logging
 import os
 import platform
 import shutil
@@ -32,7 +31,6 @@ from nanochat_core.store.partial import Partial
 from nanochat_core.store.store import FENCING_NUMBER
 from nanochat_core.workspace import Workspace
 
-log = logging.getLogger(__name__)
 STOPPED = "stopped"  # what is told of a step that a Ctrl-C or a cancel ended
 ATTEMPT = "attempt"
 LEASE_TTL_S = 60.0  # a driver that is silent for so long has lost its step to whoever waits
@@ -92,7 +90,6 @@ class StepRun:
         observe.current().step_record(self.step, record)
 
     def note(self, text: str) -> None:
-        log.info("%s: %s", self.step, text)
         observe.current().note(text)
 
 

@@ -55,6 +55,9 @@ def s3_error(error: BaseException, url: str, doing: str) -> NanochatError:
         return MissingError(f"there is no key for {url}", hint=f"set {KEYS}")
     if "ProfileNotFound" in kinds:
         return MissingError(one_line(error), hint="set AWS_PROFILE to a profile of ~/.aws/config, or unset it")
+    if "ConfigParseError" in kinds:
+        hint = "mend the file, or unset AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE"
+        return MissingError(f"AWS's settings are no such file: {one_line(error)}", hint=hint)
     if "RecursionError" in kinds:  # botocore follows a redirect that names no region for ever
         return _elsewhere(at, error, "PermanentRedirect")
     if code in EXPIRED or kinds & EXPIRED_TYPES:

@@ -9,6 +9,7 @@ on AWS: many servers refuse them, and our files are checked by their digests any
 import functools
 import logging
 import os
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +75,7 @@ def _dialect(location: "Location", failures: tuple[type[BaseException], ...]) ->
     dialect = Dialect(region=_region(), addressing="auto" if endpoint() == AWS else "path")
     for left in reversed(range(MAX_CORRECTIONS)):
         try:
-            _list_once(dialect, location)
-            break
+            return replace(dialect, region=_list_once(dialect, location) or dialect.region)
         except failures as error:
             corrected = _corrected(dialect, error)
             if corrected == dialect and error_code(error) in BUSY:
@@ -96,10 +96,24 @@ def _corrected(dialect: Dialect, error: BaseException) -> Dialect:
     return dialect
 
 
-def _list_once(dialect: Dialect, location: "Location") -> None:
+def _list_once(dialect: Dialect, location: "Location") -> str | None:
+    """List, and say for which region the request that succeeded was signed.
+
+    botocore follows a listing's answer to another region by itself, and keeps that to itself; a HEAD, whose answer
+    names no region, it cannot follow.
+    """
     bucket, _, prefix = location.path.partition("/")
     probe = _filesystem(dialect, attempts=PROBE_ATTEMPTS, retries=1, connect_s=2, read_s=PROBE_TIMEOUT_S)
+    regions: list[str] = []
+
+    def note(request: Any, **_: Any) -> None:
+        signed = request.headers.get("Authorization") or b""
+        text = signed.decode() if isinstance(signed, bytes) else signed
+        regions.extend(re.findall(r"Credential=[^/]+/\d+/([^/]+)/", text))
+
+    probe.s3.meta.events.register("before-send.s3.ListObjectsV2", note)
     probe.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
+    return regions[-1] if regions else None
 
 
 def _region() -> str:

@@ -181,7 +181,9 @@ def test_the_region_that_the_server_names_is_used(monkeypatch, tmp_path, set_reg
     with served(monkeypatch, refuse):
         if set_region:
             monkeypatch.setenv("AWS_REGION", set_region)
-        round_trip(opened(tmp_path))
+        store = opened(tmp_path)
+        assert store.files.num_bytes("none") is None  # a HEAD: refused, it could not say which region is right
+        round_trip(store)
 
 
 def test_region_and_endpoint_of_a_profile_count(monkeypatch, tmp_path):
@@ -193,6 +195,15 @@ def test_region_and_endpoint_of_a_profile_count(monkeypatch, tmp_path):
         round_trip(store)
         assert {request.region for request in server.seen} == {"fr-par"}
         assert not store.files.has_atomic_create  # only Amazon is taken at its word
+
+
+def test_a_file_of_settings_that_cannot_be_read_is_named(monkeypatch, tmp_path):
+    with served(monkeypatch):
+        (tmp_path / "odd").write_text("no section = here")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "odd"))
+        error = error_of(lambda: opened(tmp_path))
+        assert str(tmp_path / "odd") in error.message
+        assert "AWS_CONFIG_FILE" in str(error.hint)
 
 
 def test_a_profile_that_is_not_there_is_named(monkeypatch, tmp_path):

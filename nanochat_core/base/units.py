@@ -4,7 +4,7 @@
 def count(value: float) -> str:
     """12_345_678 -> "12.3M"; below a thousand the number itself."""
     for limit, suffix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if abs(value) >= limit:
+        if abs(value) >= 0.9995 * limit:  # three digits of it would be rounded up to the limit
             return f"{value / limit:.3g}{suffix}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 

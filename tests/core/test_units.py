@@ -9,7 +9,8 @@ from nanochat_core.base.units import count, dollars, duration, size
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(0, "0"), (999, "999"), (1000, "1K"), (999_499, "999K"), (999_500, "1M"), (12_345_678, "12.3M"), (2.5e9, "2.5B"), (1e15, "1P"), (3e18, "3E"),
+    [(0, "0"), (999, "999"), (1000, "1K"), (999_499, "999K"), (999_500, "1M"),
+     (12_345_678, "12.3M"), (2.5e9, "2.5B"), (1e15, "1P"), (3e18, "3E"),
      (-1500, "-1.5K"), (0.5, "0.5")],
 )  # fmt: skip
 def test_counts(value, shown):

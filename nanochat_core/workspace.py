@@ -15,6 +15,8 @@ from nanochat_core.base.limits import limit_error, raise_open_files
 from nanochat_core.base.source_memo import SourceMemo
 from nanochat_core.store.store import Store
 
+HOME_HINT = "export NANOCHAT_HOME=/a/folder/of/yours"
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -35,12 +37,22 @@ class Workspace:
 
 
 def home_from_environment() -> Path:
+    home = _home_from_environment()
+    try:
+        str(home).encode()
+    except UnicodeEncodeError as error:  # Arrow and torch write their files by names in UTF-8 alone
+        shown = os.fsencode(home).decode("utf-8", "replace")
+        raise ConfigError(f"the home folder {shown} has a name that is not UTF-8", hint=HOME_HINT) from error
+    return home
+
+
+def _home_from_environment() -> Path:
     if given := os.environ.get("NANOCHAT_HOME"):
         return absolute("NANOCHAT_HOME", given)
     if (home := user_home()) is None:
         raise ConfigError(
             f"there is no home folder: HOME is {os.environ.get('HOME') or 'not set'}",
-            hint="export NANOCHAT_HOME=/a/folder/of/yours",
+            hint=HOME_HINT,
         )
     return home / ".nanochat"
 

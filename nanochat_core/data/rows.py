@@ -155,7 +155,7 @@ def _parquet_lines(path: Path) -> Iterator[bytes]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path, buffer_size=streams.BLOCK_BYTES, pre_buffer=False)
+        file = pq.ParquetFile(streams.for_arrow(path), buffer_size=streams.BLOCK_BYTES, pre_buffer=False)
         for batch in file.iter_batches(batch_size=PARQUET_ROWS, use_threads=False):
             yield from (json.dumps(row, default=str).encode() for row in batch.to_pylist())
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

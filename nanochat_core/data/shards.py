@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat_core.base.errors import MissingError
+from nanochat_core.data.streams import for_arrow
 
 ROW_GROUP_DOCS = 1000
 ROW_GROUP_BYTES = 2_000_000  # of documents so long that fewer make a row group: one is in memory at a time
@@ -56,7 +57,7 @@ def open_parquet(path: Path | str, *, column: str) -> pq.ParquetFile:
     """Open one parquet file and check that it has the text column."""
     try:
         # no memory map, whose pages would count as memory, and no row group read ahead
-        file = pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False)
+        file = pq.ParquetFile(for_arrow(path), buffer_size=READ_BYTES, pre_buffer=False)
         schema = file.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise MissingError(

@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import lzma
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,10 +42,18 @@ def blocks(path: Path) -> Iterator[bytes]:
 def _open(path: Path) -> BinaryIO:
     ending = path.suffix.lower()
     if ending == ".zst":
-        stream = pa.CompressedInputStream(pa.OSFile(str(path)), "zstd")
+        stream = pa.CompressedInputStream(for_arrow(path), "zstd")
         return cast(BinaryIO, io.BufferedReader(stream, BLOCK_BYTES))
     openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     return cast(BinaryIO, openers.get(ending, open)(path, "rb"))
+
+
+def for_arrow(path: Path | str) -> str | BinaryIO:
+    """What Arrow can open: it takes names in UTF-8 alone, and a file's name may hold any bytes."""
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return open(path, "rb")  # noqa: SIM115 (closed as its reader is collected)
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:

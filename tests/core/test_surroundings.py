@@ -211,3 +211,10 @@ def test_any_program_of_this_installation_makes_its_client(variables: dict[str, 
     assert done.stdout == "made\n", done.stderr
     if "fd00" in variables.get("NO_PROXY", ""):
         assert subprocess.run(bare, env=kept | variables, capture_output=True).returncode != 0, "httpx reads it by now"
+
+
+def test_a_home_whose_name_is_not_utf8_is_refused_in_words(monkeypatch):
+    monkeypatch.setenv("NANOCHAT_HOME", "/a/caf\udce9")
+    with pytest.raises(ConfigError, match="/a/caf\ufffd has a name that is not UTF-8") as error:
+        home_from_environment()
+    assert "NANOCHAT_HOME" in str(error.value.hint)

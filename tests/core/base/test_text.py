@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -118,6 +119,20 @@ def test_a_null_is_an_empty_document_in_every_kind_of_file(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "a"}\n{"text": ""}\n')
     pq.write_table(pa.table({"text": [None, "a", ""]}), tmp_path / "a.parquet")
     assert list(read_texts(tmp_path / "a.jsonl", "text")) == list(read_texts(tmp_path / "a.parquet", "text")) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst"])
+def test_a_file_is_read_whatever_bytes_are_in_its_folders_name(name, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    if name.endswith("parquet"):
+        pq.write_table(pa.table({"text": ["a"]}), tmp_path / name)
+    else:
+        with pa.CompressedOutputStream(str(tmp_path / name), "zstd") as file:
+            file.write(b'{"text": "a"}')
+    (tmp_path / name).rename(folder / name)
+    assert list(read_texts(folder / name, "text")) == ["a"]
+    assert list(FileRows([folder / name])) == [{"text": "a"}]
 
 
 def test_parquet_with_strings_that_are_no_utf8_names_its_file(tmp_path):

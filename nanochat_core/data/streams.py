@@ -53,7 +53,7 @@ def for_arrow(path: Path | str) -> str | BinaryIO:
     try:
         return os.fsencode(path).decode("utf-8")
     except UnicodeDecodeError:
-        return open(path, "rb")  # noqa: SIM115 (closed as its reader is collected)
+        return open(path, "rb")
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:

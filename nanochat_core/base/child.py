@@ -38,7 +38,7 @@ LAST_CHARS = 8000  # of a log: what ended a process stands at its end
 # core (a browser, a test); with a short spin it is 2, and an idle machine loses a tenth (2 cores, 2026-11-22).
 GOMP_SPINCOUNT = "1000"
 
-
+AGAIN = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _stopping = threading.Event()
 
 
@@ -78,7 +78,7 @@ def run_child(
             stdin=subprocess.DEVNULL,
             env=_environment(environment),
             start_new_session=True,  # a terminal's Ctrl-C and hang-up are ours to hear, who save a checkpoint first
-            preexec_fn=die_with_parent,
+            preexec_fn=_begin,
         )
     try:
         while child.poll() is None:
@@ -93,6 +93,12 @@ def run_child(
     finally:
         follower.close()
     return _result(work, child.returncode)
+
+
+def _begin() -> None:
+    """In the child, before it is another program."""
+    die_with_parent()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # a scheduler sends it to all of a job: torchrun would die of it
 
 
 def _environment(changes: dict[str, str]) -> dict[str, str]:
@@ -129,10 +135,10 @@ def _stop(child: "subprocess.Popen[bytes]") -> None:
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-    """Who is stopping already is not stopped again: a second SIGTERM or hang-up would cut off the checkpoint."""
+    """Who is stopping already is not stopped again, but by Ctrl-C: a second request would cut off the checkpoint."""
     _stopping.set()
     is_main = threading.current_thread() is threading.main_thread()  # no other one may set a handler
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGHUP) if is_main}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in AGAIN if is_main}
     try:
         yield
     finally:

@@ -1,6 +1,7 @@
 """How a command of ours is told to stop.
 
-Ctrl-C, SIGTERM and a hang-up of the terminal mean the same: save a checkpoint, then end. Under nohup a hang-up means
+Ctrl-C, SIGTERM, a hang-up of the terminal and SIGUSR1, by which schedulers tell that a job's time is nearly over, mean
+the same: save a checkpoint, then end. Under nohup a hang-up means
 nothing; what is written to a terminal that is gone is lost (nanochat_core/cli/output.py), and is no error.
 """
 
@@ -11,11 +12,11 @@ _told: list[int] = []
 
 
 def stop_on_signals() -> None:
-    """From here on SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt; one that a parent made us deaf to stays unheard.
+    """From here on these signals raise KeyboardInterrupt; one that a parent made us deaf to stays unheard.
 
     SIGTERM is always heard: schedulers send it before they kill.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 

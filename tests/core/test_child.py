@@ -80,6 +80,11 @@ def test_the_result_of_an_earlier_attempt_is_not_taken_for_this_ones(tmp_path):
         _run(tmp_path, "pass")
 
 
+def test_a_schedulers_notice_to_all_of_a_job_does_not_end_the_child(tmp_path):
+    body = "os.kill(os.getpid(), signal.SIGUSR1)\nwrite_result(work, {'status': 'completed'})"
+    assert _run(tmp_path, body)["status"] == "completed"
+
+
 def test_an_interrupted_supervisor_asks_the_child_to_stop_and_leaves_none_behind(tmp_path):
     body = """
 w = RecordWriter(work / 'metrics.jsonl')

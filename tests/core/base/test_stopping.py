@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and a hang-up stop a command alike; under nohup a hang-up does not."""
+"""SIGTERM, Ctrl-C, a hang-up and SIGUSR1 stop a command alike; under nohup a hang-up does not."""
 
 import signal
 import subprocess
@@ -26,7 +26,7 @@ open({where!r}, "w").write("done")
 
 def hearing():
     """Whoever runs these tests may be deaf, and children inherit that."""
-    for number in (signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
 
 
@@ -36,7 +36,7 @@ def start(where, *, seconds, **options):
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, **options)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_is_a_stop(tmp_path, number):
     child = start(tmp_path / "end", seconds=600, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     with child:

@@ -110,10 +110,14 @@ def free_bytes(folder: Path) -> int | None:
 def shared_rights(folder: Path) -> int:
     """What a folder grants its group, when that may write there: what is made below is then the group's as well.
 
-    0 for a folder of one person. Like git's core.sharedRepository=group: a umask of 077 is for what is private.
+    0 for a folder of one person. Like git's core.sharedRepository=group: a umask of 077 is for what is private. A
+    folder that is not made yet is the group's where the one that it comes into hands its group down (not so /tmp).
     """
     try:
         mode = folder.stat().st_mode
+    except FileNotFoundError:
+        above = shared_rights(folder.parent) if folder.parent != folder else 0
+        return above if above & stat.S_ISGID else 0
     except OSError:
         return 0
     return mode & (stat.S_ISGID | stat.S_IRWXG) if mode & stat.S_IWGRP else 0
@@ -136,7 +140,7 @@ def make_folder(folder: Path, *, within: Path, rights: int | None = None) -> Non
         return
     if rights is None:
         rights = shared_rights(within)
-    if folder != within and folder.parent != folder:
+    if folder.parent != folder:
         make_folder(folder.parent, within=within, rights=rights)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(parents=True)

@@ -252,9 +252,9 @@ else:
 """
 
 
-@pytest.fixture
-def shared_store() -> Iterator[Path]:
-    """A folder that a group may write to, outside of what pytest keeps from other users."""
+@pytest.fixture(params=["store", "store/made/by the first"])
+def shared_store(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder that a group may write to, or one to be made in it, outside of what pytest keeps from other users."""
     if os.geteuid() != 0:
         pytest.skip("only root can be two people")
     with tempfile.TemporaryDirectory() as name:
@@ -264,11 +264,11 @@ def shared_store() -> Iterator[Path]:
         store.mkdir()
         os.chown(store, ANN, GROUP)
         store.chmod(0o2770)
-        yield store
+        yield folder / request.param
 
 
 def as_somebody(user: int, group: int, store: Path, *arguments: str) -> str:
-    own = store.parent / f"home-{user}"
+    own = store.parents[len(store.parts) - store.parts.index("store") - 1] / f"home-{user}"
     own.mkdir(exist_ok=True)
     os.chown(own, user, group)
     command = [sys.executable, "-c", AS_SOMEBODY, str(user), str(group), str(store), str(own), *arguments]

@@ -30,6 +30,11 @@ def settings() -> Any:
         ) from error
 
 
+def may_be_configured() -> bool:
+    """Whether a file of the current folder may say something to Prefect; asking Prefect takes a second of import."""
+    return any(os.access(name, os.R_OK) and "prefect" in name + _text(name).lower() for name in FILES)
+
+
 def check_configured() -> None:
     """Raise what is wrong with the configured server, within seconds."""
     api = settings().api
@@ -45,6 +50,10 @@ def check_configured() -> None:
     )
 
 
+def _text(name: str) -> str:
+    return Path(name).read_text(encoding="utf-8", errors="replace") if os.path.isfile(name) else ""
+
+
 def _secret(value: Any) -> str | None:
     return value.get_secret_value() if value else None
 
@@ -54,7 +63,7 @@ def _source(url: str) -> str:
     if os.environ.get("PREFECT_API_URL"):
         return "PREFECT_API_URL"
     for name in FILES:
-        if os.path.isfile(name) and url in Path(name).read_text(encoding="utf-8", errors="replace"):
+        if url in _text(name):
             return f"PREFECT_API_URL of {Path(name).absolute()}"
     from prefect.context import get_settings_context
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.configured import check_configured, settings
+from flows.configured import check_configured, may_be_configured, settings
 from nanochat_core.base.child import LAST_CHARS
 from nanochat_core.base.environment import for_child
 from nanochat_core.base.errors import HardwareError, NanochatError
@@ -222,7 +222,7 @@ def _is_configured() -> bool:
         return True
     home = prefect_home.prefect_home()
     prefect_home.check_profile(home)
-    if not os.path.isfile(home / "profiles.toml") and not os.path.isfile("prefect.toml"):
+    if not os.path.isfile(home / "profiles.toml") and not may_be_configured():
         return False
     return settings().api.url is not None  # a second of import, only where a profile may name a server
 

@@ -1,0 +1,38 @@
+"""A server that a file of the current folder names is the one that is asked, before a run and in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+URL = "http://127.0.0.1:9/api"
+OPEN = """
+import sys
+from nanochat_core.base.errors import NanochatError
+from flows.server import prefect_server
+try:
+    with prefect_server():
+        print("started")
+except NanochatError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (".env", f"PREFECT_API_URL={URL}\n"),
+        ("prefect.toml", f'[api]\nurl = "{URL}"\n'),
+        ("pyproject.toml", f'[tool.prefect.api]\nurl = "{URL}"\n'),
+    ],
+)
+def test_a_server_that_a_file_of_the_folder_names_is_asked_first(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    homes = {"PREFECT_HOME": str(tmp_path / "prefect"), "NANOCHAT_HOME": str(tmp_path / "home")}
+    environment = {**os.environ, **homes, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-P", "-c", OPEN]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith(f"PREFECT_API_URL of {tmp_path / name} = {URL} does not answer"), done.stderr

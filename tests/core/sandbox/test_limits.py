@@ -1,5 +1,6 @@
 """Time, memory, processes, files and output are limited, and nothing outlives its program, its worker or the caller."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 import uuid
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nanochat_core.sandbox import Limits, Sandbox
@@ -144,15 +146,25 @@ def test_bombs_do_not_harm_their_neighbours() -> None:
 def test_a_program_whose_worker_is_lost_runs_once_more_and_no_more(num_kills: int, status: str) -> None:
     with Sandbox(Limits(wall_s=5.0), num_workers=1) as one:
         outcomes = []
-        thread = threading.Thread(target=lambda: outcomes.append(one.run("import time; time.sleep(1.5)")))
+        thread = threading.Thread(target=lambda: outcomes.append(one.run("import time; time.sleep(3)")))
         thread.start()
         for _ in range(num_kills):
-            time.sleep(0.6)
-            [launcher] = launchers_of(os.getpid(), "5.0")
-            os.kill(launcher, signal.SIGKILL)
+            os.kill(busy_launcher("5.0"), signal.SIGKILL)
         thread.join()
         assert outcomes[0].status == status
         assert one.run("pass").has_passed
+
+
+def busy_launcher(wall_s: str) -> int:
+    """The launcher whose zygote has forked a program; one that is still starting has none to lose."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for launcher in launchers_of(os.getpid(), wall_s):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if len(psutil.Process(launcher).children(recursive=True)) > 1:
+                    return launcher
+        time.sleep(0.02)
+    raise AssertionError("no program runs")
 
 
 def launchers_of(parent: int, wall_s: str) -> list[int]:

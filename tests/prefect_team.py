@@ -175,7 +175,7 @@ class Team:
             worker.kill()
             worker.wait()
         for pid, command in self.processes("").items():
-            if "uvicorn" in command:
+            if "flows.embedded" in command:
                 continue  # the server goes on
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

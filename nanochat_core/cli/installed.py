@@ -6,6 +6,7 @@ size is compared.
 """
 
 import base64
+import csv
 import hashlib
 from importlib import metadata
 from pathlib import Path
@@ -16,20 +17,24 @@ DECIDING = ("torch", "numpy", "tiktoken", "rustbpe")  # in the keys by release
 def altered(name: str) -> list[str]:
     """Files that are gone or are not those of the wheel, by name; none for what is not installed from one."""
     try:
-        listed = metadata.files(name) or []
+        found = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return []
-    return [str(file) for file in listed if not _is_as_recorded(file)]
+    # not metadata.files(), which leaves out what is not there
+    rows = [row for row in csv.reader((found.read_text("RECORD") or "").splitlines()) if len(row) == 3]
+    return [
+        file for file, digest, size in rows if not _is_as_recorded(Path(str(found.locate_file(file))), digest, size)
+    ]
 
 
-def _is_as_recorded(file: metadata.PackagePath) -> bool:
-    if file.hash is None or file.size is None or ".." in file.parts:
+def _is_as_recorded(path: Path, digest: str, size: str) -> bool:
+    if not digest or not size or ".." in path.parts:
         return True  # RECORD itself, what was compiled here, programs that name this environment's Python
-    path = Path(str(file.locate()))
+    mode, _, value = digest.partition("=")
     try:
-        if path.stat().st_size != file.size:
+        if path.stat().st_size != int(size):
             return False
-        return path.suffix != ".py" or file.hash.mode != "sha256" or _digest(path) == file.hash.value
+        return path.suffix != ".py" or mode != "sha256" or _digest(path) == value
     except OSError:
         return False
 

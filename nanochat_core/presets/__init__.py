@@ -139,8 +139,9 @@ def _parse_value(given: str, options: tuple[Any, ...], *, may_be_path: bool = Fa
     text = given.strip()
     if str in options:
         return _parse_text(given, is_optional=type(None) in options, may_be_path=may_be_path)
-    if any(text in typing.get_args(option) for option in options):
-        return text
+    for choice in (text, text.strip('"')):  # the form sends every text in quotes
+        if any(choice in typing.get_args(option) for option in options):
+            return choice
     if bool in options and text.lower() in (*TRUE_WORDS, *FALSE_WORDS):
         return text.lower() in TRUE_WORDS
     if text.lower() in NONE_WORDS:
@@ -207,7 +208,7 @@ def _did_you_mean(asked: str) -> str | None:
     last = {name: name.rpartition(".")[2] for name in names}
     wanted = asked.rpartition(".")[2]
     near = [name for name in names if last[name] == wanted]
-    near = near or difflib.get_close_matches(asked, names, n=2, cutoff=0.7)
+    near = near or difflib.get_close_matches(asked, names, n=1, cutoff=0.7)
     near = near or [name for name in names if last[name] in difflib.get_close_matches(wanted, last.values(), n=1)]
     return f"did you mean {' or '.join(near)}?" if near else None
 

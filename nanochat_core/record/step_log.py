@@ -25,11 +25,12 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "end": ("step", "train_s"),
 }  # fmt: skip
 MAY_HAVE: dict[str, tuple[str, ...]] = {
-    "start": ("device_batch_rows", "choices"),  # not in logs of before 2026-11-23
+    "start": ("device_batch_rows", "choices", "left_out"),  # not in logs of before 2026-11-23, -29
     "step": ("loss_scale", "was_left_out"),  # in fp16
     "validate": ("fp8_saturated",),
 }
 TEXTS = ("event", "name")
+LISTS = ("choices", "left_out")  # of texts
 COUNTS = ("step", "num_steps", "world_size", "tokens", "device_batch_rows", "fp8_saturated")
 
 
@@ -74,13 +75,14 @@ def _form_problems(record: Any, file: str, number: int) -> Iterator[Problem]:
     known = expected | set(MAY_HAVE.get(record["event"], ()))
     for name in sorted(record.keys() - known):
         yield Problem(file, f"{where} field {name}:", "is unknown")
-    for name in sorted(known & record.keys() - {*TEXTS, "choices"}):
+    for name in sorted(known & record.keys() - {*TEXTS, *LISTS}):
         is_sound = is_count if name in COUNTS else is_number
         if not is_sound(record[name]):
             yield Problem(file, f"{where} field {name}:", f"{shown(record[name])} is not a number it can be")
-    choices = record.get("choices", [])
-    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
-        yield Problem(file, f"{where} field choices:", f"{shown(choices)} are no texts")
+    for name in LISTS:
+        texts = record.get(name, [])
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            yield Problem(file, f"{where} field {name}:", f"{shown(texts)} are no texts")
     if "name" in expected and not isinstance(record.get("name"), str):
         yield Problem(file, f"{where} field name:", f"{shown(record.get('name'))} is no text")
 

@@ -8,7 +8,7 @@ from prefect_team import Team
 pytestmark = pytest.mark.slow
 RETRY = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}, "force": True}
 EARLY = ("corpus", "tokenizer", "tokens")
-LINE = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n'
+LINE = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello %d"}]}\n'
 SFT = "sft.source=path"
 
 
@@ -34,7 +34,7 @@ def failed(team: Team, talks: Path) -> str:
 
 
 def test_retry_reuses_what_is_finished(team: Team, failed: str, talks: Path) -> None:
-    (talks / "train.jsonl").write_text(LINE * 300)
+    (talks / "train.jsonl").write_text("".join(LINE % number for number in range(300)))
     team.api(f"flow_runs/{failed}/set_state", RETRY)
     done = team.wait(failed, "Completed")
     assert done["run_count"] == 2
@@ -65,7 +65,7 @@ def test_names_say_what_and_how_big(team: Team, failed: str) -> None:
 def test_progress_summary_and_log_are_artifacts_of_the_run(team: Team, failed: str) -> None:
     found = {(artifact["key"], artifact["type"]): artifact for artifact in team.artifacts(failed)}
     assert found["pretrain-progress", "progress"]["data"] == 100
-    assert "bits per byte" in found["pretrain-progress", "progress"]["description"]
+    assert "validation bpb" in found["pretrain-progress", "progress"]["description"]
     assert "## Steps" in found["speedrun-report", "markdown"]["data"]
     assert "/home/store/blobs/" in found["pretrain-log", "markdown"]["data"]
     assert str(team.folder / "home/store") in found["store", "markdown"]["data"]

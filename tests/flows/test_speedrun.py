@@ -188,8 +188,15 @@ def test_a_changed_file_of_the_corpus_reruns_it(module_home: Path, tmp_path: Pat
     shutil.copytree(small_corpus, tmp_path / "corpus")
     options = [*micro(small_corpus), f"corpus.path={tmp_path / 'corpus'}"]
     rows = json.loads(nanochat("plan", "tiny", "--json", sets=options).stdout)["steps"]
+    assert rows[0]["state"] == "cached", "the same files elsewhere are the same data"
+    with (tmp_path / "corpus/0.parquet").open("r+b") as file:  # of the same size
+        file.seek(100)
+        byte = file.read(1)
+        file.seek(100)
+        file.write(bytes([byte[0] ^ 1]))
+    rows = json.loads(nanochat("plan", "tiny", "--json", sets=options).stdout)["steps"]
     assert rows[0]["state"] == "run"
-    assert any("corpus" in reason for reason in rows[0]["why"])
+    assert any("files" in reason for reason in rows[0]["why"])
 
 
 def micro(small_corpus: Path) -> list[str]:

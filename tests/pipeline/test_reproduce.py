@@ -70,12 +70,12 @@ def test_another_machine_is_said_and_not_refused(gathered: Evidence, tmp_path: P
 
 def test_a_data_file_that_changed_is_named(gathered: Evidence, small_corpus: Path, tmp_path: Path) -> None:
     file = small_corpus / "0.parquet"
-    stamps = file.stat()
-    os.utime(file, ns=(stamps.st_atime_ns, stamps.st_mtime_ns + 1))
+    content = file.read_bytes()
+    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     try:
         assert any(line.startswith("corpus: config files") for line in differences(gathered, tmp_path))
     finally:
-        os.utime(file, ns=(stamps.st_atime_ns, stamps.st_mtime_ns))
+        file.write_bytes(content)
 
 
 def test_settings_survive_the_way_through_a_preset_file(micro_sets: list[str], tmp_path: Path) -> None:

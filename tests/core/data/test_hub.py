@@ -125,8 +125,8 @@ def test_shards_of_one_name_in_two_sub_folders_stay_two(tmp_path):
     for number, name in enumerate(("default/test/0000.parquet", "default/train/0000.parquet", "more/0000.parquet")):
         _parquet(tmp_path / "dataset" / name, number)
     train, validation, origin = _build(tmp_path / "dataset", tmp_path)
-    assert {text[0] for text in train} == {"0", "1"}
-    assert {text[0] for text in validation} == {"2"}
+    assert {text[0] for text in validation} == {"0"}, "the folder's name says what it is"
+    assert {text[0] for text in train} == {"1", "2"}
     assert len({file["sha256"] for file in origin["shards"]}) == 3
 
 
@@ -144,7 +144,7 @@ def test_jsonl_shards_can_be_named(tmp_path):
     assert _build(folder, tmp_path, dataset_files="*.jsonl.gz")[:2] == (["0", "1"], ["2"])
 
 
-@pytest.mark.parametrize("suffix", ["json", "csv", "arrow"])
+@pytest.mark.parametrize("suffix", ["csv", "arrow"])
 def test_shards_of_a_kind_that_is_not_read_are_refused(tmp_path, suffix):
     folder = tmp_path / "dataset"
     folder.mkdir()

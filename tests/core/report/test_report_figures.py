@@ -112,7 +112,8 @@ def test_smoothing_does_not_lag_behind_a_fall():
 def test_a_change_to_the_page_or_the_model_does_not_redraw_figures():
     modules = {name.partition(":")[0] for name in code_closure(["nanochat_core.report.figures"])}
     assert modules <= {
-        "nanochat_core", "nanochat_core.base", "nanochat_core.base.compiling", "nanochat_core.base.records",
+        "nanochat_core", "nanochat_core.base", "nanochat_core.base.compiling", "nanochat_core.base.files",
+            "nanochat_core.base.records",
         "nanochat_core.base.units",
         "nanochat_core.evals", "nanochat_core.evals.core", "nanochat_core.evals.core.gpt2",
         "nanochat_core.report", "nanochat_core.report.attempts", "nanochat_core.report.benchmark_figures",

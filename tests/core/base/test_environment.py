@@ -133,6 +133,7 @@ if world.size > 1:
     dist.all_reduce(size)
 if world.is_main:
     write_result(Path(sys.argv[1]), {"status": "completed", "size": int(size.item())})
+distributed.stop()  # as the worker does: a process that ends with gloo's threads alive may abort
 """
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 import requests
 
 from nanochat_core.base.errors import ConfigError, HardwareError, NanochatError
+from nanochat_core.base.proxies import LOOPBACK
 from nanochat_core.store.provenance import redact
 
 WAIT_S = 8.0  # for a server that is restarting: 4 s here
@@ -21,7 +22,6 @@ POLL_S = 0.5
 MIN_TIMEOUT_S = 2.0
 RESTARTING = (408, 429, 500, 502, 503, 504)
 CLOUD = ".prefect.cloud"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.base.proxies import LOOPBACK
 from nanochat_core.base.text import read_text
 
 if TYPE_CHECKING:
     from nanochat_core.serve.pool import ModelPool
 
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 MIN_TOKEN_CHARS = 8
 
 
@@ -50,7 +50,7 @@ def serve(
     nanochat serve gpt2-chat gpt2-base --host 0.0.0.0 --token-file token.txt
     """
     token = _read_token(token_file)
-    if host not in LOOPBACK_HOSTS and token is None:
+    if host not in LOOPBACK and token is None:
         raise ConfigError(
             f"--host {host} lets others in, and there is no token",
             hint="openssl rand -hex 16 > token.txt, then --token-file token.txt",

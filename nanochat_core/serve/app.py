@@ -15,13 +15,14 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from nanochat_core.base.proxies import LOOPBACK
 from nanochat_core.serve import errors, prompts
 from nanochat_core.serve.bodies import JsonRoute
 from nanochat_core.serve.catalogue import ModelCard
 from nanochat_core.serve.chat import answer_chat
 from nanochat_core.serve.completions import answer_completion
 from nanochat_core.serve.errors import ApiError, ErrorReply
-from nanochat_core.serve.guards import LOOPBACK, Guard
+from nanochat_core.serve.guards import Guard
 from nanochat_core.serve.pool import ModelPool
 from nanochat_core.serve.replies import (
     ChatCompletion,

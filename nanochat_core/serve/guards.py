@@ -19,7 +19,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nanochat_core.serve.errors import ApiError
 from nanochat_core.serve.metrics import Metrics
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN_PATHS = ("/", "/health")
 OPEN_FOLDER = "/static/"
 HEALTH = "/health"

@@ -9,7 +9,6 @@ the syntax tree instead of by imported modules keeps torch out of it.
 
 import ast
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,11 +18,11 @@ from typing import Any
 from nanochat_core.base import names, syntax
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.source_memo import SourceMemo
+from nanochat_core.base.source_tree import LOADED, WHOLE, File, SourceTree, scan
 
 PACKAGE = "nanochat_core"
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-# Of a module: all of its names; what it does when it is started; no name, but what runs when it is imported.
-WHOLE, PROGRAM, LOADED = "*", "__main__", ""
+PROGRAM = "__main__"  # of a module: what it does when it is started
 
 # What is in no key although steps name it, and why that cannot make a hit stale: modules, packages, single names.
 EXCLUDED = {
@@ -33,6 +32,7 @@ EXCLUDED = {
     f"{PACKAGE}.base.quiet": "the same",
     f"{PACKAGE}.base.scopes": "the same",
     f"{PACKAGE}.base.source_memo": "the same",
+    f"{PACKAGE}.base.source_tree": "the same",
     f"{PACKAGE}.base.syntax": "the same",
     f"{PACKAGE}.config": "its values are in the key one by one",
     f"{PACKAGE}.observe": "hears what a step tells, and answers nothing",
@@ -83,7 +83,7 @@ def function_entry(function: Callable[..., Any]) -> str:
 class _Walk:
     """Goes from name to name, and from module to module that is loaded on the way."""
 
-    def __init__(self, tree: "_SourceTree", memo: SourceMemo | None) -> None:
+    def __init__(self, tree: "SourceTree", memo: SourceMemo | None) -> None:
         self.tree, self.memo = tree, memo
         self._reached: dict[str, set[int]] = {}  # module -> its statements, by number
         self._seen: set[tuple[str, str]] = set()
@@ -124,10 +124,20 @@ class _Walk:
             for number in sorted(numbers)
         ]
         return {
-            f"{module}:{unit['names'][0] if unit['names'] else 'statement'}": ", ".join(unit["dynamic"])
+            f"{module}:{unit['names'][0] if unit['names'] else 'statement'}": ", ".join(how)
             for module, unit in reached
-            if unit["dynamic"]
+            if (how := [*unit["dynamic"], *self._own_places(unit["paths"])])
         }
+
+    def _own_places(self, paths: Iterable[str], *, is_behind: bool = False) -> Iterator[str]:
+        """How a name of a module that is in no key stands for the folder of the source, where data may be read from."""
+        for path in paths:
+            module, name = self.tree.split(path)
+            if (is_behind or _is_excluded(module)) and module in self.tree.files:
+                source = _source(module, self.tree.files[module], self.memo)
+                found = [each for number in source.defining.get(name, ()) for each in source.units[number]["dynamic"]]
+                yield from names.OWN_PLACE.intersection(found)
+                yield from self._own_places(source.bound.get(name, ()), is_behind=True)
 
     def _go(self, module: str, name: str) -> None:
         if (module, name) not in self._seen and f"{module}:{name}" not in EXCLUDED:
@@ -152,6 +162,10 @@ class _Walk:
         """What runs when a module is imported: whatever does more than to bind a name, in it and in its imports."""
         for parent in self.tree.parents(module):
             self._go(parent, LOADED)
+        package, _, stem = module.rpartition(".")
+        holder = self._source(package)
+        if holder is not None and stem in holder.defining and module not in holder.bound.get(stem, ()):
+            self._go(package, stem)  # the package has another thing of that name
         source = self._source(module)
         if source is None:
             return
@@ -167,7 +181,7 @@ class _Walk:
     def _whole(self, module: str, source: "_Source") -> None:
         for number in range(len(source.units)):
             self._unit(module, source, number)
-        for path in source.bound.values():
+        for path in (each for paths in source.bound.values() for each in paths):
             found, name = self.tree.split(path)
             if name != WHOLE:
                 self._go(found, name)
@@ -180,9 +194,9 @@ class _Walk:
     def _name(self, module: str, source: "_Source", name: str) -> None:
         for number in source.defining.get(name, ()):
             self._unit(module, source, number)
-        if name in source.bound:
-            self._go(*self.tree.split(source.bound[name]))
-        elif name not in source.defining and not any(unit["stars"] for unit in source.units):
+        for path in source.bound.get(name, ()):
+            self._go(*self.tree.split(path))
+        if name not in source.defining and not any(unit["stars"] for unit in source.units):
             self._go(module, WHOLE)  # made in a way that is not seen here
 
     def _unit(self, module: str, source: "_Source", number: int) -> None:
@@ -199,6 +213,8 @@ class _Walk:
                 self._unit(module, source, other)
         for path in unit["paths"]:
             self._go(*self.tree.split(path))
+            for found in self.tree.below(path):  # a package that is handed around: any of its modules
+                self._go(found, WHOLE)
         for text in unit["texts"]:
             self._text(text)
         self._loads(unit["imports"])
@@ -231,22 +247,14 @@ def _is_excluded(module: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _File:
-    """A source file, in one state."""
-
-    path: Path
-    stamp: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class _Source:
     """What a closure needs to know of one module."""
 
     path: Path
     units: list[names.Facts]
     """Its statements."""
-    bound: dict[str, str]
-    """Its names that are imports of ours."""
+    bound: dict[str, list[str]]
+    """Its names that are imports of ours, each with all that it may mean."""
     files: list[str]
     """Data files that it declares."""
     defining: dict[str, list[int]] = field(default_factory=dict)
@@ -266,7 +274,7 @@ class _Source:
 
 
 @lru_cache(maxsize=1024)  # closures share most of their modules
-def _source(module: str, file: _File, memo: SourceMemo | None) -> _Source:
+def _source(module: str, file: File, memo: SourceMemo | None) -> _Source:
     """Read again when the file changed."""
     content = file.path.read_bytes()
     package = module if file.path.name == "__init__.py" else module.rpartition(".")[0]
@@ -282,12 +290,17 @@ def _source(module: str, file: _File, memo: SourceMemo | None) -> _Source:
 @lru_cache(maxsize=1)
 def _reader() -> str:
     """What decides the facts of a file besides the file: the modules that read it."""
-    readers = [Path(__file__).with_name(f"{name}.py") for name in ("closure", "names", "quiet", "scopes", "syntax")]
+    readers = [
+        Path(__file__).with_name(f"{name}.py")
+        for name in ("closure", "names", "quiet", "scopes", "source_tree", "syntax")
+    ]
     return hashlib.sha256(b"".join(path.read_bytes() for path in readers)).hexdigest()
 
 
 def _facts(content: bytes, path: Path, module: str, package: str) -> dict[str, Any]:
     """The fields of a `_Source` that the text decides, as JSON values."""
+    if path.suffix != ".py":  # a compiled module: one statement, of which nothing is known
+        return {**names.facts(syntax.parse(f"{content!r}()".encode(), path), package, PACKAGE), "files": []}
     tree = syntax.parse(content, path)
     files = list(_declared_files(tree, module))
     found = names.facts(tree, package, PACKAGE)
@@ -297,62 +310,13 @@ def _facts(content: bytes, path: Path, module: str, package: str) -> dict[str, A
     return {**found, "files": files}
 
 
-class _SourceTree:
-    """Module names and their files below one folder, in one state."""
-
-    def __init__(self, root: Path, files: Iterable[tuple[str, _File]]) -> None:
-        self.root = root
-        self.files = dict(files)
-        self.walks: dict[tuple[str, ...], _Walk] = {}
-        self._packages = {parent for module in self.files for parent in self.parents(module)}
-        self._split: dict[str, tuple[str, str]] = {}
-
-    def has(self, module: str) -> bool:
-        return module in self.files or module in self._packages
-
-    def parents(self, module: str) -> list[str]:
-        parts = module.split(".")
-        return [".".join(parts[:count]) for count in range(1, len(parts))]
-
-    def submodules(self, package: str) -> list[str]:
-        return [module for module in self.files if module.rpartition(".")[0] == package]
-
-    def split(self, path: str) -> tuple[str, str]:
-        """The module in a dotted name, and the name in it; all of the module where nothing follows."""
-        if path not in self._split:
-            self._split[path] = self._parted(path)
-        return self._split[path]
-
-    def _parted(self, path: str) -> tuple[str, str]:
-        parts = path.split(".")
-        for count in range(len(parts), 0, -1):
-            module = ".".join(parts[:count])
-            if self.has(module):
-                return module, parts[count] if count < len(parts) else WHOLE
-        return parts[0], LOADED  # of another tree than this one
-
-
-def _tree(root: Path) -> _SourceTree:
-    return _tree_of(root, tuple(_scan(root / PACKAGE, PACKAGE)))
+def _tree(root: Path) -> SourceTree:
+    return _tree_of(root, tuple(scan(root / PACKAGE, PACKAGE)))
 
 
 @lru_cache(maxsize=2)
-def _tree_of(root: Path, files: tuple[tuple[str, _File], ...]) -> _SourceTree:
-    return _SourceTree(root, files)
-
-
-def _scan(folder: Path, package: str) -> Iterator[tuple[str, _File]]:
-    """Every module with its file; the time of change is among what tells states apart, since nobody can set it."""
-    with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        stem, _, ending = entry.name.rpartition(".")
-        if ending == "py" and entry.is_file():
-            stat = entry.stat()
-            stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-            yield (package if stem == "__init__" else f"{package}.{stem}"), _File(Path(entry.path), stamp)
-        elif entry.is_dir() and entry.name.isidentifier() and entry.name != "__pycache__":
-            yield from _scan(folder / entry.name, f"{package}.{entry.name}")
+def _tree_of(root: Path, files: tuple[tuple[str, File], ...]) -> SourceTree:
+    return SourceTree(root, files)
 
 
 def _declared_files(tree: ast.Module, module: str) -> tuple[str, ...]:

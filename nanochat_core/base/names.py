@@ -6,6 +6,7 @@ module's name, as in Python; in a class and wherever that is not certain, both c
 """
 
 import ast
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -15,16 +16,21 @@ from nanochat_core.base.quiet import Quiet, origin
 from nanochat_core.base.scopes import Scope, scope_of
 
 Facts = dict[str, Any]
-Bindings = dict[str, str]
+Bindings = dict[str, list[str]]
 
 # Ways to reach something that this file cannot follow, by full name.
 DYNAMIC = frozenset({
     "__import__", "compile", "eval", "exec", "globals", "importlib.__import__", "importlib.import_module",
     "importlib.machinery", "importlib.metadata.entry_points", "importlib.reload", "importlib.resources",
-    "importlib.util", "inspect.getmodule", "inspect.getsource", "inspect.getsourcelines", "locals", "pkgutil",
-    "pydoc.locate", "runpy", "sys.modules", "vars",
+    "importlib.util", "inspect.get_annotations", "inspect.getdoc", "inspect.getfile", "inspect.getmodule",
+    "inspect.getsource", "inspect.getsourcefile", "inspect.getsourcelines", "inspect.signature", "locals", "pkgutil",
+    "pydoc.locate", "runpy", "sys.modules", "typing.get_type_hints", "vars",
 })  # fmt: skip
-DYNAMIC_ATTRIBUTES = frozenset({"__subclasses__", "__globals__", "__builtins__", "__loader__", "__spec__", "f_globals"})
+DYNAMIC_ATTRIBUTES = frozenset({
+    "__annotations__", "__builtins__", "__code__", "__doc__", "__file__", "__globals__", "__loader__", "__path__",
+    "__spec__", "__subclasses__", "co_filename", "f_globals",
+})  # fmt: skip
+LOADERS = frozenset({"importlib.import_module", "__import__", "importlib.util"})
 DOTTED = re.compile(r"(?<![\w.])[a-zA-Z_]\w*(?:\.[a-zA-Z_]\w*)+")
 IMPORTED = re.compile(r"\bfrom ([\w.]+) import (\w+)\b(?! *[,(]| as\b)")
 MODULE_AND_NAME = re.compile(r"[a-zA-Z_]\w*(\.[a-zA-Z_]\w*)+(:[a-zA-Z_]\w*)?")
@@ -34,10 +40,13 @@ OWN_PLACE = frozenset({"__file__", "__path__", "__doc__", "__spec__", "__loader_
 def facts(tree: ast.Module, package: str, ours: str) -> Facts:
     """The statements of a normalised module as JSON values; `ours` is the package whose names are followed."""
     statements = [part for node in tree.body for part in _parts(node)]
-    bound = dict(pair for node in statements for pair in _imported(_of_module(node), package))
+    bound: Bindings = {}
+    for node in statements:
+        for name, path in _imported(_of_module(node), package):
+            bound[name] = list(dict.fromkeys([*bound.get(name, []), path]))
     defined = {name for node in statements for name in _defined(node)} | bound.keys()
     reader = _Reader(package, ours, bound, defined)
-    return {"units": [reader.unit(node) for node in statements], "bound": reader.own(bound.items())}
+    return {"units": [reader.unit(node) for node in statements], "bound": reader.own(bound)}
 
 
 def _parts(node: ast.stmt) -> Iterator[ast.stmt]:
@@ -100,8 +109,9 @@ class _Reader:
         self.package, self.ours, self.bound, self.defined = package, ours, bound, defined
         self.quiet = Quiet(package, ours, bound, defined)
 
-    def own(self, pairs: Iterable[tuple[str, str]]) -> Bindings:
-        return {name: path for name, path in pairs if self.quiet.is_ours(path)}
+    def own(self, bound: Bindings) -> Bindings:
+        ours = {name: [path for path in paths if self.quiet.is_ours(path)] for name, paths in bound.items()}
+        return {name: paths for name, paths in ours.items() if paths}
 
     def unit(self, node: ast.stmt) -> Facts:
         """digest; names: what it binds; own: names of this module that it uses; paths: dotted names of ours;
@@ -143,6 +153,7 @@ class _Uses(ast.NodeVisitor):
     def __init__(self, reader: _Reader) -> None:
         self.reader = reader
         self.scopes: list[Scope] = []
+        self.loaded: set[str] = set()
         self.own: set[str] = set()
         self.paths: set[str] = set()
         self.texts: set[str] = set()
@@ -154,11 +165,14 @@ class _Uses(ast.NodeVisitor):
         # imports inside of functions: one name may stand for several things, each counts
         self.local = list(_imported(ast.walk(node), self.reader.package))
         self.visit(node)
+        # imported in a class or into a global: whoever has these uses it
+        inner = [each for each in ast.walk(node) if isinstance(each, ast.FunctionDef | ast.ClassDef)]
+        kept = {pair for each in inner for pair in _imported(ast.walk(each), self.reader.package)}
+        self.paths |= {path for name, path in kept if name not in self.loaded and self.reader.quiet.is_ours(path)}
 
     def _means(self, name: str) -> list[str]:
-        found = [path for each, path in self.local if each == name]
-        bound = self.reader.bound.get(name)
-        return [*found, *([bound] if bound else [])] or ([] if name in self.reader.defined else [name])
+        found = [path for each, path in self.local if each == name] + self.reader.bound.get(name, [])
+        return found or ([] if name in self.reader.defined else [name])
 
     def _is_local(self, name: str) -> bool:
         for scope in reversed(self.scopes):
@@ -169,6 +183,7 @@ class _Uses(ast.NodeVisitor):
         return False
 
     def _name(self, name: str, attributes: list[str]) -> None:
+        self.loaded.add(name)
         if self._is_local(name):
             return
         self.own.add(name)
@@ -204,15 +219,31 @@ class _Uses(ast.NodeVisitor):
             self.visit(base)
 
     def visit_Call(self, node: ast.Call) -> None:
-        """A module named by a plain text is followed by that text."""
+        """A module named by a plain text is followed by that text, all of it."""
         before = set(self.dynamic)
         if not (isinstance(node.func, ast.Name) and node.func.id == "vars" and node.args):
             self.visit(node.func)
-        is_text = bool(node.args) and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str)
-        if is_text and self.dynamic - before <= {"importlib.import_module", "__import__", "importlib.util"}:
+        text = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else None
+        is_loaded = bool(self.dynamic - before) and self.dynamic - before <= LOADERS
+        if is_loaded and isinstance(text, str) and not text.startswith("."):
             self.dynamic = before
+            self.paths |= {text} if self.reader.quiet.is_ours(text) else set()
+        self._programs(node.args)
         for given in [*node.args, *node.keywords]:
             self.visit(given)
+
+    def visit_List(self, node: ast.List | ast.Tuple) -> None:
+        self._programs(node.elts)
+        self.generic_visit(node)
+
+    visit_Tuple = visit_List
+
+    def _programs(self, words: Sequence[ast.expr]) -> None:
+        """A module that Python is told to start."""
+        for word, named in itertools.pairwise([*words, ast.Constant(None)]):
+            is_text = isinstance(named, ast.Constant) and isinstance(named.value, str)
+            if isinstance(word, ast.Constant) and word.value == "-m" and not is_text:
+                self.dynamic.add("a program's name put together")
 
     def visit_Import(self, node: ast.Import) -> None:
         self._import(node)
@@ -233,7 +264,7 @@ class _Uses(ast.NodeVisitor):
         text = node.value
         if not isinstance(text, str):
             return
-        if text.startswith(f"{self.reader.ours}.") and text.endswith("."):
+        if re.search(rf"\b{self.reader.ours}\.([\w.]*\.)?$", text):
             self.dynamic.add("a module's name put together")
         elif MODULE_AND_NAME.fullmatch(text):
             self.texts.add(text)

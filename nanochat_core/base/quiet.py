@@ -50,7 +50,7 @@ CALLS, IMPORTS, BASES, METHODS = (
 class Quiet:
     """Judges the statements of one module, in their order."""
 
-    def __init__(self, package: str, ours: str, bound: dict[str, str], defined: set[str]) -> None:
+    def __init__(self, package: str, ours: str, bound: dict[str, list[str]], defined: set[str]) -> None:
         self.package, self.ours, self.bound, self.defined = package, ours, bound, defined
         self.classes: dict[str, bool] = {}
         """Classes of this module that were looked at, and whether they are quiet."""
@@ -68,7 +68,8 @@ class Quiet:
             node = node.value
         if not isinstance(node, ast.Name):
             return ""
-        base = self.bound.get(node.id, "" if node.id in self.defined else node.id)
+        meant = self.bound.get(node.id, [] if node.id in self.defined else [node.id])
+        base = meant[0] if len(meant) == 1 else ""
         return ".".join([base, *reversed(parts)]) if base else ""
 
     def is_quiet(self, node: ast.AST | None) -> bool:
@@ -99,6 +100,8 @@ class Quiet:
                 caught = [each for handler in node.handlers for each in [handler.type, *handler.body]]
                 return self._all_quiet([*node.body, *caught, *node.orelse, *node.finalbody])
             case ast.Call():
+                if _calls_back(node):
+                    return False
                 given = [*node.args, *(keyword.value for keyword in node.keywords)]
                 return self._is_quiet_call(node.func) and self._all_quiet(given)
         return self._is_quiet_value(node)
@@ -177,6 +180,12 @@ def _head(node: ast.FunctionDef | ast.AsyncFunctionDef) -> list[ast.expr | None]
     named = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
     hints = [each.annotation for each in named if each is not None]
     return [*args.defaults, *args.kw_defaults, *hints, node.returns]
+
+
+def _calls_back(node: ast.Call) -> bool:
+    """Whether a call of a known one runs what it is given: a key, or the hooks of the bases of a new class."""
+    is_class = isinstance(node.func, ast.Name) and node.func.id == "type" and len(node.args) > 1
+    return is_class or any(keyword.arg == "key" for keyword in node.keywords)
 
 
 def _is_name(node: ast.AST) -> bool:

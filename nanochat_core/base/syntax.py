@@ -3,7 +3,7 @@
 `ast.dump` and `ast.unparse` are another text on another release: new fields (`type_params`), f-strings cut at other
 places (PEP 701), other quotes. So trees are written out here. Fields go by name, and what is empty is left out, so a
 field that a newer Python adds says nothing until somebody uses it. Neighbouring texts of an f-string are joined.
-Comments and formatting are not in a tree; docstrings, type-checking-only code and the release number are dropped.
+Comments and formatting are not in a tree; docstrings and type-checking-only code are dropped.
 """
 
 import ast
@@ -79,18 +79,21 @@ def _constant(value: Any) -> str:
 
 def normalised(tree: ast.Module) -> ast.Module:
     """`tree` without what cannot change a result."""
-    return ast.fix_missing_locations(_Normaliser().visit(tree))
+    return ast.fix_missing_locations(_Normaliser(_unseen_flags(tree)).visit(tree))
 
 
 class _Normaliser(ast.NodeTransformer):
-    """Drops bare strings (docstrings, also those under fields), type-checking-only code and the release number."""
+    """Drops bare strings (docstrings, also those under fields) and type-checking-only code."""
+
+    def __init__(self, flags: set[str]) -> None:
+        self.flags = flags
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if is_text else self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> Any:
-        if not _is_type_checking(node.test):
+        if ast.unparse(node.test) not in self.flags:
             return self.generic_visit(node)
         return [kept for child in node.orelse if (kept := self.visit(child)) is not None]
 
@@ -98,10 +101,6 @@ class _Normaliser(ast.NodeTransformer):
         if node.module == "typing":
             node.names = [alias for alias in node.names if alias.name != "TYPE_CHECKING"]
         return node if node.names else None
-
-    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
-        names = [target.id for target in node.targets if isinstance(target, ast.Name)]
-        return None if names == ["__version__"] else self.generic_visit(node)
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         visited = super().generic_visit(node)
@@ -111,6 +110,16 @@ class _Normaliser(ast.NodeTransformer):
         return visited
 
 
-def _is_type_checking(test: ast.expr) -> bool:
-    name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", None)
-    return name == "TYPE_CHECKING"
+def _unseen_flags(tree: ast.Module) -> set[str]:
+    """How this file writes `typing.TYPE_CHECKING`; none where it has a name like that of its own."""
+    flags: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id == "TYPE_CHECKING" and isinstance(node.ctx, ast.Store):
+            return set()
+        if isinstance(node, ast.ImportFrom) and node.module == "typing":
+            flags.update(alias.asname or alias.name for alias in node.names if alias.name == "TYPE_CHECKING")
+        elif isinstance(node, ast.Import):
+            flags.update(
+                f"{alias.asname or alias.name}.TYPE_CHECKING" for alias in node.names if alias.name == "typing"
+            )
+    return flags

@@ -7,6 +7,7 @@ step reaches; edits that change nothing, and names that nobody uses, are added e
 printed (pytest -s).
 """
 
+import ast
 import importlib
 import random
 import shutil
@@ -193,6 +194,37 @@ def test_thousands_of_edits_are_noticed(copy: Path, edit) -> None:
     assert kinds.total() >= 3_000
     assert len(kinds) > 60
     assert stale == []
+
+
+@pytest.mark.torture
+def test_edits_anywhere_in_the_product_are_noticed_by_who_reaches_them_and_by_nobody_far_away(copy: Path, edit) -> None:
+    """Statements of modules that nobody had in mind; between the two witnesses nobody knows, and both answers pass."""
+    draw, before = random.Random(5), codes(copy)
+    reach, bodies = {step: set(places(step)) for step in STEPS}, {each for step in STEPS for each in entries(step)}
+    near = {step: upstream(step) | {name.partition(":")[0] for name in before[step]} for step in STEPS}
+    statements = [(module, number) for module in modules_of(copy)
+                  for number in range(len(ast.parse(file_of(copy, module).read_text()).body))]  # fmt: skip
+    draw.shuffle(statements)
+    kinds, modules, wrong = Counter[str](), set[str](), []
+    for module, number in statements:
+        text = file_of(copy, module).read_text()
+        names = {name for step in STEPS for at, name in reach[step] if at == module and statement(text, name) == number}
+        for mutant in mutants(text, number=1, draw=draw, statement=number) if kinds.total() < 600 else ():
+            if mutant.kind == "FunctionDef.name" and any(each.startswith(f"{module}:") for each in bodies):
+                continue  # then there may be no such body
+            edit(module, mutant.text)
+            noticed = {step for step, code in codes(copy).items() if code != before[step]}
+            edit(module, text)
+            owed = {step for step in STEPS if any((module, name) in reach[step] for name in names)}
+            kinds[mutant.kind] += 1
+            modules.add(module)
+            if owed - noticed:
+                wrong.append(f"stale for {owed - noticed}: {mutant.kind} in {module}:{mutant.line}")
+            if far := {step for step in noticed if module not in near[step]}:
+                wrong.append(f"needless for {far}: {mutant.kind} in {module}:{mutant.line}")
+    print(f"\n{kinds.total()} edits in {len(modules)} modules, {len(wrong)} wrong: {dict(kinds.most_common())}")
+    assert kinds.total() >= 600
+    assert wrong == []
 
 
 def test_every_module_that_a_step_reaches_by_its_bytecode_is_in_its_key() -> None:

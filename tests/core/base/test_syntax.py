@@ -83,7 +83,7 @@ match x, y:
     case A.B.C: pass
     case _: pass
 '''  # fmt: skip
-DIGEST = "fb86705c3c332272d0005e6ae811c1c90233b1ab359d659c8ac300bf4c7dc419"
+DIGEST = "b023617393d09a9d7fa1a0974d69ed0b2b80b0c59b2aff419eedc1553b42b154"
 
 
 @cache

@@ -36,20 +36,6 @@ def register_pool(client: SyncPrefectClient, written: Written, spec: Spec) -> De
     return decision
 
 
-def register_tag_limit(client: SyncPrefectClient, written: Written, spec: Spec) -> Decision | None:
-    """How many task runs with a tag may go at once."""
-    thing, wanted = f"limit {spec['tag']}", {"limit": spec["limit"]}
-    try:
-        held = {"limit": client.read_concurrency_limit_by_tag(spec["tag"]).concurrency_limit}
-        decision = written.decide(thing, held, wanted)
-    except ObjectNotFound:
-        decision = None
-        written.created(thing, wanted)
-    if (decision is None or decision.changed) and not written.dry_run:
-        client.create_concurrency_limit(tag=spec["tag"], concurrency_limit=spec["limit"])
-    return decision
-
-
 def register_automation(client: SyncPrefectClient, written: Written, spec: Spec) -> Decision | None:
     """An automation, by its name. One that was paused in the UI stays paused."""
     thing, wanted = f"automation {spec['name']}", AutomationCore.model_validate(spec)

@@ -105,13 +105,12 @@ def register_all(
         from flows.written import Written
 
         written = Written(client, overwrite=overwrite, dry_run=dry_run)
-        for kind, key, sort, one in (
-            ("work pool", "name", pools["work_pools"], register.register_pool),
-            ("tag limit", "tag", pools["tag_limits"], register.register_tag_limit),
-            ("automation", "name", automations["automations"], register.register_automation),
+        for kind, sort, one in (
+            ("work pool", pools["work_pools"], register.register_pool),
+            ("automation", automations["automations"], register.register_automation),
         ):
             for spec in sort:
-                yield _registered(kind, spec[key], one(client, written, spec), written)
+                yield _registered(kind, spec["name"], one(client, written, spec), written)
         for spec in specs:
             full_name = f"{load_flow(spec['entrypoint']).name}/{spec['name']}"
             yield _registered("deployment", full_name, register_deployment(client, written, spec, root), written)

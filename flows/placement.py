@@ -37,9 +37,9 @@ from prefect.states import Cancelling, State
 
 from flows import waits
 from nanochat_core import observe, workspace
+from nanochat_core.base import gpus
 from nanochat_core.base.child import NonFiniteError
 from nanochat_core.base.errors import MissingError, NanochatError
-from nanochat_core.base.gpus import has_gpu
 from nanochat_core.pipeline.checks_verdict import ChecksFailedError
 from nanochat_core.pipeline.step import Ref, StepKey, execute, ref_of, reusable, step_key
 from nanochat_core.pipeline.steps import STEPS
@@ -74,7 +74,7 @@ def chosen(plan: RunPlan) -> tuple[str, str]:
         workers = waits.live_workers(client, POOL)
     if workers:
         return "pool", f"it has the live worker {workers[0]}"
-    if has_gpu():
+    if gpus.visible():
         return "inline", f"this machine has a GPU, and the pool {POOL} no live worker"
     return "pool", f"this machine has no GPU; no worker of the pool is alive yet: prefect worker start --pool {POOL}"
 
@@ -203,7 +203,7 @@ def _wait(client: SyncPrefectClient, name: str, child: FlowRun) -> FlowRun:
                     relayed = time.monotonic()
                     percent, text = _progress(client, child)
                     observe.current().step_progress(name, percent, 100.0, text)
-                    if " waits: " in text and text != told:
+                    if "waits" in text and text != told:  # here for a worker, or there for a GPU
                         told = text
                         observe.current().note(text)
     except BaseException as error:

@@ -11,11 +11,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import FrameType
 
 from flows.stack_process import children_of
-from nanochat_core.base import environment
+from nanochat_core.base import environment, gpus
 from nanochat_core.base.process import die_with_parent
 
 GRACE_S = 40.0  # a training gets 25 s to save (nanochat_core/base/child.py); reporting the end takes some more
@@ -29,13 +30,17 @@ def main() -> None:
     parser.add_argument("--pool", required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--grace", type=float, default=GRACE_S, help="seconds for the runs to save")
+    parser.add_argument("--limit", type=int, help="runs at once; of the gpu pool one for each GPU here by default")
     options, more = parser.parse_known_args()
+    limit = options.limit or (max(1, len(gpus.visible())) if options.pool == "gpu" else None)
+    more += ["--limit", str(limit)] if limit else []
     # handled here, and so back to the default in the worker: started by a shell's &, it would ignore SIGINT, which is
     # how it stops
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _stop)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", options.pool, "--name", options.name]
     worker = subprocess.Popen([*command, *more], preexec_fn=die_with_parent)
+    threading.Thread(target=_tell_waits, name="waits", daemon=True).start()
     try:
         code = worker.wait()
     except _ToldToStop:
@@ -44,6 +49,13 @@ def main() -> None:
         drain(worker, grace_s=options.grace)
         code = 0
     raise SystemExit(code)
+
+
+def _tell_waits() -> None:
+    """For the runs that no worker takes: nobody else could say why."""
+    from flows import waits  # Prefect takes seconds to import, for which the worker need not wait
+
+    waits.watch()
 
 
 class _ToldToStop(BaseException):

@@ -1,24 +1,43 @@
 """Why something waits, in words for a run's page and its log: a pool without workers, a limit, a pause.
 
-Prefect shows `Scheduled`, `Late` or `Pending` and no reason. Everything here only reads the server, and says nothing
-where the server does not answer: a reason is a comfort, never a condition.
+Prefect shows `Scheduled`, `Late` or `Pending` and no reason. Nothing here changes a run's state (a worker may be taking
+it at that moment), and nothing is said where the server does not answer: a reason is a comfort, never a condition.
+What runs already says itself what it waits for (base/gpu_slots.py, the store's lease); for a run that nobody has taken
+yet the processes speak that look after workers.
 """
 
+import contextlib
+import logging
+import time
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from typing import NoReturn
 
-from httpx import HTTPStatusError
-from prefect.client.orchestration import SyncPrefectClient
+from httpx import HTTPError, HTTPStatusError
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import LogCreate
 from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
     FlowRunFilter,
+    FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
+    LogFilter,
+    LogFilterFlowRunId,
     WorkPoolFilter,
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
+from prefect.exceptions import PrefectException
 
 BUSY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 NAMED = 3  # runs, at most
+LOGGER = "nanochat_core.waits"
+EVERY_S = 15.0
+PATIENCE_S = 20.0  # a worker asks every 10 s for what is due
+QUEUED = "AwaitingConcurrencySlot"  # Prefect's name for the state of a run that its deployment's limit holds back
 
 
 def live_workers(client: SyncPrefectClient, pool: str) -> list[str]:
@@ -32,16 +51,49 @@ def live_workers(client: SyncPrefectClient, pool: str) -> list[str]:
     return [worker.name for worker in workers if worker.status == WorkerStatus.ONLINE]
 
 
+def watch() -> NoReturn:
+    """Tell the runs of the server why they wait, for as long as this process lives; for a thread."""
+    while True:
+        with contextlib.suppress(HTTPError, PrefectException, RuntimeError), get_client(sync_client=True) as client:
+            tell(client)
+        time.sleep(EVERY_S)
+
+
+def tell(client: SyncPrefectClient) -> None:
+    """Write into the log of each run that is due and was not taken why that is, when it is news."""
+    due = FlowRunFilterExpectedStartTime(before_=datetime.now(UTC) - timedelta(seconds=PATIENCE_S))
+    scheduled = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+    ours = FlowRunFilterTags(all_=["nanochat"])
+    waiting = FlowRunFilter(state=scheduled, expected_start_time=due, tags=ours)
+    for run in client.read_flow_runs(flow_run_filter=waiting):
+        if run.work_pool_name is None:
+            continue
+        text = f"waits: {reason(client, run)}"
+        known = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
+        if text not in [line.message for line in known if line.name == LOGGER][-1:]:
+            line = LogCreate(
+                name=LOGGER, level=logging.INFO, message=text, timestamp=datetime.now(UTC), flow_run_id=run.id
+            )
+            client.create_logs([line])
+
+
 def reason(client: SyncPrefectClient, run: FlowRun) -> str:
     """Why a run that was sent to a pool has not started."""
+    if run.state_name == QUEUED and run.deployment_id is not None:
+        of_it = DeploymentFilter(id=DeploymentFilterId(any_=[run.deployment_id]))
+        others = [other for other in _busy(client, deployment_filter=of_it) if other.id != run.id]
+        return f"its deployment takes no more at a time: {told(others) or 'the slot is about to be free'}"
     pool = client.read_work_pool(run.work_pool_name or "")
     if pool.is_paused:
         return f"the pool {pool.name} is paused: prefect work-pool resume {pool.name}"
     if not live_workers(client, pool.name):
         return f"no worker of the pool {pool.name} is alive: prefect worker start --pool {pool.name}"
-    others = [other for other in _busy(client, pool.name) if other.id != run.id]
+    of_it = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool.name]))
+    others = [other for other in _busy(client, work_pool_filter=of_it) if other.id != run.id]
     if pool.concurrency_limit is not None and len(others) >= pool.concurrency_limit:
         return f"the pool {pool.name} takes {pool.concurrency_limit} at a time: {told(others)}"
+    if others:
+        return f"the workers of the pool {pool.name} are at {told(others)}; one that has room takes it within seconds"
     return f"a worker of the pool {pool.name} will take it within seconds"
 
 
@@ -51,8 +103,6 @@ def told(runs: list[FlowRun]) -> str:
     return ", ".join(since) + (f" and {len(runs) - NAMED} more" if len(runs) > NAMED else "")
 
 
-def _busy(client: SyncPrefectClient, pool: str) -> list[FlowRun]:
-    return client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=BUSY))),
-        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])),
-    )
+def _busy(client: SyncPrefectClient, **among: DeploymentFilter | WorkPoolFilter) -> list[FlowRun]:
+    going = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=BUSY)))
+    return client.read_flow_runs(flow_run_filter=going, **among)

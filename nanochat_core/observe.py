@@ -3,6 +3,8 @@
 The watcher is a context variable with one owner, the command line or the flow; steps and libraries only speak.
 """
 
+import os
+import platform
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -42,6 +44,20 @@ class Silence:
 
 
 _observer: ContextVar[Observer] = ContextVar("observer", default=Silence())  # noqa: B039 (Silence has no state)
+
+
+_run_name: ContextVar[str] = ContextVar("run name", default="")
+
+
+def call_run(name: str) -> None:
+    """Say which run this context's steps are of, for those who wait for what they hold."""
+    _run_name.set(name)
+
+
+def who() -> str:
+    """This process, for people: its run, where that has a name, and its number."""
+    process = f"process {os.getpid()} on {platform.node() or 'this machine'}"
+    return f"{name} ({process})" if (name := _run_name.get()) else process
 
 
 def current() -> Observer:

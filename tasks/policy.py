@@ -13,19 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-import httpx
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
-from prefect.exceptions import ObjectNotFound
-from prefect.runtime import task_run
-from prefect.settings import PREFECT_API_URL
+from prefect.runtime import flow_run, task_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
+from nanochat_core import observe
 from nanochat_core.base.errors import TrainingError
-from nanochat_core.base.gpus import has_gpu
 from nanochat_core.base.stopping import was_told
 from nanochat_core.pipeline.checks_verdict import checks_of
 from nanochat_core.pipeline.step import Ref
@@ -38,18 +34,10 @@ from tasks import leftovers, log_budget, progress, pulse
 StepFunction = Callable[..., Any]
 Sender = Callable[[str, RunPlan, Mapping[str, Ref]], Ref]
 """Makes a step elsewhere: name, plan and inputs in, its ref out."""
-GPU_STEPS = ("pretrain", "sft", "rl")
-GPU_PREFIXES = ("evaluate_", "benchmark_")
-INLINE_TAG = "gpu-inline"  # of GPU steps that run in the flow's own process; `nanochat deploy` limits how many at once
 HOOKS: dict[str, Any] = {"on_crashed": [pulse.tell_cancelled], "on_cancellation": [leftovers.call_cancelled]}
 """Of every flow of ours that has steps."""
 
 _sender: ContextVar[Sender | None] = ContextVar("sender", default=None)
-
-
-def needs_gpu(name: str) -> bool:
-    """Whether a step trains or runs a model."""
-    return name in GPU_STEPS or name.startswith(GPU_PREFIXES)
 
 
 @contextlib.contextmanager
@@ -65,24 +53,10 @@ def sending(sender: Sender | None) -> Iterator[None]:
 def begin_run() -> None:
     """What a flow of ours does first: signs of life, and log lines that reach the server in bounded number."""
     show_core_logs()
+    if name := flow_run.name:
+        observe.call_run(name)
     pulse.begin()
     leftovers.tell()
-
-
-@functools.lru_cache(maxsize=8)
-def has_inline_limit(server: str | None) -> bool:
-    """Whether the server `server`, the current one, limits GPU steps in flows' own processes.
-
-    Asked once per process: a tag costs every task a lease, half a second of waiting, also where nothing is limited.
-    """
-    try:
-        with get_client(sync_client=True) as client:
-            client.read_concurrency_limit_by_tag(INLINE_TAG)
-    except ObjectNotFound:
-        return False
-    except httpx.HTTPError:
-        return True  # it may be there, and a task that asks for a slot waits for the server
-    return True
 
 
 def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -130,7 +104,6 @@ def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
     def decorate(function: StepFunction) -> StepFunction:
         name = function.__name__
         here = as_task(_watched(name, function), name=name, run_name=title_of_run, retries=retries)
-        limited = here.with_options(tags=[INLINE_TAG])
 
         @functools.wraps(function)
         def call(plan: RunPlan, *args: Any, **kwargs: Any) -> Ref | None:
@@ -139,9 +112,7 @@ def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
             if was_told():  # and went on: what a Ctrl-C broke may be caught in between
                 raise KeyboardInterrupt
             begin_run()
-            is_inline = needs_gpu(name) and has_gpu() and _sender.get() is None
-            is_limited = is_inline and has_inline_limit(PREFECT_API_URL.value())
-            result = (limited if is_limited else here)(plan, *args, **kwargs)
+            result = here(plan, *args, **kwargs)
             return result.result() if isinstance(result, State) else result
 
         return call
@@ -155,10 +126,10 @@ def _watched(name: str, function: StepFunction) -> StepFunction:
 
     @functools.wraps(function)
     def body(plan: RunPlan, *args: Any, **kwargs: Any) -> Any:
-        sender = _sender.get() if needs_gpu(name) else None
+        sender = _sender.get() if STEPS[name].needs_gpu else None
         refs = list(signature.bind(plan, *args, **kwargs).arguments.values())[1:]
         inputs = {source: ref for source, ref in zip(STEPS[name].inputs, refs, strict=True) if ref is not None}
-        with pulse.in_step(), progress.shown(name, plan, inputs, has_log=sender is None and needs_gpu(name)):
+        with pulse.in_step(), progress.shown(name, plan, inputs, has_log=sender is None and STEPS[name].needs_gpu):
             ref = function(plan, *args, **kwargs) if sender is None else sender(name, plan, inputs)
             if not ref.is_cached:
                 progress.publish_checks(name, checks_of(ref.metrics))

@@ -39,6 +39,8 @@ class Team:
     def __init__(self, folder: Path, server: EmbeddedServer, corpus: Path) -> None:
         self.folder, self.url, self.corpus = folder, server.url, corpus
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
+        self.machine: dict[str, str] = {}
+        """What else workers that are started from now on have in their environment."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -52,6 +54,7 @@ class Team:
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "OMP_NUM_THREADS": "1",
             "DO_NOT_TRACK": "1",
+            **self.machine,
         }
 
     def nanochat(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -132,6 +135,15 @@ class Team:
     def artifacts(self, run_id: str) -> list[Json]:
         found: list[Json] = self.api("artifacts/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
         return found
+
+    def log(self, run_id: str) -> str:
+        """Of a run's page."""
+        lines = self.api("logs/filter", {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC"})
+        return "\n".join(line["message"] for line in lines)
+
+    def cards(self, run_id: str, key: str) -> str:
+        """What the run's artifacts of a name say of themselves."""
+        return "\n".join(each["description"] for each in self.artifacts(run_id) if each["key"] == key)
 
     def children(self) -> list[Json]:
         """The runs of gpu_step, oldest first."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import gettempdir
 
+from nanochat_core.base import gpu_slots
 from nanochat_core.base.environment import for_child
 from nanochat_core.base.errors import (
     ConfigError,
@@ -77,6 +78,7 @@ def run_child(
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env=_environment(environment),
+            pass_fds=gpu_slots.current().files,  # the GPUs are in use until the child has ended, whoever else has
             start_new_session=True,  # a terminal's Ctrl-C and hang-up are ours to hear, who save a checkpoint first
             preexec_fn=_begin,
         )
@@ -103,7 +105,8 @@ def _begin() -> None:
 
 def _environment(changes: dict[str, str]) -> dict[str, str]:
     ours = {"PYTHONUNBUFFERED": "1", "NANOCHAT_PARENT": str(os.getpid())}
-    return {"GOMP_SPINCOUNT": GOMP_SPINCOUNT, **for_child(os.environ), **ours, **changes}
+    slots = gpu_slots.current().environment
+    return {"GOMP_SPINCOUNT": GOMP_SPINCOUNT, **for_child(os.environ), **ours, **slots, **changes}
 
 
 def _forward(follower: RecordFollower, on_record: Callable[[Record], None]) -> None:

@@ -9,11 +9,12 @@ often as the first node tries.
 import time
 from collections.abc import Callable
 
-from nanochat_core import workspace
+from nanochat_core import observe, workspace
+from nanochat_core.base import gpu_slots
 from nanochat_core.base.errors import HardwareError, MissingError, TrainingError
 from nanochat_core.base.torchrun import Nodes
 from nanochat_core.pipeline import trainings
-from nanochat_core.pipeline.step import StepKey, preview_key
+from nanochat_core.pipeline.step import StepKey, gpus_wanted, preview_key
 from nanochat_core.pipeline.steps import wanted
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact
@@ -82,7 +83,8 @@ def _lend(plan: RunPlan, name: str, key: StepKey, inputs: dict[str, Artifact], *
     job = trainings.JOBS[name](plan, folders, checkpoints=work / "checkpoints", work=work, out=work / "out")
     note(f"joining {name} at {nodes.rendezvous} as node {nodes.rank} of {nodes.num}")
     try:
-        run_training(job, lambda record: None, nodes)
+        with gpu_slots.taken(gpus_wanted(plan), owner=observe.who(), on_wait=lambda _: None, note=note):
+            run_training(job, lambda record: None, nodes)
     except (TrainingError, HardwareError) as error:
         note(f"{name} broke off here: {error.message}")
     time.sleep(POLL_S)  # the first node publishes, or starts again

@@ -7,8 +7,6 @@ discarded and the step that made it runs again, on the spot.
 """
 
 import contextlib
-import os
-import platform
 import shutil
 import sys
 import time
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core import observe, workspace
-from nanochat_core.base import fingerprint, locks
+from nanochat_core.base import fingerprint, gpu_slots, locks
 from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
 from nanochat_core.base.limits import limit_error
 from nanochat_core.pipeline.checks_verdict import Check, require
@@ -127,6 +125,8 @@ class Step:
     """What must be true of what the body made, before it is published."""
     notes: Callable[[RunPlan], list[str]] | None = None
     """What a person is told of its input files each time, whether it is made or found."""
+    needs_gpu: bool = False
+    """Whether it trains or runs a model, in ranks that have a GPU each where there are some."""
     entries: tuple[str, ...] = ()
     """Code that the body reaches in a way that cannot be followed by name: "module" or "module:name"."""
 
@@ -201,9 +201,10 @@ def _lease(space: Workspace, step: str, key: StepKey) -> Lease:
             observe.current().note(f"{step} is being made by {owner}; waiting for it")
         observe.current().step_progress(step, 0, 1, f"waiting for {owner}")  # where a stop is heard
 
-    owner = f"process {os.getpid()} on {platform.node() or 'this machine'}"
     inputs = key.identity["inputs"]
-    return space.store.lease(step, key.fingerprint, owner=owner, ttl_s=LEASE_TTL_S, inputs=inputs, on_wait=on_wait)
+    return space.store.lease(
+        step, key.fingerprint, owner=observe.who(), ttl_s=LEASE_TTL_S, inputs=inputs, on_wait=on_wait
+    )
 
 
 @contextlib.contextmanager
@@ -296,7 +297,8 @@ def _make(
     run = StepRun(
         plan, step.name, key.fingerprint, work, attempt, out, partial, folders, settings, key.identity["inputs"], lease
     )
-    metrics = step.body(run)
+    with _on_gpus(step, run):
+        metrics = step.body(run)
     run.lease.check()  # whoever took it over has cleared what a quality check would look at
     metrics |= require(step.name, step.checks(run, metrics) if step.checks else [])
     artifact = space.store.publish(
@@ -311,6 +313,27 @@ def _make(
     shutil.rmtree(work, ignore_errors=True)
     _begun_anew.discard((step.name, key.fingerprint))
     return artifact
+
+
+@contextlib.contextmanager
+def _on_gpus(step: Step, run: StepRun) -> Iterator[None]:
+    """With as many of the machine's GPUs for this step alone as it has ranks; where none is free it says who has them.
+
+    The last thing that a step waits for: who holds a GPU waits for nobody.
+    """
+
+    def on_wait(reason: str) -> None:
+        run.lease.raise_if_lost()
+        run.progress(0, 1, reason)  # where a stop is heard
+
+    num = gpus_wanted(run.plan) if step.needs_gpu else 0
+    with gpu_slots.taken(num, owner=observe.who(), on_wait=on_wait, note=lambda text: run.note(f"{step.name} {text}")):
+        yield
+
+
+def gpus_wanted(plan: RunPlan) -> int:
+    """How many a step's ranks take on this machine, where it has any."""
+    return plan.config.runtime.num_processes if plan.config.runtime.device in ("auto", "cuda") else 0
 
 
 def _fetch_input(space: Workspace, plan: RunPlan, ref: Ref, steps: Mapping[str, Step], names: list[str] | None) -> Path:

@@ -37,6 +37,7 @@ def _chat_evaluation(name: str, model: str, **changes: Any) -> Step:
         packages=EVALUATION_PACKAGES,
         headline=headlines.chat_scores,
         inputs=("tokenizer", "tokens", "conversations", model),
+        needs_gpu=True,
         **changes,
     )
 
@@ -50,6 +51,7 @@ def _chat_benchmark(name: str, model: str, **changes: Any) -> Step:
         packages=EVALUATION_PACKAGES,
         headline=headlines.chat_core,
         inputs=("tokenizer", "benchmarks", model),
+        needs_gpu=True,
         **changes,
     )
 
@@ -91,6 +93,7 @@ STEPS: dict[str, Step] = {
             name="pretrain",
             title=lambda plan: f"depth {plan.pretrain.model.n_layer}, {count(plan.pretrain.num_tokens)} tokens",
             body=trainings.pretrain,
+            needs_gpu=True,
             checks=checks.training,
             identity=identity.pretrain,
             packages=TRAINING_PACKAGES,
@@ -101,6 +104,7 @@ STEPS: dict[str, Step] = {
             name="evaluate_base",
             title=lambda plan: "bits per byte, samples",
             body=evaluations.evaluate_base,
+            needs_gpu=True,
             identity=identity.evaluate,
             packages=EVALUATION_PACKAGES,
             headline=headlines.bpb,
@@ -129,6 +133,7 @@ STEPS: dict[str, Step] = {
             name="evaluate_core",
             title=lambda plan: "CORE of the base model",
             body=evaluations.evaluate_core,
+            needs_gpu=True,
             identity=identity.evaluate_core,
             packages=TRAINING_PACKAGES,
             headline=headlines.core,
@@ -148,6 +153,7 @@ STEPS: dict[str, Step] = {
             name="benchmark_base",
             title=lambda plan: "multiple choice, base model",
             body=evaluations.benchmark_base,
+            needs_gpu=True,
             identity=identity.benchmark,
             packages=EVALUATION_PACKAGES,
             headline=headlines.chat_core,
@@ -170,6 +176,7 @@ STEPS: dict[str, Step] = {
                 f"fine-tuning, {plan.config.sft.epochs} epoch{'s' if plan.config.sft.epochs > 1 else ''}"
             ),
             body=trainings.sft,
+            needs_gpu=True,
             checks=checks.training,
             identity=identity.sft,
             packages=TRAINING_PACKAGES,
@@ -193,6 +200,7 @@ STEPS: dict[str, Step] = {
             name="rl",
             title=lambda plan: f"practice, {plan.config.rl.samples_per_question} answers to each question",
             body=trainings.rl,
+            needs_gpu=True,
             checks=checks.rl,
             identity=identity.rl,
             packages=EVALUATION_PACKAGES,

@@ -13,6 +13,7 @@ several through that were under way at once; each then waits several times what 
 the last write stays, and only its token is a holder. That fails when a request stalls inside the server for longer.
 """
 
+import contextlib
 import functools
 import logging
 import re
@@ -65,6 +66,13 @@ class LeaseRecord:
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Input name -> digest of what the holder reads; gc keeps it while the lease is alive."""
     acquired_at: str = ""
+
+    @property
+    def told(self) -> str:
+        """Who and since when, for people who wait."""
+        with contextlib.suppress(ValueError):
+            return f"{self.owner} since {datetime.fromisoformat(self.acquired_at):%H:%M} UTC"
+        return self.owner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,12 +282,13 @@ def acquire(
 ) -> Lease:
     """Take the lease; waits for ever (None), or at most `wait_s` seconds and then raises LeaseHeldError.
 
-    `on_wait` is called with the owner each time that somebody has to be waited for; it may raise to stop waiting.
+    `on_wait` is called with the owner, and since when, each time that somebody has to be waited for; it may raise to
+    stop waiting.
     """
     began, watch = time.monotonic(), Watch()
     while True:
         held = _look(book, watch)
-        owner = held.record.owner if held and held.record else "an unknown process"
+        owner = held.record.told if held and held.record else "an unknown process"
         if held is None or held.is_free or watch.unchanged_s(held) >= _ttl(held, claim):
             number = held.number if held else 0
             if lease := _take(book, claim, number + 1):

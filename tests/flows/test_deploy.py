@@ -84,9 +84,7 @@ def test_the_server_holds_what_the_files_say(team: Team) -> None:
         assert crons == [(entry["cron"], entry["timezone"]) for entry in spec.get("schedules", [])]
     assert held == {}
     pools = {pool["name"]: pool for pool in team.api("work_pools/filter", {})}
-    assert (pools["cpu"]["concurrency_limit"], pools["gpu"]["concurrency_limit"]) == (None, 1)
-    limits = {limit["name"]: limit["limit"] for limit in team.api("v2/concurrency_limits/filter", {})}
-    assert limits["tag:gpu-inline"] == 1
+    assert (pools["cpu"]["concurrency_limit"], pools["gpu"]["concurrency_limit"]) == (None, None)
 
 
 def copied(folder: Path, **changes: object) -> Path:

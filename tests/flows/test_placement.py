@@ -17,10 +17,10 @@ from flows import placement, waits
 from flows.gpu_step import SentArtifact, check_same, config_of, found
 from flows.placement import sent_inputs
 from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.base.gpus import UNLISTED
 from nanochat_core.pipeline import steps
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
-from tasks import policy
 
 BUSY = {"state": {"type": "RUNNING", "name": "Running"}, "force": True}
 LONG = ("pretrain.max_tokens=204800", "runtime.checkpoint_every_s=2")  # 400 steps
@@ -57,9 +57,9 @@ def test_auto_goes_to_the_pool_that_lives_then_to_the_gpu_here_and_else_waits(
     monkeypatch.setattr(placement, "POOL", "auto-test")
     with temporary_settings({PREFECT_API_URL: team.url}):
         assert placement.chosen(laptop)[0] == "inline", "what is planned for processors needs no pool"
-        monkeypatch.setattr(placement, "has_gpu", lambda: True)
+        monkeypatch.setattr(placement.gpus, "visible", lambda: [UNLISTED])
         assert placement.chosen(server) == ("inline", "this machine has a GPU, and the pool auto-test no live worker")
-        monkeypatch.setattr(placement, "has_gpu", lambda: False)
+        monkeypatch.setattr(placement.gpus, "visible", list)
         where, why = placement.chosen(server)
         assert (where, "prefect worker start --pool auto-test" in why) == ("pool", True)
         team.api("work_pools/", {"name": "auto-test", "type": "process", "base_job_template": {}})
@@ -141,7 +141,7 @@ def _resumed_from(team: Team, fingerprint: str) -> int:
 
 
 def test_trainings_and_evaluations_go_to_the_pool_and_data_does_not() -> None:
-    sent = {name for name in steps.STEPS if policy.needs_gpu(name)}
+    sent = {name for name in steps.STEPS if steps.STEPS[name].needs_gpu}
     assert {"pretrain", "sft", "evaluate_base", "evaluate_core", "benchmark_base", "evaluate_chat"} <= sent
     assert sent.isdisjoint({"corpus", "tokenizer", "tokens", "core_bundle", "benchmarks", "conversations", "report"})
 

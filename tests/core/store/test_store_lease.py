@@ -1,6 +1,7 @@
 """One writer per step: nobody holds a number that another one has, and who lost it can do no harm."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,7 +142,8 @@ def test_a_waiter_gets_it_when_it_is_released_and_is_told_for_whom_it_waits(fold
 
     waiter = threading.Thread(target=wait, daemon=True)
     waiter.start()
-    wait_for(lambda: told == ["first"])
+    wait_for(lambda: told)
+    assert re.fullmatch(r"first since \d\d:\d\d UTC", told[0])
     assert got == []
     first.release()
     waiter.join(20)

@@ -1,0 +1,130 @@
+"""A run that waits says for what, on its page and in its log: real runs on a real server, on a machine that says it
+has GPUs."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from conftest import ROOT
+from gpu_machine import A100, machine_with
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect_team import ENDLESS, Team
+
+from flows import waits
+
+pytestmark = pytest.mark.slow
+SOMEBODY = """
+import sys, time
+from nanochat_core.base import gpu_slots
+with gpu_slots.taken(1, owner="somebody's notebook", on_wait=print, note=print):
+    print("has it", flush=True)
+    time.sleep(600)
+"""
+SINCE = r"since \d\d:\d\d UTC"
+
+
+@pytest.fixture
+def crew(team: Team, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Team]:
+    """With a worker that drives runs, on a machine with as many GPUs as the test says."""
+    team.machine = machine_with(tmp_path, request.param)
+    team.work("cpu", f"driver-{request.param}")
+    yield team
+    team.machine = {}
+    team.stop()
+
+
+@pytest.mark.parametrize("crew", [1], indirect=True)
+def test_a_run_says_who_has_the_gpu_and_another_one_who_makes_its_step(crew: Team) -> None:
+    with subprocess.Popen([sys.executable, "-c", SOMEBODY], cwd=ROOT, env=crew.environment, stdout=-1) as somebody:
+        try:
+            assert somebody.stdout is not None
+            assert b"on GPU 0" in somebody.stdout.readline()
+            first = crew.speedrun("seed=21", until="pretrain")
+            reason = rf"waits for 1 of 1 GPUs: GPU 0 has somebody's notebook {SINCE}"
+            crew.until(lambda: crew.log(first), lambda log: re.search(f"pretrain {reason}", log) is not None)
+            crew.until(lambda: crew.cards(first, "pretrain-progress"), lambda card: re.search(reason, card) is not None)
+            second = crew.speedrun("seed=21", until="pretrain")
+            holder = rf"pretrain is being made by {crew.run(first)['name']} \(process \d+ on .*\) {SINCE}; waiting"
+            crew.until(lambda: crew.log(second), lambda log: re.search(holder, log) is not None)
+        finally:
+            somebody.kill()
+    crew.wait(first, "Completed")
+    crew.wait(second, "Completed")
+    assert "pretrain on GPU 0, of 1 here" in crew.log(first)
+    assert crew.tasks(second)["pretrain"] == ["Cached"]
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("crew", [2], indirect=True)
+def test_two_runs_get_a_gpu_each_and_a_third_one_that_of_a_run_that_is_killed(crew: Team) -> None:
+    runs = []
+    for seed in (31, 32):
+        runs.append(crew.speedrun(*ENDLESS, f"seed={seed}", until="pretrain"))
+        crew.until(lambda: crew.log(runs[-1]), lambda log: "pretrain on GPU" in log)
+    names = [crew.run(run_id)["name"] for run_id in runs]
+    crew.until(lambda: set(map(gpu_of, crew.ranks())), lambda seen: seen == {A100.format(0), A100.format(1)})
+    third = crew.speedrun("seed=33", until="pretrain")
+    log = crew.until(lambda: crew.log(third), lambda log: "waits for 1 of 2 GPUs" in log)
+    assert re.search(rf"GPU 0 has {names[0]} .* {SINCE}, GPU 1 has {names[1]} .* {SINCE}", log)
+    crew.until(lambda: crew.cards(third, "pretrain-progress"), lambda card: f"GPU 1 has {names[1]}" in card)
+    [engine] = [pid for pid in crew.engines() if run_of(pid) == runs[1]]
+    os.kill(engine, signal.SIGKILL)
+    killed = time.monotonic()
+    crew.until(lambda: crew.log(third), lambda log: "pretrain on GPU 1, of 2 here" in log, timeout_s=40)
+    print(f"GPU 1 was free {time.monotonic() - killed:.1f} s after the kill")
+    crew.wait(third, "Completed")
+
+
+def gpu_of(rank: int) -> str:
+    return variable(rank, "CUDA_VISIBLE_DEVICES")
+
+
+def run_of(engine: int) -> str:
+    return str(UUID(variable(engine, "PREFECT__FLOW_RUN_ID")))
+
+
+def variable(pid: int, name: str) -> str:
+    words = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    return dict(word.partition("=")[::2] for word in words)[name]
+
+
+def test_a_run_that_nobody_takes_has_the_reason_in_its_log(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waits, "PATIENCE_S", 0.0)
+    path = "deployments/name/maintenance/maintenance"
+    there = team.api(path, method="GET")
+    options = {"collision_strategy": "ENQUEUE"}
+    team.api("work_pools/", {"name": "empty", "type": "process", "base_job_template": {}})
+    changes = {"work_pool_name": "empty", "concurrency_limit": 1, "concurrency_options": options}
+    team.api(f"deployments/{there['id']}", changes, method="PATCH")
+    first, second = (team.start("maintenance/maintenance", tags=("nanochat",)) for _ in range(2))
+    try:
+        with temporary_settings({PREFECT_API_URL: team.url}), get_client(sync_client=True) as client:
+            for _ in range(2):
+                waits.tell(client)
+            no_worker = "waits: no worker of the pool empty is alive: prefect worker start --pool empty"
+            assert team.log(first).splitlines() == [no_worker], "once"
+            pending = {"state": {"type": "PENDING", "name": "Pending"}}
+            team.api(f"flow_runs/{first}/set_state", pending)  # as a worker does
+            team.api(f"flow_runs/{second}/set_state", pending)
+            assert team.run(second)["state_name"] == waits.QUEUED
+            team.api(f"flow_runs/{first}/set_state", {"state": {"type": "RUNNING", "name": "Running"}})
+            time.sleep(1)
+            team.api(f"flow_runs/{second}", {"tags": ["nanochat"]}, method="PATCH")
+            monkeypatch.setattr(waits, "PATIENCE_S", -60.0)  # Prefect tries it again in half a minute
+            waits.tell(client)
+            line = team.log(second).splitlines()[-1]
+            name = re.escape(team.run(first)["name"])
+            assert re.fullmatch(rf"waits: its deployment takes no more at a time: {name} {SINCE}", line)
+    finally:
+        for run_id in (first, second):
+            team.api(f"flow_runs/{run_id}", method="DELETE")
+        back = {"work_pool_name": "cpu", "concurrency_options": {"collision_strategy": "CANCEL_NEW"}}
+        team.api(f"deployments/{there['id']}", back, method="PATCH")

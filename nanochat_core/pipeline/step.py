@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core import observe, workspace
-from nanochat_core.base import fingerprint, gpu_slots, locks
+from nanochat_core.base import fingerprint, locks
 from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
 from nanochat_core.base.limits import limit_error
 from nanochat_core.pipeline.checks_verdict import Check, require
+from nanochat_core.pipeline.on_gpus import on_gpus
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance, why
 from nanochat_core.store.lease import Lease
@@ -297,7 +298,7 @@ def _make(
     run = StepRun(
         plan, step.name, key.fingerprint, work, attempt, out, partial, folders, settings, key.identity["inputs"], lease
     )
-    with _on_gpus(step, run):
+    with on_gpus(run) if step.needs_gpu else contextlib.nullcontext():
         metrics = step.body(run)
     run.lease.check()  # whoever took it over has cleared what a quality check would look at
     metrics |= require(step.name, step.checks(run, metrics) if step.checks else [])
@@ -313,27 +314,6 @@ def _make(
     shutil.rmtree(work, ignore_errors=True)
     _begun_anew.discard((step.name, key.fingerprint))
     return artifact
-
-
-@contextlib.contextmanager
-def _on_gpus(step: Step, run: StepRun) -> Iterator[None]:
-    """With as many of the machine's GPUs for this step alone as it has ranks; where none is free it says who has them.
-
-    The last thing that a step waits for: who holds a GPU waits for nobody.
-    """
-
-    def on_wait(reason: str) -> None:
-        run.lease.raise_if_lost()
-        run.progress(0, 1, reason)  # where a stop is heard
-
-    num = gpus_wanted(run.plan) if step.needs_gpu else 0
-    with gpu_slots.taken(num, owner=observe.who(), on_wait=on_wait, note=lambda text: run.note(f"{step.name} {text}")):
-        yield
-
-
-def gpus_wanted(plan: RunPlan) -> int:
-    """How many a step's ranks take on this machine, where it has any."""
-    return plan.config.runtime.num_processes if plan.config.runtime.device in ("auto", "cuda") else 0
 
 
 def _fetch_input(space: Workspace, plan: RunPlan, ref: Ref, steps: Mapping[str, Step], names: list[str] | None) -> Path:

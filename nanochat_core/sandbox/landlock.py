@@ -1,8 +1,9 @@
 """Landlock: from here on, this process and its descendants open only the files named.
 
 The one way to hide files that needs neither root nor namespaces: Linux 5.13 and later, also in most containers. It
-governs opening, making, removing and renaming, not stat: that a file exists can still be seen. Newer kernels also
-refuse TCP ports (6.7) and signals and abstract sockets to processes outside (6.12).
+governs opening, making, removing and renaming, from 6.2 on also cutting off. Not stat: that a file exists can still be
+seen; and not modes, owners, times and attributes, which seccomp must refuse. Newer kernels also refuse TCP ports (6.7)
+and signals and abstract sockets to processes outside (6.12).
 Source: kernel Documentation/userspace-api/landlock.rst; the numbers are linux/landlock.h.
 """
 
@@ -24,6 +25,7 @@ MAKE_CHAR, MAKE_SOCK, MAKE_BLOCK = 1 << 6, 1 << 9, 1 << 11
 NUM_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 NUM_FILE_RIGHTS_NOW = 16
 TRUNCATE = 1 << 14
+KEEPS_LENGTHS = 3  # the first version with TRUNCATE
 ON_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE  # the rights that make sense for a file
 
 
@@ -33,9 +35,18 @@ def version() -> int:
     return max(int(found), 0)
 
 
-def restrict(*, readable: Iterable[Path], writable: Iterable[Path]) -> None:
-    """Allow reading and running what lies under `readable`, and everything but devices under `writable`."""
+def restrict(*, readable: Iterable[Path], writable: Iterable[Path], is_all: bool) -> None:
+    """Allow reading and running what lies under `readable`, and everything but devices under `writable`.
+
+    `is_all`: nothing else keeps the files. Then a kernel whose Landlock cannot refuse to cut files off is an OSError.
+    """
     known = version()
+    if is_all and known < KEEPS_LENGTHS:
+        have = f"this kernel's Landlock is version {known}" if known else "this kernel has no Landlock"
+        raise OSError(
+            f"{have}, and only from version {KEEPS_LENGTHS} on (Linux 6.2) does it keep a program from cutting off "
+            "files outside; root with CAP_SYS_ADMIN, or user namespaces, do without it"
+        )
     rights = (1 << NUM_FILE_RIGHTS.get(known, NUM_FILE_RIGHTS_NOW)) - 1
     network = 0b11 if known >= 4 else 0
     scoped = 0b11 if known >= 6 else 0

@@ -17,10 +17,8 @@ MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_REC, MS_PRIVATE, MS_RELATIME = 1024, 2048
 MS_KEPT = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME
 ST_RELATIME = 4096
 MNT_DETACH = 2
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECCOMP = 1, 8, 22
-PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 36, 38, 47
-PR_CAP_AMBIENT_RAISE = 2
-CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 1, 36, 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
 CAPABILITY_VERSION_3 = 0x20080522
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
@@ -78,16 +76,8 @@ def pivot_root(root: str) -> None:
     os.chdir("/")
 
 
-def keep_one_capability(number: int) -> None:
-    """Give up every capability but one, which survives the next exec. Call it as the final user, after KEEPCAPS."""
+def drop_capabilities() -> None:
+    """Give up all rights beyond the user's own, also those that a start of another program would bring back."""
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    mask = 1 << number
-    checked(libc().capset(header, (ctypes.c_uint32 * 6)(mask, mask, mask, 0, 0, 0)), "capset")
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, number)
-
-
-def has_capability(number: int) -> bool:
-    """Whether this process may use the capability now."""
-    status = Path("/proc/self/status").read_text()
-    effective = next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff"))
-    return bool(int(effective, 16) >> number & 1)
+    checked(libc().capset(header, (ctypes.c_uint32 * 6)()), "capset")

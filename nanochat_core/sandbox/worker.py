@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.errors import HardwareError
+from nanochat_core.sandbox.launcher import LANDLOCK
 from nanochat_core.sandbox.outcome import Limits, Outcome
 from nanochat_core.sandbox.view import interpreter
 
@@ -23,8 +24,20 @@ START_S = 30.0
 GRACE_S = 10.0  # beyond the program's wall time, for a loaded machine; past it the worker itself is at fault
 STOP_S = 5.0
 MAX_REPLY_BYTES = 1 << 26
+OPEN_PLACES = ("/tmp", "/var/tmp")
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from nanochat_core.sandbox.launcher import main; main()"
+
+
+def _parent(mode: str) -> Path:
+    """Where a worker's folder goes: the temporary folder, or for root's nameless users one that they can reach."""
+    usual = Path(tempfile.gettempdir()).resolve()
+    if mode != LANDLOCK or os.geteuid() != 0:
+        return usual
+    places = [usual, *map(Path, OPEN_PLACES)]
+    return next(
+        (one for one in places if all(up.exists() and up.stat().st_mode & 1 for up in (one, *one.parents))), usual
+    )
 
 
 class WorkerLostError(Exception):
@@ -37,7 +50,7 @@ class Worker:
     def __init__(self, mode: str, limits: Limits) -> None:
         self.limits = limits
         self._line, theirs = socket.socketpair()
-        self._home = tempfile.mkdtemp(prefix="nanochat-sandbox-")
+        self._home = tempfile.mkdtemp(prefix="nanochat-sandbox-", dir=_parent(mode))
         order = {
             "mode": mode,
             "control_fd": theirs.fileno(),

@@ -5,12 +5,14 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nanochat_core.base.errors import HardwareError
-from nanochat_core.sandbox import Sandbox
+from nanochat_core.sandbox import Sandbox, landlock
 
 ROOT = Path(__file__).resolve().parents[3]
 SECRET = "hunter2-from-the-environment"
@@ -18,7 +20,7 @@ SECRET = "hunter2-from-the-environment"
 CALLER = """
 import json, sys
 from nanochat_core.base.errors import NanochatError
-from nanochat_core.sandbox import Sandbox
+from nanochat_core.sandbox import Sandbox, landlock
 seen = {}
 for mode in ("namespaces", "landlock", "unsafe"):
     try:
@@ -180,3 +182,29 @@ def test_without_isolation_it_refuses_and_names_the_way_around() -> None:
     with Sandbox(num_workers=1, modes=[], allow_unsafe=True) as one:
         assert one.capabilities()["files"] == "none"
         assert one.run("pass").has_passed
+
+
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_a_landlock_that_lets_files_be_cut_off_is_refused(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landlock, "version", lambda: version)
+    with pytest.raises(OSError, match="from version 3 on"):
+        landlock.restrict(readable=[], writable=[], is_all=True)
+
+
+def test_no_capability_is_kept(sandbox: Sandbox) -> None:
+    (launcher,) = {one.pid for one in psutil.Process().children() if one.pid == sandbox._idle.queue[0]._launcher.pid}
+    (zygote,) = psutil.Process(launcher).children()
+    status = Path(f"/proc/{zygote.pid}/status").read_text()
+    assert [
+        line.split()[1] for line in status.splitlines() if line.startswith(("CapEff", "CapPrm", "CapInh", "CapAmb"))
+    ] == ["0" * 16] * 4
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's programs are another user's")
+def test_where_roots_programs_cannot_reach_their_folder_it_lies_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = tempfile.mkdtemp()
+    monkeypatch.setattr(tempfile, "tempdir", closed)
+    with Sandbox(num_workers=1, modes=["landlock"]) as one:
+        assert one.run("open('f', 'w').write('x')").has_passed
+        assert os.listdir(closed) == []
+    os.rmdir(closed)

@@ -1,6 +1,7 @@
 """What an outcome says is true, also when the program would rather it said something else."""
 
 import os
+import signal
 import socket
 
 import pytest
@@ -132,6 +133,43 @@ def test_any_output_can_be_read(run) -> None:
     outcome.stdout.encode()
 
 
+SAID = {
+    "a number": b"0", "null": b"null", "three": b"[1,2,3]", "deep": b"[" * 60000,
+    "deep and closed": b"[" * 9000 + b"]" * 9000, "not UTF-8": b"\xff\xfe", "a pair": b'["passed", "x"]',
+    "zeros": bytes(16), "more than a token": bytes(17),
+    "half a character": b'["failed", "\\ud800"]', "a long number": b"9" * 60000, "not a number": b"[NaN, Infinity]",
+    "a failure": b"f\xff", "a failure without a word": b"f", "the other letter": b"m", "controls": b"f\x1b[2J\0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize("said", SAID.values(), ids=SAID)
+def test_whatever_is_said_on_the_verdicts_line_ends_the_program_and_not_the_worker(
+    sandbox: Sandbox, said: bytes, code: int
+) -> None:
+    worker = sandbox._idle.queue[0]
+    outcome = sandbox.run(f"import os; os.write(3, {said!r}); os._exit({code})")
+    assert outcome.status == ("memory" if said[:1] == b"m" else "failed"), outcome
+    outcome.error.encode()
+    assert sandbox._idle.queue[0] is worker
+    assert worker.is_usable
+
+
+def test_a_line_filled_to_the_brim_and_one_that_is_cut_are_failures(run) -> None:
+    fill = "import os\nos.set_blocking(3, False)\nwhile True:\n try: os.write(3, b'a' * 4096)\n"
+    assert run(fill + " except BlockingIOError: os._exit(0)").status == "failed"
+    assert run("import socket\nsocket.socket(fileno=3).shutdown(2)").status == "failed"
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGRTMIN, signal.SIGRTMIN + 3, signal.SIGRTMAX, signal.SIGSTKFLT]
+)
+def test_an_end_by_any_signal_is_a_crash_that_is_named(number: int) -> None:
+    outcome = zygote.verdict(number, b"", b"")
+    assert outcome["status"] == "crashed"
+    assert outcome["error"].startswith(("killed by SIG", f"killed by signal {int(number)}"))
+
+
 def test_signals_that_kill_are_crashes(run) -> None:
     assert run("import faulthandler; faulthandler._read_null()").status == "crashed"
     deep = "import sys\nsys.setrecursionlimit(10**9)\ndef f(x=0): return sorted([0], key=f)\nf()"
@@ -141,7 +179,7 @@ def test_signals_that_kill_are_crashes(run) -> None:
 
 def test_programs_of_one_worker_see_nothing_of_each_other(run) -> None:
     first = "import math, os, sys\nmath.pi = 3\nsys.modules['left'] = math\nopen('left', 'w').write('x')\n"
-    hidden = "os.mkdir('d'); open('d/f', 'w'); os.chmod('d', 0)\nfor _ in range(300): os.mkdir('e'); os.chdir('e')\n"
+    hidden = "os.mkdir('d'); open('d/f', 'w')\nfor _ in range(300): os.mkdir('e'); os.chdir('e')\n"
     assert run(first + hidden).status == "passed"
     seen = run("import math, os, sys\nprint(math.pi > 3, 'left' in sys.modules, os.listdir('.'))")
     assert seen.stdout == "True False []\n"

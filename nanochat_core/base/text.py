@@ -5,13 +5,13 @@ are refused by name, other bytes that are no UTF-8 by file, line and byte: a gue
 person types is never refused (`typed`). Whoever reads a file that is not of our own making reads it here.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
+from nanochat_core.base.foreign import MAX_FILE_BYTES, loads, read_bounded
 
 MARK = "\ufeff"
 MARK_UTF8 = MARK.encode("utf-8")
@@ -28,6 +28,11 @@ OTHERS = {
     b"PK\x03\x04": "a zip archive",
     b"PAR1\x15": "parquet",
 }
+# controls but line feed and tab; marks of direction, separators, invisible operators, surrogates, tags
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    "\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 OTHER_HINT = "fetch a pointer's file by git lfs pull; give others the ending of what they are, or unpack them"
 
 
@@ -57,14 +62,14 @@ def _convert(encoding: str, where: str | Path) -> str:
     return f"convert it: iconv -f {encoding} -t utf-8 {Path(where).name} > NEW"
 
 
-def read_text(path: Path, *, error: type[NanochatError] = MissingError) -> str:
-    """A file's text, with line feeds alone. OSError where it cannot be read."""
-    return decode(path.read_bytes(), path, error=error).replace("\r\n", "\n")
+def read_text(path: Path, *, error: type[NanochatError] = MissingError, most: int = MAX_FILE_BYTES) -> str:
+    """A file's text of up to `most` bytes, with line feeds alone. OSError where it cannot be read."""
+    return decode(read_bounded(path, most=most, error=error), path, error=error).replace("\r\n", "\n")
 
 
 def read_json(path: Path, *, error: type[NanochatError] = MissingError) -> Any:
     """A JSON file."""
-    return parse_json(path.read_bytes(), path, error=error)
+    return parse_json(read_bounded(path, error=error), path, error=error)
 
 
 def parse_json(
@@ -72,7 +77,7 @@ def parse_json(
 ) -> Any:
     """The JSON value of a file, or of one line of it."""
     try:
-        return json.loads(decode(raw, where, line=line, error=error))
+        return loads(decode(raw, where, line=line, error=error))
     except (ValueError, RecursionError) as wrong:
         place, hint = (f"{where}, line {line}", "one JSON object a line") if line else (str(where), None)
         raise error(f"{place} is not JSON: {wrong}", hint=hint) from wrong
@@ -88,6 +93,25 @@ def without_surrogates(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def visible(text: str) -> str:
+    """Text for a terminal: line feeds and tabs as they are, and nothing that moves, hides, colours or turns around.
+
+    Controls (escape sequences begin with one), marks of direction and other invisible letters are spelt as in JSON:
+    \\u001b. What joins letters of a script or an emoji stays.
+    """
+    return text if text.isascii() and text.isprintable() else UNSEEN.sub(_spelt, text)
+
+
+def one_line(text: str) -> str:
+    """The same for a name or a value within a line: a line feed would make it look like several."""
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _spelt(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2))
 
 
 def typed(text: str) -> str:

@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from nanochat_core.base.units import count, duration
+from nanochat_core.cli.output import Page
 
 LINE_EVERY_S = 30.0
 ICONS = {
@@ -222,5 +223,5 @@ Display = LiveTable | Lines
 
 def display(steps: Titles) -> Display:
     """The display that fits where stderr goes, for steps in their order with a title each."""
-    console = Console(stderr=True)
+    console = Page(stderr=True)
     return LiveTable(steps, console) if console.is_terminal else Lines(steps)

@@ -3,23 +3,36 @@
 A script must be able to tell that an answer did not arrive: where stdout cannot be written (a full disk, a closed
 descriptor) the command says so and does not end with 0; where the reader has gone (`| head`), it ends in silence.
 Progress that cannot be written is lost and ends nothing. A letter that the terminal does not have becomes "?".
+
+Names, values and errors come from files of other people, from logs, models and servers. What they hold is told and
+never done: whatever is printed, by whomever, goes through the streams below, which spell out every letter that a
+terminal obeys (text.visible). Only rich may colour, and what it is given to print is spelt out before.
 """
 
+import contextlib
 import errno
 import io
+import logging
 import os
+import re
 import sys
 import traceback
-from typing import Any, TextIO
+from collections.abc import Iterator
+from typing import IO, Any, TextIO, cast
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Column, Table
+from rich.text import Text
 
 from nanochat_core.base.errors import HardwareError, NanochatError
+from nanochat_core.base.text import one_line, visible
 
 PIPE_WIDTH = 10_000  # a file or a log has no width
 EXIT_CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended
+COLOURS = re.compile(r"(\x1b\[[0-9;]*m)")
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -62,6 +75,49 @@ class _Progress(io.FileIO):
             return len(data)
 
 
+class _Shown(io.TextIOWrapper):
+    """Text for a terminal, or for a file that is shown on one later."""
+
+    def write(self, text: str) -> int:
+        super().write(visible(text))
+        return len(text)
+
+    @property
+    def rich_proxied_file(self) -> "_Coloured":
+        """What rich's consoles write to in the place of this one: Prefect has some for its log."""
+        return _Coloured(self, is_ours=False)
+
+
+class _Coloured:
+    """A stream for what rich has drawn: colours alone, or all that a live display needs from a console of ours."""
+
+    def __init__(self, stream: _Shown, *, is_ours: bool) -> None:
+        self._stream, self._is_ours = stream, is_ours
+
+    def write(self, text: str) -> int:
+        parts = [text] if self._is_ours else COLOURS.split(text)
+        spelt = (part if self._is_ours or number % 2 else visible(part) for number, part in enumerate(parts))
+        io.TextIOWrapper.write(self._stream, "".join(spelt))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _drawn(stream: TextIO | None) -> IO[str] | None:
+    return cast(IO[str], _Coloured(stream, is_ours=True)) if isinstance(stream, _Shown) else None
+
+
+def _logged(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    """A record of the log; what a stranger put into it is spelt out for each handler, Prefect's coloured ones too."""
+    record = logging.LogRecord(*args, **kwargs)
+    with contextlib.suppress(Exception):  # a message that does not fit its values is told of by its handler
+        message = record.getMessage()
+        if (spelt := visible(message)) != message:
+            record.msg, record.args = spelt, ()
+    return record
+
+
 def name_files_in_utf8() -> None:
     """Start again in Python's UTF-8 mode where the locale would name files in another encoding (LC_ALL=C, Latin-1).
 
@@ -86,15 +142,16 @@ def prepare() -> None:
         sys.stdout = _stream(_Answer, sys.stdout, os.O_RDONLY)  # closed: a place that takes nothing
     if sys.stderr is sys.__stderr__:
         sys.stderr = _stream(_Progress, sys.stderr, os.O_WRONLY)
+    logging.setLogRecordFactory(_logged)
 
 
 def _stream(kind: type[io.FileIO], old: TextIO | None, mode: int) -> TextIO:
     if old is None:
         raw = kind(os.open(os.devnull, mode), "w", closefd=False)
-        return io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", errors="replace", line_buffering=True)
+        return _Shown(io.BufferedWriter(raw), encoding="utf-8", errors="replace", line_buffering=True)
     assert isinstance(old, io.TextIOWrapper)
     old.flush()
-    return io.TextIOWrapper(
+    return _Shown(
         io.BufferedWriter(kind(old.fileno(), "w", closefd=False)),
         encoding=old.encoding,
         errors="replace",
@@ -127,7 +184,7 @@ class Page(Console):
     """A console whose tables are as wide as their values: in a pipe on one line each, on a terminal folded at words."""
 
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
-        super().__init__(stderr=stderr, **options)
+        super().__init__(stderr=stderr, file=_drawn(sys.stderr if stderr else sys.stdout), **options)
         if not self.is_terminal:
             self.width = PIPE_WIDTH
 
@@ -140,6 +197,15 @@ class Page(Console):
         finally:
             self.width = before
 
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """As rich renders; what the text itself says to a terminal is spelt out."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The same for a text that is still to be measured."""
+        return super().render_str(visible(text), **options)
+
     def _needed(self, made: Table) -> int:
         """How narrow a table may be before rich would cut something off."""
         endless = self.options.update(max_width=PIPE_WIDTH)
@@ -148,6 +214,11 @@ class Page(Console):
                 cells = (column.header, *column.cells, column.footer)
                 column.min_width = max(Measurement.get(self, endless, cell).maximum for cell in cells)
         return Measurement.get(self, endless, made).minimum
+
+
+def said(value: object) -> str:
+    """A value of somebody else's within a line with markup: as it is, on one line, and no markup itself."""
+    return escape(one_line(str(value)))
 
 
 def table(*headers: str, wraps: tuple[str, ...] = (), right: tuple[str, ...] = (), **options: Any) -> Table:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
+from nanochat_core.base.text import one_line
 from nanochat_core.base.units import count, dollars, duration, size
-from nanochat_core.cli.output import Page
+from nanochat_core.cli.output import Page, said
 from nanochat_core.cli.output import grid as _grid
 from nanochat_core.cli.output import table as _table
 from nanochat_core.record.compare import Comparison
@@ -47,10 +47,11 @@ def show_claims(claims: dict[str, Any]) -> None:
         core += ", of a part of its items or benchmarks: it does not compare"
     table = _grid()
     table.add_row(
-        "[bold]record", f"{escape(claims['preset'])}, depth {claims['depth']}, {count(claims['num_params'])} parameters"
+        "[bold]record", f"{said(claims['preset'])}, depth {claims['depth']}, {count(claims['num_params'])} parameters"
     )
-    table.add_row("[bold]runs", ", ".join(f"{run['run_id']} (seed {run['seed']})" for run in runs))
-    table.add_row("[bold]clock", f"{duration(claims['clock_s'])} ({claims['clock_s']:.1f} s) on {escape(where)}")
+    table.add_row("[bold]runs", ", ".join(f"{said(run['run_id'])} (seed {run['seed']})" for run in runs))
+    table.add_row("[bold]clock", f"{duration(claims['clock_s'])} ({claims['clock_s']:.1f} s) on {said(where)}")
+    table.add_row("[bold]warm-up", _left_out(runs))
     table.add_row(
         "[bold]trained on",
         f"{count(claims['tokens'])} tokens, {count(claims['flops'])}FLOP, {count(claims['tokens_per_s'])} tokens/s",
@@ -64,26 +65,38 @@ def show_claims(claims: dict[str, Any]) -> None:
             table.add_row(
                 f"[bold]{name.replace('_', ' ')}", f"{p_value} against {test['threshold']:g} ({test['method']})"
             )
-    table.add_row("[bold]source", commit)
+    table.add_row("[bold]source", said(commit))
     Page().print(table)
+
+
+def _left_out(runs: list[dict[str, Any]]) -> str:
+    """How much of what was measured the clock does not count: the steps that count at the median of the others."""
+    shares = []
+    for run in runs:
+        less_s = run["measured_s"] - run["clock_s"]
+        shares.append(
+            f"{run['num_warmup_steps']} of {run['num_steps']} steps after {run['num_starts']} start(s) count at the "
+            f"median: {abs(less_s):.2f} s {'less' if less_s >= 0 else 'more'} than measured ({run['measured_s']:.1f} s)"
+        )
+    return "; ".join(shares)
 
 
 def show_verdict(verdict: Verdict) -> None:
     """Sound, with what it claims; or refused, with every reason."""
     console = Page()
     if verdict.is_sound and verdict.claims is not None:
-        console.print(f"[green]sound[/green]: {escape(verdict.path)}, every claim follows from its evidence\n")
+        console.print(f"[green]sound[/green]: {said(verdict.path)}, every claim follows from its evidence\n")
         show_claims(verdict.claims)
     else:
         num_problems = len(verdict.problems)
         many = f"{num_problems} problems" if num_problems != 1 else "1 problem"
-        console.print(f"[red]refused[/red]: {escape(verdict.path)}, {many}", soft_wrap=True)
+        console.print(f"[red]refused[/red]: {said(verdict.path)}, {many}", soft_wrap=True)
         for problem in verdict.problems[:PROBLEMS_SHOWN]:
             console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
         if num_problems > PROBLEMS_SHOWN:
             console.print(f"  and {num_problems - PROBLEMS_SHOWN} more: --json lists all")
     for note in verdict.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"note: {one_line(note)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_leaderboard(rows: list[Row]) -> None:
@@ -107,12 +120,12 @@ def show_leaderboard(rows: list[Row]) -> None:
 
 
 def _add_row(table: Table, rank: str, row: Row) -> None:
-    what = escape(row.description) + (f" [dim]({escape(row.lacks)})" if row.lacks else "")
-    by = escape(row.contributors if row.is_published else row.source)
+    what = said(row.description) + (f" [dim]({said(row.lacks)})" if row.lacks else "")
+    by = said(row.contributors if row.is_published else row.source)
     time = NONE if row.clock_s is None else _hours(row.clock_s)
     bits, core = _number(row.val_bits_per_byte, ".5f"), _number(row.core, ".4f")
     style = "dim" if row.is_published else None
-    table.add_row(rank, time, bits, core, what, row.date, row.commit or NONE, by, style=style)
+    table.add_row(rank, time, bits, core, what, said(row.date), said(row.commit or NONE), by, style=style)
 
 
 def show_runs(runs: list[RunSummary]) -> None:
@@ -124,13 +137,13 @@ def show_runs(runs: list[RunSummary]) -> None:
     table = _table("run", "started", "depth", "seed", "took", "steps", "until", "bpb", "CORE")
     for run in runs:
         table.add_row(
-            run.run_id,
-            _minute(run.started_at),
+            said(run.run_id),
+            said(_minute(run.started_at)),
             str(run.depth or NONE),
             str(NONE if run.seed is None else run.seed),
             duration(run.seconds),
             f"{run.num_made} made, {run.num_cached} cached",
-            run.last_step,
+            said(run.last_step),
             _number(run.bits_per_byte, ".4f"),
             _with_error(run.core, run.core_standard_error),
         )
@@ -140,28 +153,29 @@ def show_runs(runs: list[RunSummary]) -> None:
 def show_one_run(facts: dict[str, Any]) -> None:
     """Steps, clock and machine of a run."""
     console = Page()
-    console.print(
-        f"[bold]{facts['run_id']}[/bold], {_minute(facts['started_at'])}, took {duration(facts['seconds'])}\n"
-    )
+    started = said(_minute(facts["started_at"]))
+    console.print(f"[bold]{said(facts['run_id'])}[/bold], {started}, took {duration(facts['seconds'])}\n")
     table = _table("step", "", "took", "size", "artifact")
     for line in facts["steps"]:
         kept = size(line["num_bytes"]) if line["is_in_store"] else "[red]gone"
         state = "[blue]cached" if line["is_cached"] else "[green]made"
-        table.add_row(line["step"], state, duration(line["seconds"]), kept, line["fingerprint"][:12])
+        table.add_row(said(line["step"]), state, duration(line["seconds"]), kept, said(line["fingerprint"][:12]))
     console.print(table)
     metrics = {line["step"]: line["metrics"] for line in facts["steps"]}
     grid = _grid()
     for step, values in metrics.items():
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
         if step in ("pretrain", "sft", "rl", "evaluate_base", "evaluate_core", "evaluate_chat") and numbers:
-            grid.add_row(f"[bold]{step}", ", ".join(f"{name} {value:.6g}" for name, value in numbers.items()))
+            grid.add_row(
+                f"[bold]{said(step)}", ", ".join(f"{said(name)} {value:.6g}" for name, value in numbers.items())
+            )
     if clock := facts["clock"]:
         grid.add_row(
             "[bold]clock", f"{clock['clock_s']:.2f} s in {clock['num_steps']} steps, {clock['num_starts']} start(s)"
         )
     if made := facts["made_on"]:
         commit = (made["git_commit"] or "no commit")[:12]
-        grid.add_row("[bold]made on", escape(f"{made['device']}, {made['cpu']}, {made['platform']}, commit {commit}"))
+        grid.add_row("[bold]made on", said(f"{made['device']}, {made['cpu']}, {made['platform']}, commit {commit}"))
     console.print()
     console.print(grid)
 
@@ -169,19 +183,19 @@ def show_one_run(facts: dict[str, Any]) -> None:
 def show_comparison(comparison: Comparison) -> None:
     """Differences of two runs."""
     console = Page()
-    console.print(f"A  {comparison.a.run_id}\nB  {comparison.b.run_id}\n")
+    console.print(f"A  {said(comparison.a.run_id)}\nB  {said(comparison.b.run_id)}\n")
     table = _table("setting", "A", "B", wraps=("A", "B"))
     for name, ours, theirs in comparison.settings:
-        table.add_row(escape(name), escape(shown(ours)), escape(shown(theirs)))
+        table.add_row(said(name), said(shown(ours)), said(shown(theirs)))
     console.print(table if comparison.settings else "no setting differs")
     same = [step for step, state in comparison.steps.items() if state == "same"]
-    console.print(f"\nsame artifacts: {', '.join(same) or 'none'}\n", soft_wrap=True)
+    console.print(f"\nsame artifacts: {', '.join(map(said, same)) or 'none'}\n", soft_wrap=True)
     table = _table("result", "A", "B", "B - A")
     for row in comparison.scores:
         form = ".4g" if row.name == "training FLOPs" else ".4f"
         difference = _with_error(row.difference, row.difference_error, form)
         table.add_row(
-            escape(row.name), _with_error(row.a, row.a_error, form), _with_error(row.b, row.b_error, form), difference
+            said(row.name), _with_error(row.a, row.a_error, form), _with_error(row.b, row.b_error, form), difference
         )
     console.print(table)
     found = comparison.multiplier

@@ -10,8 +10,11 @@ from typing import Annotated
 import typer
 
 from nanochat_core import workspace
-from nanochat_core.cli.output import Page, table
-from nanochat_core.pipeline.reproduce import Compared, reproduce
+from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.text import one_line
+from nanochat_core.cli.output import Page, said, table
+from nanochat_core.pipeline.ingredients import Evidence
+from nanochat_core.pipeline.reproduce import Compared, plan_of, reproduce
 from nanochat_core.record.runs import resolve_run
 
 
@@ -23,9 +26,12 @@ def reproduce_run(
     python: Annotated[
         Path | None, typer.Option(help="Use this environment (its versions are checked) instead of building one.")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the record's code runs.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Make a run again: same commit, patch, packages and settings, in an empty store. Every digest must be equal.
+
+    Shows the record's patch and what will be run, and asks first: a record is a program that runs as you.
 
     nanochat reproduce tiny-20261122-130703-e126
 
@@ -33,9 +39,13 @@ def reproduce_run(
     """
     store = workspace.current().store
     where = folder or Path(tempfile.mkdtemp(prefix="nanochat-reproduce-"))
-    compared = reproduce(
-        store, resolve_run(store, run), where, python=python, note=lambda text: print(text, file=sys.stderr, flush=True)
-    )
+
+    def agree(gathered: Evidence) -> None:
+        _show_record(gathered, plan_of(gathered, where, python))
+        if not yes:
+            _ask()
+
+    compared = reproduce(store, resolve_run(store, run), where, python=python, note=_note, agree=agree)
     if as_json:
         print(json.dumps({"folder": str(where), "steps": [asdict(one) for one in compared]}, indent=1))
     else:
@@ -44,11 +54,30 @@ def reproduce_run(
         raise typer.Exit(1)
 
 
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _show_record(gathered: Evidence, doing: list[str]) -> None:
+    if patch := gathered["source"].get("git_patch"):
+        _note(f"{patch.rstrip()}\n\nthe above is the patch of {gathered['run_id']}")
+    _note("\n  ".join(map(one_line, doing)))
+
+
+def _ask() -> None:
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            "nothing was run: a record's patch and settings run as you, and here is no terminal to ask at",
+            hint="read the patch and what would be run above, then give --yes",
+        )
+    typer.confirm("Run this?", abort=True, err=True)
+
+
 def _show(compared: list[Compared], where: Path) -> None:
     shown = table("step", "recorded", "made again", "")
     for one in compared:
         word = "[green]equal" if one.is_equal else "[red]DIFFERENT"
-        shown.add_row(one.step, one.recorded[:12], (one.reproduced or "not made")[:12], word)
+        shown.add_row(said(one.step), said(one.recorded[:12]), (one.reproduced or "not made")[:12], word)
     console = Page()
     console.print(shown)
     console.print(str(where), style="dim", markup=False, soft_wrap=True)

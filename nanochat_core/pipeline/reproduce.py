@@ -8,20 +8,24 @@ another processor or operating system is said, and not refused.
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
+from nanochat_core.base.errors import ConfigError, CorruptError, MissingError, NanochatError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
 from nanochat_core.base.git import git
 from nanochat_core.pipeline.ingredients import Evidence, evidence, machine_differences, toml_of
 from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.presets import config_from_record
+from nanochat_core.store.manifest import check_key
 from nanochat_core.store.store import Store
 
 EVIDENCE = "evidence.json"
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 SHOWN = 5  # differences in an error message
 
 
@@ -40,13 +44,25 @@ class Compared:
 
 
 def reproduce(
-    store: Store, run_id: str, folder: Path, *, python: Path | None, note: Callable[[str], None]
+    store: Store,
+    run_id: str,
+    folder: Path,
+    *,
+    python: Path | None,
+    note: Callable[[str], None],
+    agree: Callable[[Evidence], None],
 ) -> list[Compared]:
-    """Make `run_id` again below the new `folder`; `python`: use this environment instead of building the locked one."""
+    """Make `run_id` again below the new `folder`; `python`: use this environment instead of building the locked one.
+
+    `agree` is called with all that the record says before anything of it is written or run, and raises to stop it:
+    a record does not show whose it is, and its patch and settings are a program that would run here.
+    """
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty", hint="name a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
     gathered = evidence(store, run_id)
+    _check_plain(gathered)
+    agree(gathered)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / EVIDENCE).write_text(json.dumps(gathered), encoding="utf-8")
     checkout = _check_out(gathered, folder / "checkout", note=note)
     python = python or _build_environment(checkout, note=note)
@@ -67,6 +83,35 @@ def reproduce(
     note("running the rest")
     _run(gathered, python, checkout, folder, until=last)
     return _compare(gathered, again)
+
+
+def _check_plain(gathered: Evidence) -> None:
+    """Raise for a record whose names would be read as something else: as a path, as an option, as another setting."""
+    run_id, commit = gathered["run_id"], gathered["source"].get("git_commit")
+    try:
+        check_key(config_from_record(gathered["config"], is_foreign=True).preset, what="the preset")
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise CorruptError(f"the settings of {run_id} are none: {error}") from error
+    if commit is not None and not COMMIT.fullmatch(str(commit)):
+        raise CorruptError(f"{run_id} names the commit {commit!r}, which is none")
+    if unknown := [line["step"] for line in gathered["steps"] if line["step"] not in STEPS]:
+        raise MissingError(f"this version has no step {unknown[0]!r}", hint="use the version that made the run")
+    if not gathered["steps"]:
+        raise MissingError(f"{run_id} made nothing")
+
+
+def plan_of(gathered: Evidence, folder: Path, python: Path | None) -> list[str]:
+    """What `reproduce` will do with a record, in order."""
+    source, steps = gathered["source"], [line["step"] for line in gathered["steps"]]
+    patch = source.get("git_patch")
+    changes = f", with {len(patch.splitlines()):,} lines of uncommitted changes" if patch else ""
+    build = f"use {python}" if python else "make setup, as that checkout's Makefile says"
+    return [
+        f"in {folder}:",
+        f"check out {str(source.get('git_commit'))[:12]} of {PACKAGE_ROOT}{changes}",
+        build,
+        f"run {', '.join(steps)} with its settings and that code, as you and without a sandbox",
+    ]
 
 
 def _check_out(gathered: Evidence, checkout: Path, *, note: Callable[[str], None]) -> Path:

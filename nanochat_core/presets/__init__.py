@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.foreign import MAX_SETTINGS_BYTES
 from nanochat_core.base.text import read_text
 from nanochat_core.bounds import check_sources
 from nanochat_core.config import RunConfig
@@ -40,8 +41,11 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     return config
 
 
-def config_from_record(values: Mapping[str, Any]) -> RunConfig:
-    """A run's configuration from the values in its ledger; fields that came later have their defaults."""
+def config_from_record(values: Mapping[str, Any], *, is_foreign: bool = False) -> RunConfig:
+    """A run's configuration from the values in its ledger; fields that came later have their defaults.
+
+    `is_foreign`: the ledger is somebody else's, and the kind of each value is looked at.
+    """
     hints = typing.get_type_hints(RunConfig)
     built: dict[str, Any] = {}
     for name, value in values.items():
@@ -49,6 +53,8 @@ def config_from_record(values: Mapping[str, Any]) -> RunConfig:
             raise ConfigError(f"unknown setting {name}", hint="read it with the version that wrote it")
         kind = hints[name]
         built[name] = _section_from_record(kind, name, value) if dataclasses.is_dataclass(kind) else value
+        if is_foreign:
+            _convert(value, kind, where=name)
     return RunConfig(**built)
 
 
@@ -96,8 +102,8 @@ def _read_preset(preset: str) -> dict[str, Any]:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(f"there is no preset {preset!r}", hint=f"{hint}presets: {', '.join(preset_names())}")
     try:
-        return tomllib.loads(read_text(path, error=ConfigError))
-    except (tomllib.TOMLDecodeError, OSError) as error:
+        return tomllib.loads(read_text(path, error=ConfigError, most=MAX_SETTINGS_BYTES))
+    except (ValueError, RecursionError, OSError) as error:  # of a number of 5,000 digits it is not TOMLDecodeError
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -177,7 +183,7 @@ def _toml_value(text: str) -> Any:
     """A TOML value where it parses as one, otherwise the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

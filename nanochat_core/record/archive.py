@@ -8,15 +8,22 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Protocol
 
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
-from nanochat_core.store.manifest import FileEntry, is_safe_name
+from nanochat_core.base.foreign import (
+    CHUNK_BYTES,
+    MAX_FILE_BYTES,
+    MAX_LINES,
+    MAX_TOTAL_BYTES,
+    ForeignZip,
+    is_plain_name,
+    walk,
+)
+from nanochat_core.store.manifest import FileEntry
 
-MAX_READ_BYTES = 256 << 20  # of a file that is taken into memory; weights never are
-CHUNK_BYTES = 1 << 20
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -24,19 +31,19 @@ class Archive(Protocol):
     """What a check needs of a bundle."""
 
     def names(self) -> list[str]: ...
-    def read(self, name: str) -> bytes: ...
-    def entry(self, name: str) -> FileEntry: ...
+    def blocks(self, name: str) -> Iterator[bytes]: ...
+    def close(self) -> None: ...
 
 
 def open_archive(path: Path) -> Archive:
-    """The bundle at `path`."""
+    """The bundle at `path`; MissingError where there is none, CorruptError where it is not safe to read."""
     if path.is_dir():
         return FolderArchive(path)
     if not path.is_file():
         raise MissingError(f"there is no bundle at {path}", hint="give a folder or a .zip that `nanochat bundle` wrote")
     if not zipfile.is_zipfile(path):
         raise CorruptError(f"{path} is no zip file, or only a part of one", hint="copy the whole bundle again")
-    return ZipArchive(path)
+    return ForeignArchive(path)
 
 
 class FolderArchive:
@@ -46,81 +53,68 @@ class FolderArchive:
         self._folder = folder
 
     def names(self) -> list[str]:
-        paths = [path for path in self._folder.rglob("*") if path.is_symlink() or not path.is_dir()]
-        return sorted(_checked(path.relative_to(self._folder).as_posix(), is_plain=_is_plain(path)) for path in paths)
+        names = []
+        for entry in walk(self._folder):
+            name = Path(entry.path).relative_to(self._folder).as_posix()
+            if not entry.is_file(follow_symlinks=False) or not is_plain_name(name):
+                raise CorruptError(f"the bundle holds {name!r}, which is no plain file", hint="do not unpack it")
+            names.append(name)
+        return sorted(names)
 
-    def read(self, name: str) -> bytes:
-        with (self._folder / _checked(name)).open("rb") as file:
-            return _bounded(file, name)
+    def blocks(self, name: str) -> Iterator[bytes]:
+        with (self._folder / name).open("rb") as file:
+            while block := file.read(CHUNK_BYTES):
+                yield block
 
-    def entry(self, name: str) -> FileEntry:
-        with (self._folder / _checked(name)).open("rb") as file:
-            return _entry(file)
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
-class ZipArchive:
+class ForeignArchive(ForeignZip):
     """A bundle as one file."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
     def names(self) -> list[str]:
-        with zipfile.ZipFile(self._path) as packed:
-            names = [info.filename for info in packed.infolist() if not info.is_dir()]
-        if len(set(names)) != len(names):
-            raise CorruptError(f"{self._path} holds {_twice(names)} twice", hint="ask for a sound bundle")
-        return sorted(_checked(name) for name in names)
+        return sorted(self.entries)
 
-    def read(self, name: str) -> bytes:
-        try:
-            with zipfile.ZipFile(self._path) as packed, packed.open(_checked(name)) as file:
-                return _bounded(cast(BinaryIO, file), name)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise CorruptError(f"{name} of {self._path} cannot be unpacked: {error}") from error
+
+class Reading:
+    """Reads the files of a bundle once each, as many and as large as they may be together."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._left_bytes, self._left_lines = MAX_TOTAL_BYTES, MAX_LINES
+
+    def content(self, name: str) -> bytes:
+        """A file that is taken into memory; CorruptError where it is too much."""
+        pieces, num_bytes = [], 0
+        for block in self._archive.blocks(name):
+            num_bytes += len(block)
+            self._left_lines -= block.count(b"\n")
+            if num_bytes > min(MAX_FILE_BYTES, self._left_bytes) or self._left_lines < 0:
+                raise CorruptError(
+                    f"{name} makes it too much: a file may have {MAX_FILE_BYTES >> 20} MiB, all together "
+                    f"{MAX_TOTAL_BYTES >> 20} MiB and {MAX_LINES:,} lines"
+                )
+            pieces.append(block)
+        self._left_bytes -= num_bytes
+        return b"".join(pieces)
 
     def entry(self, name: str) -> FileEntry:
-        try:
-            with zipfile.ZipFile(self._path) as packed, packed.open(_checked(name)) as file:
-                return _entry(cast(BinaryIO, file))
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-            raise CorruptError(f"{name} of {self._path} cannot be unpacked: {error}") from error
+        """Digest and size of a file that is too large for that."""
+        return _entry(self._archive.blocks(name))
 
 
-def _twice(names: list[str]) -> str:
-    return next(name for name in names if names.count(name) > 1)
-
-
-def _is_plain(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
-
-
-def _checked(name: str, *, is_plain: bool = True) -> str:
-    if not is_plain or not is_safe_name(name) or "\\" in name:
-        raise CorruptError(f"the bundle holds {name!r}, which is no plain file", hint="do not unpack it")
-    return name
-
-
-def _bounded(file: BinaryIO, name: str) -> bytes:
-    content = file.read(MAX_READ_BYTES + 1)
-    if len(content) > MAX_READ_BYTES:
-        raise CorruptError(f"{name} is over {MAX_READ_BYTES >> 20} MiB, which no evidence is")
-    return content
-
-
-def _entry(file: BinaryIO) -> FileEntry:
+def _entry(blocks: Iterable[bytes]) -> FileEntry:
     digest, num_bytes = hashlib.sha256(), 0
-    while chunk := file.read(CHUNK_BYTES):
-        digest.update(chunk)
-        num_bytes += len(chunk)
+    for block in blocks:
+        digest.update(block)
+        num_bytes += len(block)
     return FileEntry(sha256=digest.hexdigest(), num_bytes=num_bytes)
 
 
 def entry_of(content: bytes | Path) -> FileEntry:
     """Digest and size of content, or of a file."""
-    if isinstance(content, bytes):
-        return FileEntry(sha256=hashlib.sha256(content).hexdigest(), num_bytes=len(content))
-    with content.open("rb") as file:
-        return _entry(file)
+    return _entry([content] if isinstance(content, bytes) else FolderArchive(content.parent).blocks(content.name))
 
 
 def write_archive(out: Path, files: Mapping[str, bytes | Path]) -> None:

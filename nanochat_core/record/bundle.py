@@ -18,6 +18,7 @@ from nanochat_core.record import line_digests
 from nanochat_core.record.archive import entry_of, write_archive
 from nanochat_core.record.chain import is_weights, manifest_name
 from nanochat_core.record.claims import Claims, check_alike, derive_claims
+from nanochat_core.record.copies import check_copies
 from nanochat_core.record.evidence import (
     FILES_OF_STEPS,
     PATCH,
@@ -60,7 +61,7 @@ def make_bundle(
         collected = collect(store, run_id)
         runs.append(_sound_evidence(run_id, collected))
         files |= {f"{ROOT}/{run_id}/{name}": content for name, content in collected.items()}
-    if unlike := check_alike(runs, file="the runs"):
+    if unlike := [*check_alike(runs, file="the runs"), *check_copies(runs, file="the runs")]:
         raise ConfigError(f"these runs do not belong into one bundle: {unlike[0]}", hint="bundle them one by one")
     everything: dict[str, bytes | Path] = {**files, line_digests.NAME: line_digests.make(files)}
     if with_weights:

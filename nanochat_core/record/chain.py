@@ -36,13 +36,16 @@ REQUIRED = {"corpus", "tokenizer", "tokens", "pretrain", "evaluate_base"}
 
 def check_chain(evidence: Evidence) -> list[Problem]:
     """Everything about manifests, ledger, plan and patch that does not fit together."""
-    _check_ledger(evidence)
+    with evidence.checking(RUN):
+        _check_ledger(evidence)
     for step in sorted(REQUIRED - evidence.manifests.keys()):
         evidence.say(manifest_name(step), "", f"is missing: a record needs {step}")
     for step, artifact in evidence.manifests.items():
-        _check_manifest(evidence, step, artifact)
+        with evidence.checking(manifest_name(step)):
+            _check_manifest(evidence, step, artifact)
     _check_files(evidence)
-    _check_plan(evidence)
+    with evidence.checking(PLAN):
+        _check_plan(evidence)
     _check_patch(evidence)
     return evidence.problems
 

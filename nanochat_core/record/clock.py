@@ -2,16 +2,19 @@
 
 Each kept step counts once, however often kills made the run take it again (the log holds kept steps only). The first
 ten steps after each start warm up or compile, so they count at the median of all other steps: a resumed run then has
-the clock of an unbroken one. Validation, checkpoints and evaluations are not in it. nanochat's clock leaves its first
+the clock of an unbroken one. How many may count so is bounded, or a log of nothing but starts would have the clock of
+its fastest step. Validation, checkpoints and evaluations are not in it. nanochat's clock leaves its first
 ten steps out altogether; `without_first_steps_s` is that figure, for comparing with its published records.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 WARMUP_STEPS = 10  # after each start: nanochat's number, too
+# how many count at the median in all: those of two starts, or of more starts a tenth of the run
+MAX_WARMUP_STEPS, MAX_WARMUP_FRAC = 2 * WARMUP_STEPS, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,7 @@ class _Step:
 def read_clock(records: Iterable[Mapping[str, Any]]) -> Clock:
     """The clock of the kept steps in `records`, which must be sound (see step_log.py)."""
     steps, num_starts = _steps(records)
+    steps = _bounded(steps)
     warm = [step.seconds for step in steps if step.is_warm]
     typical_s = median(warm) if warm else None
     counted = [step.seconds if step.is_warm or typical_s is None else typical_s for step in steps]
@@ -58,6 +62,16 @@ def read_clock(records: Iterable[Mapping[str, Any]]) -> Clock:
         num_warmup_steps=0 if typical_s is None else len(steps) - len(warm),
         median_step_s=typical_s,
     )
+
+
+def _bounded(steps: list[_Step]) -> list[_Step]:
+    """The same, with no more steps of a warm-up than may be; later ones count as measured."""
+    left = max(MAX_WARMUP_STEPS, int(MAX_WARMUP_FRAC * len(steps)))
+    bounded = []
+    for step in steps:
+        left -= not step.is_warm
+        bounded.append(step if left >= 0 or step.is_warm else replace(step, is_warm=True))
+    return bounded
 
 
 def _steps(records: Iterable[Mapping[str, Any]]) -> tuple[list[_Step], int]:

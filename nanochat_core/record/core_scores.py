@@ -53,10 +53,13 @@ def is_whole(scores: Mapping[str, Any]) -> bool:
 
 def check_core(evidence: Evidence) -> None:
     """Add what contradicts itself among core.json, outcomes.jsonl and the published table to the problems."""
-    if evidence.core is None or evidence.outcomes is None:
-        return
+    if evidence.core is not None and evidence.outcomes is not None:
+        with evidence.checking(CORE):
+            _check_core(evidence, evidence.core)
+
+
+def _check_core(evidence: Evidence, scores: Mapping[str, Any]) -> None:
     tallies = tally(evidence)
-    scores = evidence.core
     benchmarks = scores.get("benchmarks")
     for name in sorted(FIELDS - scores.keys()):
         evidence.say(CORE, name, "is missing")

@@ -5,15 +5,16 @@ the checks go on with the rest, so that a refusal lists everything that is wrong
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from nanochat_core.base.errors import ConfigError, CorruptError, MissingError, NanochatError
+from nanochat_core.base.errors import CorruptError, NanochatError
 from nanochat_core.plan import RunPlan, plan_run, summary
 from nanochat_core.presets import config_from_record
-from nanochat_core.record.problems import Problem, read_json
+from nanochat_core.record.problems import Problem, Problems, read_json, shown
 from nanochat_core.record.step_log import read_log
 from nanochat_core.store.manifest import SEAL, Artifact, open_sealed_json, seal_json
 
@@ -26,6 +27,15 @@ STEP_LOG = "pretrain/log/metrics.jsonl"
 BITS_PER_BYTE = "evaluate_base/bpb.json"
 CORE = "evaluate_core/core.json"
 OUTCOMES = "evaluate_core/outcomes.jsonl"
+LEDGER: dict[str, Any] = {"run_id": str, "started_at": str, "seconds": int | float, "config": dict, "steps": list}
+PROVENANCE: dict[str, Any] = {  # what claims and notes read of it
+    "git_commit": str | None, "git_patch_sha256": str | None, "num_untracked_files": int, "packages": dict,
+    "started_at": str, "finished_at": str, "seconds": int | float,
+}  # fmt: skip
+MAX_BAD_LINES = 100  # of a file; what follows is not read
+UNCHECKABLE = (  # what values of a wrong kind raise in a check that takes them for ours
+    ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, NanochatError,
+)  # fmt: skip
 FILES_OF_STEPS = {  # what a bundle takes along of each artifact; a file that the artifact lacks is left out
     "pretrain": ("log/metrics.jsonl", "config.json"),
     "evaluate_base": ("bpb.json",),
@@ -48,7 +58,7 @@ class Evidence:
     bits_per_byte: dict[str, Any] | None = None
     core: dict[str, Any] | None = None
     outcomes: list[dict[str, Any]] | None = None
-    problems: list[Problem] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
 
     def path(self, name: str) -> str:
         """The name in the bundle of a file of this run."""
@@ -56,6 +66,14 @@ class Evidence:
 
     def say(self, name: str, where: str, text: str) -> None:
         self.problems.append(Problem(self.path(name), where, text))
+
+    @contextmanager
+    def checking(self, name: str) -> Iterator[None]:
+        """What a check of values of other kinds than ours raises becomes a problem of the file `name`."""
+        try:
+            yield
+        except UNCHECKABLE as error:
+            self.say(name, "", f"cannot be checked: {type(error).__name__}: {error}")
 
     @property
     def steps(self) -> list[dict[str, Any]]:
@@ -66,7 +84,8 @@ class Evidence:
 def read_evidence(run_id: str, files: Mapping[str, bytes]) -> Evidence:
     """Read everything; what cannot be read is among the problems."""
     evidence = Evidence(run_id, files)
-    _read_ledger(evidence)
+    with evidence.checking(RUN):
+        _read_ledger(evidence)
     _read_manifests(evidence)
     if STEP_LOG in files:
         evidence.records, found = read_log(files[STEP_LOG], file=evidence.path(STEP_LOG))
@@ -87,17 +106,20 @@ def _read_ledger(evidence: Evidence) -> None:
     record = fields.get("record")
     if not isinstance(record, dict):
         return
-    for name in ("run_id", "started_at", "seconds", "config", "steps"):
-        if name not in record:
-            evidence.say(RUN, f"record.{name}", "is missing")
+    for name, kind in LEDGER.items():
+        if not isinstance(record.get(name), kind):
+            evidence.say(RUN, f"record.{name}", f"is {shown(record[name])}" if name in record else "is missing")
             return
+    if not all(isinstance(line, dict) and isinstance(line.get("step"), str) for line in record["steps"]):
+        evidence.say(RUN, "record.steps", "are not all steps")
+        return
     for where, value in (("run_id", fields.get("run_id")), ("record.run_id", record["run_id"])):
         if value != evidence.run_id:
-            evidence.say(RUN, where, f"is {value!r}, its folder says {evidence.run_id!r}")
+            evidence.say(RUN, where, f"is {shown(value)}, its folder says {evidence.run_id!r}")
     evidence.ledger = record
     try:
-        evidence.plan = plan_run(config_from_record(record["config"]))
-    except (NanochatError, TypeError, ValueError, AttributeError) as error:
+        evidence.plan = plan_run(config_from_record(record["config"], is_foreign=True))
+    except UNCHECKABLE as error:
         evidence.say(RUN, "record.config", f"cannot be planned: {error}")
 
 
@@ -136,12 +158,20 @@ def _read_manifests(evidence: Evidence) -> None:
             evidence.say(name, unknown, "is unknown")
         try:
             artifact = Artifact.from_json(_resealed(fields), where=name)
-        except (MissingError, ConfigError, TypeError) as error:
+        except UNCHECKABLE as error:
             evidence.say(name, "digest", str(error).removeprefix(f"{name} "))
             continue
         if artifact.step != PurePosixPath(name).stem:
             evidence.say(name, "step", f"is {artifact.step!r}, the file's name says otherwise")
-        evidence.manifests[PurePosixPath(name).stem] = artifact
+        if _has_sound_provenance(evidence, name, artifact.provenance):
+            evidence.manifests[PurePosixPath(name).stem] = artifact
+
+
+def _has_sound_provenance(evidence: Evidence, name: str, made: Mapping[str, Any]) -> bool:
+    wrong = [key for key, kind in PROVENANCE.items() if key in made and not isinstance(made[key], kind)]
+    for key in wrong:
+        evidence.say(name, f"provenance.{key}", f"is {shown(made[key])}")
+    return not wrong
 
 
 def _resealed(fields: dict[str, Any]) -> bytes:
@@ -164,13 +194,16 @@ def _read_object(evidence: Evidence, name: str) -> dict[str, Any] | None:
 
 
 def _read_outcomes(evidence: Evidence) -> list[dict[str, Any]]:
-    rows = []
+    rows, num_bad = [], 0
     text = evidence.files[OUTCOMES].decode("utf-8", "replace")
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         try:
             row = read_json(line.encode(), where=f"line {number}")
         except CorruptError as error:
             evidence.say(OUTCOMES, f"line {number}", error.message.partition(" ")[2].partition(" ")[2])
+            num_bad += 1
+            if num_bad == MAX_BAD_LINES:
+                break
             continue
         rows.append({**row, "line": number} if isinstance(row, dict) else {"line": number})
     return rows

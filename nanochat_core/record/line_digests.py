@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from nanochat_core.base.errors import CorruptError
 from nanochat_core.record.problems import Problem, read_json
 
 NAME = "lines.json"
+FORMAT = 1
 HEX_CHARS = 8
 FIELD = re.compile(r'\s*"(?P<name>[^"]+)":')
 MAX_SHOWN = 5
@@ -21,7 +23,7 @@ MAX_SHOWN = 5
 def make(files: Mapping[str, bytes]) -> bytes:
     """The content of lines.json for these files."""
     digests = {name: line_digests(content) for name, content in sorted(files.items())}
-    return (json.dumps({"format": 1, "lines": digests}, indent=1, sort_keys=True) + "\n").encode()
+    return (json.dumps({"format": FORMAT, "lines": digests}, indent=1, sort_keys=True) + "\n").encode()
 
 
 def line_digests(content: bytes) -> str:
@@ -34,12 +36,18 @@ def parse(content: bytes) -> dict[str, str]:
     """The digests by file; CorruptError where it is not such a file."""
     fields: Any = read_json(content, where=NAME)
     digests = fields.get("lines") if isinstance(fields, dict) else None
-    return {str(name): str(text) for name, text in digests.items()} if isinstance(digests, dict) else {}
+    if not isinstance(digests, dict) or fields != {"format": FORMAT, "lines": digests}:
+        raise CorruptError(f"{NAME} holds other fields than format, which is {FORMAT}, and lines")
+    if not all(isinstance(text, str) for text in digests.values()):
+        raise CorruptError(f"{NAME} holds digests that are no text")
+    return digests
 
 
 def changed_lines(file: str, content: bytes, promised: str) -> Iterator[Problem]:
     """Where `content` differs from what was bundled."""
     found = line_digests(content)
+    if found == promised:
+        return
     lines = content.split(b"\n")
     if len(found) != len(promised):
         first = next((n for n, pair in enumerate(_pairs(found, promised), start=1) if pair[0] != pair[1]), 1)

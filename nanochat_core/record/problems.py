@@ -6,13 +6,18 @@ everything else agrees exactly, and a 1 is not a true.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from nanochat_core.base.errors import CorruptError
-from nanochat_core.base.text import MARK_UTF8, decode
+from nanochat_core.base.foreign import loads
+from nanochat_core.base.text import MARK_UTF8, decode, one_line
 
+MAX_PROBLEMS = 1_000
+MAX_WHERE_CHARS, MAX_TEXT_CHARS = 200, 500  # of a problem's line: a field's name may be a megabyte
 TOLERANCE = 1e-9  # relative, for numbers that are computed again from the same inputs
 
 
@@ -26,7 +31,27 @@ class Problem:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.where} {self.text}" if self.where else f"{self.file}: {self.text}"
+        """One line, whatever the file's names and values hold."""
+        where = f"{one_line(self.where)[:MAX_WHERE_CHARS]} " if self.where else ""
+        return f"{one_line(self.file)}: {where}{one_line(self.text)[:MAX_TEXT_CHARS]}"
+
+
+class Problems(list[Problem]):
+    """The reasons so far. A file of a million faults has as many; after `MAX_PROBLEMS` it is enough."""
+
+    def append(self, problem: Problem) -> None:
+        if len(self) < MAX_PROBLEMS:
+            super().append(problem)
+        elif len(self) == MAX_PROBLEMS:
+            super().append(Problem(problem.file, "", f"and more: {MAX_PROBLEMS:,} problems are listed, not all"))
+
+    def extend(self, problems: Iterable[Problem]) -> None:
+        for problem in islice(problems, MAX_PROBLEMS + 1):
+            self.append(problem)
+
+    def __iadd__(self, problems: Iterable[Problem]) -> "Problems":  # type: ignore[override,misc]
+        self.extend(problems)
+        return self
 
 
 def is_close(value: Any, expected: float, *, tolerance: float = TOLERANCE) -> bool:
@@ -81,7 +106,7 @@ def read_json(content: bytes, *, where: str) -> Any:
     try:
         if content.startswith(MARK_UTF8):
             raise ValueError("it starts with a byte order mark, so an editor saved it anew")
-        return json.loads(decode(content, where, error=CorruptError), object_pairs_hook=_unique, parse_constant=_refuse)
+        return loads(decode(content, where, error=CorruptError), object_pairs_hook=_unique, is_strict=True)
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"{where} is not JSON as we write it: {error}") from error
 
@@ -89,10 +114,6 @@ def read_json(content: bytes, *, where: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the field {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        [(name, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the field {shown(name)} is there twice")
     return fields
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number")

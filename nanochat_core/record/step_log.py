@@ -8,12 +8,14 @@ of seconds from the steps' own, the smoothed loss from the losses, the rate from
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from nanochat_core.base.errors import CorruptError
-from nanochat_core.record.problems import Problem, is_close, is_count, is_number, read_json, shown
+from nanochat_core.record.problems import Problem, Problems, is_close, is_count, is_number, read_json, shown
 from nanochat_core.schedules import Schedule, lr_multiplier
 
+MAX_BAD_LINES = 100  # of a log; what follows is not looked at
 LOSS_AVERAGE = 0.9  # train/loop.py's share of the old value in the smoothed loss; importing it would load torch
 FIELDS: dict[str, tuple[str, ...]] = {
     "start": ("step", "num_steps", "world_size"),
@@ -45,11 +47,14 @@ class LogRules:
 
 def read_log(content: bytes, *, file: str) -> tuple[list[dict[str, Any]], list[Problem]]:
     """The records, one per line, and what is wrong with their form. A bad line leaves no record."""
-    records, problems = [], []
+    records, problems = [], Problems()
     text = content.decode("utf-8", "replace")
     if not text.endswith("\n"):
         problems.append(Problem(file, f"line {text.count(chr(10)) + 1}", "is cut short"))
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
+        if len(problems) > MAX_BAD_LINES:
+            problems.append(Problem(file, f"line {number}", "and what follows is not looked at: too much is wrong"))
+            break
         try:
             record = read_json(line.encode(), where=f"line {number}")
         except CorruptError as error:
@@ -65,7 +70,7 @@ def read_log(content: bytes, *, file: str) -> tuple[list[dict[str, Any]], list[P
 def _form_problems(record: Any, file: str, number: int) -> Iterator[Problem]:
     """Unknown events, unknown and lacking fields, values of the wrong kind."""
     where = f"line {number}"
-    if not isinstance(record, dict) or record.get("event") not in FIELDS:
+    if not isinstance(record, dict) or not isinstance(record.get("event"), str) or record["event"] not in FIELDS:
         event = record.get("event") if isinstance(record, dict) else record
         yield Problem(file, f"{where} field event:", f"{shown(event)} is none of {', '.join(FIELDS)}")
         return
@@ -98,7 +103,7 @@ class _Walk:
 
     rules: LogRules
     file: str
-    found: list[Problem] = field(default_factory=list)
+    found: Problems = field(default_factory=Problems)
     step: int = 0
     train_s: float = 0.0
     smooth_loss: float | None = None
@@ -123,7 +128,8 @@ class _Walk:
             self._say(last, "event", "the log has no end")
         if self.step != self.rules.schedule.num_steps:
             self._say(last, "step", f"the log ends at step {self.step} of {self.rules.schedule.num_steps}")
-        for step in sorted(self._due() - self.validated):
+        missing = (step for step in self._due() if step not in self.validated)
+        for step in islice(missing, MAX_BAD_LINES):
             self._say(last, "event", f"the validation of step {step} is missing")
         return self.found
 
@@ -172,14 +178,19 @@ class _Walk:
         in_range = 1 <= self.step <= self.rules.schedule.num_steps
         return lr_multiplier(self.rules.schedule, self.step - 1) if in_range else 0.0
 
-    def _due(self) -> set[int]:
-        """Steps after which a validation is due."""
+    def _due(self) -> Iterator[int]:
+        """Steps after which a validation is due, in order; there may be more than memory has room for."""
         num_steps, every = self.rules.schedule.num_steps, self.rules.validate_every_steps
-        return {num_steps, *(range(every, num_steps + 1, every) if every else ())}
+        yield from range(every, num_steps, every) if every else ()
+        yield num_steps
+
+    def _is_due(self, step: int) -> bool:
+        num_steps, every = self.rules.schedule.num_steps, self.rules.validate_every_steps
+        return step == num_steps or (every is not None and 0 < step < num_steps and step % every == 0)
 
     def _validate(self, record: Mapping[str, Any]) -> None:
         self._equal(record, "step", self.step, "the steps before it give")
-        if record["step"] in self.validated or record["step"] not in self._due():
+        if record["step"] in self.validated or not self._is_due(record["step"]):
             kind = "validated twice" if record["step"] in self.validated else "no validation is due there"
             self._say(record, "step", f"step {record['step']}: {kind}")
         self.validated.add(record["step"])

@@ -5,25 +5,27 @@ evidence fits together; the claims are what the evidence gives. All problems are
 docs/records.md says what this proves and what it cannot.
 """
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nanochat_core
-from nanochat_core.base.errors import CorruptError, NanochatError
+from nanochat_core.base.errors import CorruptError
 from nanochat_core.record import core_scores, line_digests
-from nanochat_core.record.archive import Archive, open_archive
+from nanochat_core.record.archive import Archive, Reading, entry_of, open_archive
 from nanochat_core.record.chain import check_chain, check_weights, is_weights
 from nanochat_core.record.claims import Claims, check_alike, check_claims, derive_claims
-from nanochat_core.record.evidence import ROOT, STEP_LOG, Evidence, read_evidence
-from nanochat_core.record.problems import Problem, differences, is_number, read_json, shown
+from nanochat_core.record.copies import check_copies
+from nanochat_core.record.evidence import BITS_PER_BYTE, ROOT, STEP_LOG, UNCHECKABLE, Evidence, read_evidence
+from nanochat_core.record.problems import Problem, Problems, differences, is_number, read_json, shown
 from nanochat_core.record.scores import check_scores
 from nanochat_core.record.step_log import LogRules, check_log
-from nanochat_core.schedules import Schedule
 from nanochat_core.store.manifest import FileEntry, open_sealed_json
 
 RECORD = "record.json"
 FORMAT = 1
+MAX_RUNS = 64  # seeds of one record
 FIELDS = ("format", "description", "target_bits_per_byte", "claims", "files", "seal")
 
 
@@ -51,24 +53,30 @@ class _Contents:
     record: dict[str, Any]
     files: dict[str, dict[str, bytes]]
     weights: dict[str, dict[str, FileEntry]]
-    problems: list[Problem]
+    problems: Problems
 
 
 def verify(path: Path) -> Verdict:
-    """Check the bundle at `path`, a folder or a zip."""
-    archive = open_archive(path)
-    names = archive.names()
-    if RECORD not in names:
-        return Verdict(str(path), (Problem(RECORD, "", "is missing: this is no bundle"),), None, ())
-    contents = _read(archive, names)
+    """Check the bundle at `path`, a folder or a zip; MissingError where there is none.
+
+    Whatever is there is judged and not raised: what is no bundle, or is not safe to unpack, is refused as one.
+    """
+    try:
+        with closing(open_archive(path)) as archive:
+            contents = _read(archive)
+    except (CorruptError, OSError) as error:
+        text = error.message if isinstance(error, CorruptError) else str(error)
+        return Verdict(str(path), (Problem(path.name, "", text.removeprefix(str(path)).lstrip(": ")),), None, ())
     runs = [read_evidence(run_id, files) for run_id, files in sorted(contents.files.items())]
-    if not runs:
-        problem = Problem(RECORD, "", f"there is no run under {ROOT}/")
-        return Verdict(str(path), (*contents.problems, problem), None, ())
     for evidence in runs:
         check_evidence(evidence, contents.weights.get(evidence.run_id, {}))
-    problems = contents.problems + [problem for evidence in runs for problem in evidence.problems]
+    problems = contents.problems
+    for evidence in runs:
+        problems += evidence.problems
+    if not runs:
+        return Verdict(str(path), tuple(problems), None, ())
     problems += check_alike(runs, file=RECORD)
+    problems += check_copies(runs, file=RECORD)
     claims, found = _check_claims(contents.record, runs)
     problems += found
     description = contents.record.get("description")
@@ -81,58 +89,63 @@ def check_evidence(evidence: Evidence, weights: dict[str, FileEntry] | None = No
     check_weights(evidence, weights or {})
     rules = _log_rules(evidence)
     if rules is not None:
-        evidence.problems += check_log(evidence.records, rules, file=evidence.path(STEP_LOG))
-    check_scores(evidence)
+        with evidence.checking(STEP_LOG):
+            evidence.problems += check_log(evidence.records, rules, file=evidence.path(STEP_LOG))
+    with evidence.checking(BITS_PER_BYTE):
+        check_scores(evidence)
     core_scores.check_core(evidence)
     return evidence.problems
 
 
 def _log_rules(evidence: Evidence) -> LogRules | None:
-    """From the pretraining's own settings, which its fingerprint covers."""
+    """From the plan, with which the pretraining's own settings have been compared."""
     if "pretrain" not in evidence.manifests:
         evidence.say("manifests/pretrain.json", "", "is missing: there is no record without a pretraining")
+    if evidence.plan is None:
         return None
-    config = evidence.manifests["pretrain"].config
-    try:
-        return LogRules(
-            schedule=Schedule(**config["schedule"]),
-            tokens_per_step=config["total_batch_rows"] * config["model"]["sequence_len"],
-            validate_every_steps=config["validate_every_steps"],
-        )
-    except (KeyError, TypeError) as error:
-        evidence.say("manifests/pretrain.json", "config", f"does not say how the training ran: {error}")
-        return None
+    plan = evidence.plan.pretrain
+    return LogRules(
+        schedule=plan.schedule,
+        tokens_per_step=plan.total_batch_tokens,
+        validate_every_steps=evidence.plan.config.pretrain.validate_every_steps,
+    )
 
 
-def _read(archive: Archive, names: list[str]) -> _Contents:
-    problems: list[Problem] = []
-    record = _read_record(archive, problems)
+def _read(archive: Archive) -> _Contents:
+    names, reading, problems = archive.names(), Reading(archive), Problems()
+    if RECORD not in names:
+        return _Contents({}, {}, {}, Problems([Problem(RECORD, "", "is missing: this is no bundle")]))
+    record = _read_record(reading.content(RECORD), problems)
     listed = record.get("files")
     listed = listed if isinstance(listed, dict) else {}
     problems += [Problem(name, "", "is missing") for name in sorted(listed.keys() - set(names))]
-    problems += [Problem(name, "", "is not listed in record.json") for name in names if name not in {*listed, RECORD}]
-    lines, problem = _read_lines(archive, names)
-    problems += problem
+    known = {*listed, RECORD}
+    problems += [Problem(name, "", "is not listed in record.json") for name in names if name not in known]
+    lines = _read_lines(reading, names, listed, problems)
     files: dict[str, dict[str, bytes]] = {}
     weights: dict[str, dict[str, FileEntry]] = {}
     for name in names:
         root, _, rest = name.partition("/")
         run_id, _, inner = rest.partition("/")
         if root == ROOT and is_weights(inner):
-            weights.setdefault(run_id, {})[inner] = archive.entry(name)
+            found = weights.setdefault(run_id, {})[inner] = reading.entry(name)
+            problems += _check_listed(name, found, listed)
         elif root == ROOT and inner:
-            files.setdefault(run_id, {})[inner] = archive.read(name)
+            content = files.setdefault(run_id, {})[inner] = reading.content(name)
+            problems += _check_lines(name, content, listed, lines.get(name))
         elif name not in (RECORD, line_digests.NAME):
             problems.append(Problem(name, "", "is no part of a bundle"))
-        if name in listed:
-            problems += _check_listed(archive, name, listed[name], lines.get(name))
     text_files = {f"{ROOT}/{run_id}/{name}" for run_id, inner in files.items() for name in inner}
     problems += _check_lines_cover(lines, text_files)
-    return _Contents(record, files, weights, problems)
+    if not files:
+        problems.append(Problem(RECORD, "", f"there is no run under {ROOT}/"))
+    problems += [Problem(f"{ROOT}/{run_id}", "", "holds weights alone") for run_id in weights.keys() - files.keys()]
+    if len(files) > MAX_RUNS:
+        problems.append(Problem(RECORD, "", f"there are {len(files):,} runs, and a record has up to {MAX_RUNS}"))
+    return _Contents(record, dict(sorted(files.items())[:MAX_RUNS]), weights, problems)
 
 
-def _read_record(archive: Archive, problems: list[Problem]) -> dict[str, Any]:
-    content = archive.read(RECORD)
+def _read_record(content: bytes, problems: Problems) -> dict[str, Any]:
     try:
         record = read_json(content, where=RECORD)
     except CorruptError as error:
@@ -146,6 +159,8 @@ def _read_record(archive: Archive, problems: list[Problem]) -> dict[str, Any]:
     problems += [Problem(RECORD, name, "is unknown") for name in record if name not in FIELDS]
     if record.get("format") != FORMAT:
         problems.append(Problem(RECORD, "format", f"is {shown(record.get('format'))}, this version reads {FORMAT}"))
+    if not isinstance(record.get("description", ""), str):
+        problems.append(Problem(RECORD, "description", f"is {shown(record['description'])}, which is no text"))
     try:
         open_sealed_json(content, where=RECORD)
     except CorruptError as error:
@@ -155,26 +170,35 @@ def _read_record(archive: Archive, problems: list[Problem]) -> dict[str, Any]:
     return record
 
 
-def _read_lines(archive: Archive, names: list[str]) -> tuple[dict[str, str], list[Problem]]:
+def _read_lines(reading: Reading, names: list[str], listed: dict[str, Any], problems: Problems) -> dict[str, str]:
     if line_digests.NAME not in names:
-        return {}, []  # that it is missing is told by record.json's list
+        return {}  # that it is missing is told by record.json's list
+    content = reading.content(line_digests.NAME)
+    problems += _check_listed(line_digests.NAME, entry_of(content), listed)
     try:
-        return line_digests.parse(archive.read(line_digests.NAME)), []
+        return line_digests.parse(content)
     except CorruptError as error:
-        return {}, [Problem(line_digests.NAME, "", error.message.removeprefix(f"{line_digests.NAME} "))]
+        problems.append(Problem(line_digests.NAME, "", error.message.removeprefix(f"{line_digests.NAME} ")))
+        return {}
 
 
-def _check_listed(archive: Archive, name: str, promised: Any, lines: str | None) -> list[Problem]:
-    """A file against its digest in the list, and its lines against theirs."""
-    found = archive.entry(name)
+def _check_listed(name: str, found: FileEntry, listed: dict[str, Any]) -> list[Problem]:
+    """A file against its digest in the list."""
+    if name not in listed:
+        return []
     expected = {"sha256": found.sha256, "num_bytes": found.num_bytes}
-    wrong = [
+    return [
         Problem(name, "", f"has {field.rpartition('.')[2]} {shown(actual)}, record.json promises {shown(claimed)}")
-        for field, claimed, actual in differences(promised, expected, "files")
+        for field, claimed, actual in differences(listed[name], expected, "files")
     ]
-    if lines is None or is_weights(name.partition("/")[2].partition("/")[2]):
+
+
+def _check_lines(name: str, content: bytes, listed: dict[str, Any], lines: str | None) -> list[Problem]:
+    """The same, and its lines against theirs."""
+    wrong = _check_listed(name, entry_of(content), listed)
+    if lines is None or name not in listed:
         return wrong
-    changed = list(line_digests.changed_lines(name, archive.read(name), lines))
+    changed = list(line_digests.changed_lines(name, content, lines))
     if changed and not wrong:
         return [Problem(line_digests.NAME, f"lines.{name}", "does not fit the file")]
     return changed + wrong
@@ -195,7 +219,7 @@ def _check_claims(record: dict[str, Any], runs: list[Evidence]) -> tuple[Claims 
         return None, [Problem(RECORD, "claims", "cannot be computed without a plan")]
     try:
         derived = derive_claims(runs, target_bits_per_byte=target)
-    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, NanochatError):
+    except UNCHECKABLE:
         return None, [Problem(RECORD, "claims", "cannot be computed from this evidence")]
     return derived, check_claims(record.get("claims"), derived, file=RECORD)
 
@@ -213,7 +237,7 @@ def _notes(runs: list[Evidence], contents: _Contents) -> list[str]:
             notes.append(f"{evidence.run_id}: the uncommitted changes are not in the bundle; their sha256 is")
         if made.get("num_untracked_files"):
             notes.append(f"{evidence.run_id}: {made['num_untracked_files']} untracked files are not in the bundle")
-        version = made.get("packages", {}).get("nanochat-prefect", ours)
+        version = str(made.get("packages", {}).get("nanochat-prefect", ours))
         if version != ours:  # rules of the plan and prices change between versions
             notes.append(f"{evidence.run_id} was made by version {version}, this is {ours}: check with that one too")
     return notes

@@ -16,11 +16,15 @@ from typing import Any
 
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.base.fingerprint import canonical_json, identity_digest
+from nanochat_core.base.foreign import is_safe_name as is_safe_name
+from nanochat_core.base.foreign import loads
 
 FORMAT = 1
 SEAL = "seal"
 LOG_FOLDER = "log"  # files below it (metrics, output) are kept with an artifact and are no part of its result
 SHA256 = re.compile(r"[0-9a-f]{64}")
+TEXTS = ("step", "fingerprint")
+TABLES, TABLES_OF_TEXTS = ("files", "config", "metrics", "provenance"), ("inputs", "code", "packages")
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 
 
@@ -84,31 +88,35 @@ class Artifact:
         if lacking:
             raise CorruptError(f"{where} lacks {', '.join(lacking)}", hint="run the step again")
         values = {field.name: fields[field.name] for field in dataclasses.fields(cls)}
+        _check_kinds(values, where=where)
         artifact = cls(**{**values, "files": entries_from_json(fields["files"], where=where)})
         if fields.get("digest") != artifact.digest:
             raise CorruptError(f"{where} lists files that do not have its digest", hint="run the step again")
         return artifact
 
 
+def _check_kinds(values: Mapping[str, Any], *, where: str) -> None:
+    """CorruptError for a field of a manifest that holds another kind of value than it does in ours."""
+    texts = [name for name in TEXTS if not isinstance(values[name], str)]
+    tables = [name for name in (*TABLES, *TABLES_OF_TEXTS) if not isinstance(values[name], dict)]
+    if not tables:
+        tables = [name for name in TABLES_OF_TEXTS if not all(isinstance(v, str) for v in values[name].values())]
+    if wrong := texts + tables:
+        raise CorruptError(f"{where} holds another kind of value in {', '.join(wrong)}", hint="run the step again")
+
+
 def entries_from_json(files: Any, *, where: str) -> dict[str, FileEntry]:
     """The files of a manifest or marker. A name that would leave the folder is refused."""
     try:
         entries = {name: FileEntry(sha256=f["sha256"], num_bytes=f["num_bytes"]) for name, f in files.items()}
-        sound = all(SHA256.fullmatch(e.sha256) and type(e.num_bytes) is int for e in entries.values())
+        sound = all(
+            SHA256.fullmatch(e.sha256) and type(e.num_bytes) is int and e.num_bytes >= 0 for e in entries.values()
+        )
     except (AttributeError, KeyError, TypeError) as error:
         raise CorruptError(f"{where} has no readable list of files", hint="run the step again") from error
     if not sound or not all(is_safe_name(name) for name in entries):
         raise CorruptError(f"{where} lists an impossible file", hint="run the step again")
     return entries
-
-
-def is_safe_name(name: str) -> bool:
-    """Whether `name` is a plain relative path that every storage can hold."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return name.isprintable() and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def check_name(name: str) -> str:
@@ -138,16 +146,13 @@ def seal_json(fields: Mapping[str, Any]) -> bytes:
 def open_sealed_json(content: bytes, *, where: str) -> dict[str, Any]:
     """What `seal_json` was given. CorruptError when a byte of it changed."""
     try:
-        fields = json.loads(content)
+        fields = loads(content.decode(), is_strict=True)
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"{where} is not valid JSON: {error}", hint="run the step again") from error
     if not isinstance(fields, dict) or SEAL not in fields:
         raise CorruptError(f"{where} is not a sealed record", hint="run the step again")
     seal = fields.pop(SEAL)
-    try:
-        actual = hashlib.sha256(canonical_json(fields).encode()).hexdigest()
-    except ConfigError as error:  # json.loads takes NaN, which we never write
-        raise CorruptError(f"{where} holds a value we never write: {error}", hint="run the step again") from error
+    actual = hashlib.sha256(canonical_json(fields).encode()).hexdigest()
     if seal != actual:
         raise CorruptError(f"{where} was altered: its seal is {seal}, its content {actual}", hint="run the step again")
     return fields

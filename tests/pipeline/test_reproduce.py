@@ -115,9 +115,18 @@ def test_a_run_made_again_has_equal_digests_and_another_patch_is_refused(
     options = [part for value in sets for part in ("--set", value)]
     made = nanochat(checkout, tmp_path / "home", "run", "tiny", *options, "--no-prefect", "--until", "pretrain")
     assert made.returncode == 0, made.stderr
+    asked = nanochat(
+        checkout, tmp_path / "home", "reproduce", "latest", "--folder", str(tmp_path / "again"),
+        "--python", sys.executable,
+    )  # fmt: skip
+    assert asked.returncode == 2
+    assert "+LOSS_AVERAGE = 0.8" in asked.stderr  # the patch
+    assert "run corpus, tokenizer, tokens, pretrain with its settings" in asked.stderr
+    assert "here is no terminal to ask at" in asked.stderr
+    assert not (tmp_path / "again").exists()
     again = nanochat(
         checkout, tmp_path / "home", "reproduce", "latest", "--folder", str(tmp_path / "again"),
-        "--python", sys.executable, "--json",
+        "--python", sys.executable, "--json", "--yes",
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
     compared = {one["step"]: one for one in json.loads(again.stdout)["steps"]}
@@ -128,7 +137,7 @@ def test_a_run_made_again_has_equal_digests_and_another_patch_is_refused(
     forget_patch(tmp_path / "home")
     refused = nanochat(
         checkout, tmp_path / "home", "reproduce", "latest", "--folder", str(tmp_path / "third"),
-        "--python", sys.executable,
+        "--python", sys.executable, "--yes",
     )  # fmt: skip
     assert refused.returncode == 1
     assert "git_patch" in refused.stderr

@@ -23,7 +23,10 @@ def sound_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = []
     for seed, starts in ((42, (0,)), (43, (0, 17))):
         plan = plan_with(f"seed={seed}", "core.source=url", "core.max_per_benchmark=40")
-        records = step_records(plan, starts=starts, step_ms=lambda step: 100.0 + step % 7)
+        records = step_records(
+            plan, starts=starts, step_ms=lambda step, seed=seed: 100.0 + (step + seed) % 7,
+            bits=lambda step, seed=seed: 2.0 + 1.0 / (1 + step) + 1e-4 * (seed - 42),
+        )  # fmt: skip
         ids.append(made.add(plan, records, core=core_files(0.3, seed=seed)))
     make_bundle(made.store, ids, folder / "bundle", description="two seeds", target_bits_per_byte=2.1)
     return folder / "bundle"

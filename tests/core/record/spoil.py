@@ -41,6 +41,13 @@ def setting(path: str, value: Any) -> Edit:
     return edit
 
 
+def unsealed(content: bytes) -> dict[str, Any]:
+    """The fields of a sealed file."""
+    fields: dict[str, Any] = json.loads(content)
+    fields.pop("seal", None)
+    return fields
+
+
 def reseal_bundle(folder: Path) -> None:
     """Make lines.json and record.json fit the files again, claims left as they are."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

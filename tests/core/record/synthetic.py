@@ -45,11 +45,12 @@ def step_records(
     """A log as train/loop.py writes it; `starts` are the steps at which attempts began."""
     derived, every = plan.pretrain, plan.config.pretrain.validate_every_steps
     per_step, num_steps = derived.total_batch_tokens, derived.num_steps
+    noise = random.Random(plan.config.seed)  # two seeds see other rows
     records: list[Json] = []
     smooth, train_s, pending = None, 0.0, sorted(starts)
     for step in range(num_steps + 1):
         if step:
-            loss = 5.0 - 0.01 * step
+            loss = 5.0 - 0.01 * step + noise.gauss(0, 0.05)
             smooth = loss if smooth is None else 0.9 * smooth + (1 - 0.9) * loss
             seconds = step_ms(step) / 1e3
             train_s += seconds
@@ -82,14 +83,15 @@ def step_records(
 @functools.lru_cache  # a full one is 91,037 items
 def core_files(share_right: float, *, seed: int = 0, max_per_benchmark: int | None = 40) -> tuple[Json, list[Json]]:
     """core.json and the rows of outcomes.jsonl of a model that is right about this often."""
-    generator = random.Random(seed)
+    generator, noise = random.Random(seed), random.Random(seed)
     outcomes, accuracies = [], []
     for published in PUBLISHED:
         baseline = published.baseline_percent / 100
         count = min(max_per_benchmark or published.num_items, published.num_items)
         marks = [generator.random() < baseline + (1 - baseline) * share_right for _ in range(count)]
         is_written = published.kind == "language_modeling"
-        outcomes += [_outcome(published.label, index, mark, is_written) for index, mark in enumerate(marks)]
+        scale = 0.9 + 0.1 * noise.random()
+        outcomes += [_outcome(published.label, index, mark, is_written, scale) for index, mark in enumerate(marks)]
         benchmark = Benchmark(
             label=published.label, kind=published.kind, data="data.jsonl", num_fewshot=published.num_fewshot,
             delimiter=published.delimiter, baseline_percent=published.baseline_percent, category=published.category,
@@ -99,11 +101,12 @@ def core_files(share_right: float, *, seed: int = 0, max_per_benchmark: int | No
     return content, [outcome.record() for outcome in outcomes]
 
 
-def _outcome(label: str, index: int, is_right: bool, is_written: bool) -> Outcome:
+def _outcome(label: str, index: int, is_right: bool, is_written: bool, scale: float) -> Outcome:
     """Of two choices the second is gold; written answers have none."""
     if is_written:
         return Outcome(label, index, is_right, None, None, [1.0], 3)
-    return Outcome(label, index, is_right, 1, int(is_right), [0.5, 0.25] if is_right else [0.5, 0.75], 3)
+    losses = [0.5 * scale, (0.25 if is_right else 0.75) * scale]
+    return Outcome(label, index, is_right, 1, int(is_right), losses, 3)
 
 
 class Runs:

@@ -58,3 +58,24 @@ def test_device_seconds_follow_the_number_of_processes_of_each_attempt():
     records = [start(0, 8), *steps(1, *[1000] * 20), start(20, 4), *steps(21, *[2000] * 20)]
     # 10 warm steps of 1 s and 10 of 2 s: median 1.5 s; attempt one 15 + 10 = 25 s x 8, attempt two 15 + 20 = 35 s x 4
     assert read_clock(records).device_s == pytest.approx(25 * 8 + 35 * 4)
+
+
+def test_starts_everywhere_do_not_make_the_fastest_step_the_clock() -> None:
+    records = []
+    for step in range(100):
+        records += [start(step)] if step % 10 == 0 else []
+        records += steps(step + 1, 50.0 if step == 55 else 100.0)
+    clock = read_clock(records)
+    assert clock.num_starts == 10
+    assert clock.num_warmup_steps == 20
+    assert clock.clock_s == pytest.approx(9.95)
+
+
+def test_a_tenth_of_a_long_run_may_be_warm_ups() -> None:
+    records = []
+    for step in range(1000):
+        records += [start(step)] if step % 100 == 0 else []
+        records += steps(step + 1, 900.0 if step % 100 < 10 else 100.0)
+    clock = read_clock(records)
+    assert clock.num_warmup_steps == 100
+    assert clock.clock_s == pytest.approx(100.0)

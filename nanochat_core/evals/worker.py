@@ -21,6 +21,7 @@ from nanochat_core.evals.items import read_questions
 from nanochat_core.evals.process import Rank, run_ranks
 from nanochat_core.evals.questions import ask, scores
 from nanochat_core.inference.engine import Engine
+from nanochat_core.model.probe import own_forward
 from nanochat_core.model.weights import load_model
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
@@ -73,6 +74,7 @@ def evaluate(plan: dict[str, Any], rank: Rank) -> dict[str, Any]:
     (out / "samples.json").write_text(json.dumps([sample.record() for sample in shown], indent=1))
     headline = shown[TELLING_SAMPLE].record()
     result: dict[str, Any] = {"bits_per_byte": bpb.bits_per_byte, "sample": headline}
+    result |= own_forward(engine.why_plain)
     if job.questions:
         result["benchmarks"] = _questions(job, engine, rank, out)
     return result

@@ -20,6 +20,7 @@ from nanochat_core.base import files
 from nanochat_core.base.errors import ConfigError, HardwareError
 from nanochat_core.config import GPTConfig
 from nanochat_core.export import card, huggingface
+from nanochat_core.export.admission import check_modeling_file
 from nanochat_core.export.lineage import lineage
 from nanochat_core.export.tokenizer_json import tokenizers_json
 from nanochat_core.model.weights import CONFIG, WEIGHTS
@@ -128,6 +129,7 @@ def _write_ours(folder: Path, source: Path, tokenizer: Tokenizer, *, dtype: Dtyp
 
 
 def _write_huggingface(folder: Path, weights: Path, config: GPTConfig, tokenizer: Tokenizer, *, dtype: Dtype) -> None:
+    check_modeling_file(config, tokenizer)
     contents: dict[str, Callable[[], Mapping[str, Any]]] = {
         "config.json": lambda: huggingface.model_config(config, tokenizer, dtype=dtype),
         "generation_config.json": lambda: huggingface.generation_config(tokenizer),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nanochat_core.inference.batch import CHUNK_TOKENS, Batch, Happened, note_logprobs
+from nanochat_core.inference.decoder import Decoder
 from nanochat_core.inference.device_steps import ON_DEVICE, Chosen, DeviceSteps, Feed
 from nanochat_core.inference.request import Request
 from nanochat_core.inference.sampling import settings_of
@@ -35,6 +36,7 @@ class AheadBatch(Batch):
         self, engine: "Engine", *, num_rows: int, max_len: int, chunk_tokens: int | None = CHUNK_TOKENS
     ) -> None:
         super().__init__(engine, num_rows=num_rows, max_len=max_len, chunk_tokens=chunk_tokens)
+        assert isinstance(self.decoder, Decoder)  # the engine's choice
         self.steps = DeviceSteps(self.decoder)
         self._flight: _Flight | None = None
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.inference.admission import AnyDecoder, decoder_for, why_plain
 from nanochat_core.inference.batch import CHUNK_TOKENS, Batch
 from nanochat_core.inference.batch_ahead import AheadBatch
-from nanochat_core.inference.decoder import Decoder
 from nanochat_core.inference.request import Answer, Request
 from nanochat_core.inference.sampling import Sampling
 from nanochat_core.inference.tool_loop import Event
@@ -82,12 +82,17 @@ class Engine:
     def slots(self, num_rows: int, *, max_len: int | None = None, chunk_tokens: int | None = CHUNK_TOKENS) -> Batch:
         """Rows for requests that come and go; `max_len` (None: the whole context) is prompt and answer together."""
         length = self.model.config.sequence_len if max_len is None else max_len
-        kind = AheadBatch if self.runs_ahead else Batch
+        kind = AheadBatch if self.runs_ahead and self.why_plain is None else Batch
         return kind(self, num_rows=num_rows, max_len=length, chunk_tokens=chunk_tokens)
 
-    def decoder(self, *, num_rows: int, max_len: int) -> Decoder:
+    def decoder(self, *, num_rows: int, max_len: int) -> AnyDecoder:
         """Sequences of this model for a batch: what a batch knows of the network."""
-        return Decoder(self.model, num_rows=num_rows, max_len=max_len, weights=self.weights)
+        return decoder_for(self.model, num_rows=num_rows, max_len=max_len, weights=self.weights)
+
+    @property
+    def why_plain(self) -> str | None:
+        """Why answers come from the model's own forward, slowly; None: the fast decoder computes this model."""
+        return why_plain(self.model.config)
 
     def request(self, prompt: Sequence[int], sampling: Sampling) -> Request:
         """A prompt with its own sampler and tool loop; ConfigError where it leaves no room in the context."""

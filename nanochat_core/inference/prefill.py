@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nanochat_core.inference.decoder import Decoder
+from nanochat_core.inference.admission import AnyDecoder
 
 # N prompts, T tokens of a chunk, V vocabulary
 
@@ -34,7 +34,7 @@ class _Prompt:
 class Prefill:
     """Every prompt that a decoder does not hold in full yet."""
 
-    def __init__(self, decoder: Decoder, *, chunk_tokens: int | None) -> None:
+    def __init__(self, decoder: AnyDecoder, *, chunk_tokens: int | None) -> None:
         self._decoder = decoder
         self._chunk_tokens = math.inf if chunk_tokens is None else chunk_tokens
         self._prompts: list[_Prompt] = []  # whose turn it is comes first

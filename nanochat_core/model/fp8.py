@@ -24,6 +24,7 @@ from nanochat_core.kernels.quantized import (
     cast_plainly,
     formed,
 )
+from nanochat_core.model.admission import is_fused_mlp
 from nanochat_core.model.fp8_scaling import GRAD_DTYPE, INPUT_DTYPE, Fp8State, Scaling, scale_for
 from nanochat_core.model.linear import CastCopy
 
@@ -220,13 +221,15 @@ def enable_fp8(model: "GPT", scaling: Scaling) -> Fp8State:
         )
     products = ("attn.qkv", "attn.proj", "mlp.fc", "mlp.proj")
     names = [f"blocks.{layer}.{product}" for layer in range(config.n_layer) for product in products]
-    slots = {f"{name}.{kind}": dtype for name in names for kind, dtype in _SLOT_DTYPES.items()}
+    slots = {f"{name}.{kind}": dtype for name in names for kind, dtype in SLOT_DTYPES.items()}
     state = model.fp8 = Fp8State(slots, scaling=scaling).to(model.device)
+    is_fused = is_fused_mlp(model)
     for layer, block in enumerate(model.layers):
         made = [Fp8Product(state, f"blocks.{layer}.{product}") for product in products]
         block.attn.joined_product, block.attn.proj.weight_product = made[:2]
         block.mlp.fc.weight_product, block.mlp.proj.weight_product = made[2:]
+        block.mlp.is_fused = is_fused
     return state
 
 
-_SLOT_DTYPES = {"input": INPUT_DTYPE, "grad": GRAD_DTYPE}
+SLOT_DTYPES = {"input": INPUT_DTYPE, "grad": GRAD_DTYPE}

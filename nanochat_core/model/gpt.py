@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat_core.config import GPTConfig
+from nanochat_core.model.admission import is_loss_of_logits
 from nanochat_core.model.attention import Attention
 from nanochat_core.model.cross_entropy import SOFTCAP, linear_cross_entropy, token_losses
 from nanochat_core.model.documents import Documents
@@ -36,6 +37,14 @@ from nanochat_core.model.stream import mix, rms_norm, squared_relu
 Reduction = Literal["mean", "sum", "none"]
 
 
+def _plain_loss(logits: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
+    """Cross entropy of targets (B, T) by logits (B, T, V), as `GPT.loss` has it."""
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="none")
+    if reduction == "none":
+        return losses.view(targets.shape).detach()
+    return losses.sum() if reduction == "sum" else losses.sum() / (targets >= 0).sum().clamp(min=1)
+
+
 def _nothing_to_await(layer: int | None) -> None:
     """Parameters are here."""
 
@@ -47,10 +56,13 @@ class MLP(nn.Module):
         super().__init__()
         self.fc = Linear(config.n_embd, MLP_RATIO * config.n_embd)
         self.proj = Linear(MLP_RATIO * config.n_embd, config.n_embd)
+        self.is_fused = True
+        """In fp8 the whole is one function, as long as that computes what stands here (admission.py)."""
 
     def forward(self, x: Tensor) -> Tensor:
         first, second = self.fc.weight_product, self.proj.weight_product
-        if isinstance(first, Fp8Product) and isinstance(second, Fp8Product) and torch.is_grad_enabled() and fits(x):
+        can_fuse = self.is_fused and torch.is_grad_enabled() and fits(x)
+        if can_fuse and isinstance(first, Fp8Product) and isinstance(second, Fp8Product):
             return fp8_mlp(x, first=first, second=second, weights=(self.fc.weight, self.proj.weight))
         return self.proj(squared_relu(self.fc(x)))
 
@@ -154,6 +166,8 @@ class GPT(nn.Module):
         self, ids: Tensor, targets: Tensor, *, reduction: Reduction = "mean", documents: Documents | None = None
     ) -> Tensor:
         """Cross entropy of targets (B, T) in nats; -1 is ignored. `none`: (B, T), without gradient."""
+        if not is_loss_of_logits(self.config):
+            return _plain_loss(self(ids, documents=documents), targets, reduction)
         hidden, weight = self.hidden(ids, documents=documents), self.head.weight
         vocab_size = self.config.vocab_size
         if reduction == "none":

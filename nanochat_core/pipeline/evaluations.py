@@ -128,4 +128,6 @@ def measure(run: StepRun, module: str, job: dict[str, Any]) -> Metrics:
         environment=loopback(),
         check=run.lease.raise_if_lost,
     )
+    if reason := result.get("own_forward"):  # model/probe.py
+        run.note(f"measured by the model's own forward, slowly: {reason}")
     return {key: value for key, value in result.items() if key != "status"}

@@ -21,6 +21,7 @@ from nanochat_core.evals.benchmarks.runner import Answered, Asking, RunPrograms,
 from nanochat_core.evals.benchmarks.scoring import chat_core, score
 from nanochat_core.evals.process import Rank, run_ranks
 from nanochat_core.inference.engine import Engine
+from nanochat_core.model.probe import own_forward
 from nanochat_core.model.weights import load_model
 from nanochat_core.sandbox import Limits, Sandbox
 from nanochat_core.tokenizer.tokenizer import Tokenizer
@@ -69,7 +70,7 @@ def evaluate(plan: dict[str, Any], rank: Rank) -> dict[str, Any]:
     for name in dict.fromkeys(item.benchmark for item in items):
         ours = [item for item in items if item.benchmark == name]
         answered += _answer_together(engine, ours, asking, rank=rank, job=job)
-    return _write(answered, job) if rank.world.is_main else {}
+    return _write(answered, job) | own_forward(engine.why_plain) if rank.world.is_main else {}
 
 
 def _answer_together(

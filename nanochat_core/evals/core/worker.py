@@ -12,11 +12,12 @@ import torch
 from nanochat_core.base.errors import ConfigError, HardwareError
 from nanochat_core.base.hardware import pick_dtype
 from nanochat_core.evals.core.measure import measure
+from nanochat_core.evals.core.plain_scoring import scorer_for, why_plain
 from nanochat_core.evals.core.prompts import Prompts
 from nanochat_core.evals.core.results import headline, write_results
-from nanochat_core.evals.core.scoring import GPTScorer
 from nanochat_core.evals.process import Rank, run_ranks
 from nanochat_core.model.host_memory import keep_freed_memory
+from nanochat_core.model.probe import own_forward
 from nanochat_core.model.weights import load_model
 
 
@@ -31,7 +32,7 @@ def evaluate(plan: dict[str, Any], rank: Rank) -> dict[str, Any]:
             f"prompts of a vocabulary of {prompts.vocab_size} for a model with {model.config.vocab_size}",
             hint="write the prompts with the tokenizer that the model was trained with",
         )
-    scorer = GPTScorer(model, batch_tokens=plan["batch_tokens"])
+    scorer = scorer_for(model, batch_tokens=plan["batch_tokens"])
     try:
         measured = measure(scorer, prompts, rank.progress, world=rank.world)
     except torch.OutOfMemoryError as error:
@@ -41,7 +42,7 @@ def evaluate(plan: dict[str, Any], rank: Rank) -> dict[str, Any]:
         ) from error
     if rank.world.is_main:
         write_results(Path(plan["out"]), measured.summary, measured.outcomes)
-    return headline(measured.summary)
+    return headline(measured.summary) | own_forward(why_plain(model.config))
 
 
 if __name__ == "__main__":

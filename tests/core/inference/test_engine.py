@@ -36,13 +36,18 @@ def _recompute(engine, prompt, sampling):
 
 
 def _moved(logits, sampling, num_drawn):
-    """The tokens that this draw gives when the logits are a rounding higher or lower, each on its own."""
-    found = set()
+    """The tokens that this draw gives when the logits are a rounding higher or lower, each on its own.
+
+    Also so that two become equal, which no noise does: of a tie at the border of top-k both are candidates.
+    """
+    near = [ROUNDING * (logits / ROUNDING).round()]
     for seed in range(64):
+        near.append(logits + ROUNDING * torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed)))
+    found = set()
+    for each in near:
         sampler = Sampler(sampling)
         sampler.num_drawn = num_drawn
-        noise = ROUNDING * torch.randn(logits.shape, generator=torch.Generator().manual_seed(seed))
-        found.add(sampler.next_token(logits + noise))
+        found.add(sampler.next_token(each))
     return found
 
 

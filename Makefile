@@ -16,7 +16,7 @@ $(shell $(BIN)/python infra/moved.py $(VENV) "$(MADE_IN)" "$(CURDIR)" || rm -rf 
 endif
 endif
 
-.PHONY: help up down speedrun setup dev check format test test-fast faults matrix gpu-check lock clean
+.PHONY: help up down speedrun setup dev check format test test-fast faults matrix newest gpu-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,9 @@ faults: $(VENV)/.dev ## The long kills, damage and outages, then the kill matrix
 
 matrix: ## What depends on Python and torch, with each at hand; gigabytes to download the first time
 	@$(PYTHON) tests/matrix.py
+
+newest: $(VENV)/.dev ## The tests with the newest packages there are, past the limits of pyproject.toml: what they break (OUT=table.md)
+	@$(BIN)/python tests/newest.py $(if $(PACKAGES),--packages $(PACKAGES)) $(if $(PARTS),--parts $(PARTS)) $(if $(OUT),--out $(OUT))
 
 gpu-check: $(VENV)/.dev ## Check and time all that needs a GPU; TEXT=folder of .parquet shards, OUT=file for the JSON
 	@$(BIN)/python benchmarks/gpu_check.py --out $(or $(OUT),build/gpu-check.json) $(if $(TEXT),--text $(TEXT))

@@ -228,6 +228,7 @@ def _is_configured() -> bool:
 
 
 def _die_with_driver() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell's & starts ignores it, and so would its server
     die_with_parent(signal.SIGINT)
 
 

@@ -172,6 +172,21 @@ def test_sigterm_to_everything_is_a_stop_that_the_server_takes_down(folder: Path
     assert "Traceback" not in ended.said
 
 
+def test_a_server_of_a_command_in_the_background_does_not_outlive_it(folder: Path) -> None:
+    """A shell without job control starts what stands before its & with SIGINT ignored, and that is inherited."""
+    code = "import flows.server as s, os; s.EmbeddedServer(s.Path(os.environ['PREFECT_HOME']), 1, s.Path(os.devnull))"
+    environment = {**os.environ, "PREFECT_HOME": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; os.kill(os.getpid(), 9)"], cwd=ROOT, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 5 * _slowness()
+    while pids_of_server(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert pids_of_server(folder) == []
+
+
 def _slowness() -> float:
     """How many processes want each core: a limit in seconds is one of a machine that has time."""
     return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))

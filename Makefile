@@ -29,8 +29,13 @@ COMPOSE := docker compose --project-directory infra --file infra/compose.yaml
 up: ## A lasting server in containers: UI, pools, store; infra/env.example says what it needs to be told
 	@docker compose version > /dev/null 2>&1 && docker info > /dev/null 2>&1 \
 		|| { echo "docker compose does not work here; the same as plain processes: nanochat up --local" >&2; exit 1; }
-	@test -f infra/.env || { echo "infra/.env is missing: cp infra/env.example infra/.env, and fill it in" >&2; exit 2; }
+	@test -f infra/.env || { echo "infra/.env is missing: install -m 600 infra/env.example infra/.env, and fill it in" >&2; exit 2; }
+	@chmod go= infra/.env
 	@$(COMPOSE) $$(command -v nvidia-smi > /dev/null && echo --profile gpu) up --build --detach
+
+.PHONY: pin-images
+pin-images: ## Pin the container images of infra/ to the digests that their tags have today
+	@infra/pin_images.sh
 
 down: ## Stop it, after running trainings have saved a checkpoint; data stays
 	@$(COMPOSE) --profile gpu down

@@ -65,13 +65,13 @@ class Bench:
         self.folder = folder
         self.sets = [*SMALL, f"pretrain.max_tokens={steps * 2048}"]
 
-    def run(self, *extra: str, home: str, prefect_home: str = "prefect", server: str | None = None) -> Timed:
+    def run(self, *extra: str, home: str, prefect_home: str = "prefect", server: EmbeddedServer | None = None) -> Timed:
         """`nanochat run` from start to end."""
         environment = {**os.environ, "NANOCHAT_HOME": str(self.folder / home), "DO_NOT_TRACK": "1"}
         environment |= {"PREFECT_HOME": str(self.folder / prefect_home)}
         for name in ("NANOCHAT_STORE", "PREFECT_API_URL"):
             environment.pop(name, None)
-        environment |= {"PREFECT_API_URL": server} if server else {}
+        environment |= server.exports if server else {}
         options = [part for value in self.sets for part in ("--set", value)]
         started, before = time.perf_counter(), _children_cpu_s()
         done = subprocess.run(
@@ -82,7 +82,9 @@ class Bench:
             sys.exit(f"the run failed\n{done.stdout[-500:]}{done.stderr[-1500:]}")
         return Timed(time.perf_counter() - started, _children_cpu_s() - before, done.stdout)
 
-    def cached(self, *extra: str, repeats: int, new_prefect_home: bool = False, server: str | None = None) -> Json:
+    def cached(
+        self, *extra: str, repeats: int, new_prefect_home: bool = False, server: EmbeddedServer | None = None
+    ) -> Json:
         """Medians of runs that find everything."""
         homes = [f"prefect-{number}" if new_prefect_home else "prefect" for number in range(repeats)]
         times = [self.run(*extra, home="real", prefect_home=home, server=server) for home in homes]
@@ -113,9 +115,9 @@ def measure(folder: Path, *, repeats: int, steps: int) -> dict[str, object]:
     try:
         server.wait_until_ready()
         bare = bench.run("--no-prefect", home="bare")
-        real = bench.run(home="real", server=server.url)
+        real = bench.run(home="real", server=server)
         around = {"prefect": bench.around_s(real, "real"), "bare": bench.around_s(bare, "bare")}
-        cached = {"running_server": bench.cached(repeats=repeats, server=server.url)}
+        cached = {"running_server": bench.cached(repeats=repeats, server=server)}
     finally:
         server.stop()
     bench.run(home="real")  # the embedded server's first start makes its database

@@ -29,7 +29,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(signal.SIGINT)
     config = uvicorn.Config(
-        "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]),
+        "flows.guard:create_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]),
         log_level="error", lifespan="on", timeout_graceful_shutdown=GRACE_S,
     )  # fmt: skip
     Server(config).run()

@@ -5,13 +5,15 @@ parent. Ours is a child in a session of its own with a parent-death signal: Ctrl
 left running. It uses the database in PREFECT_HOME, so a later `prefect server start` shows the same runs.
 
 It is a convenience of the run and must never cost it anything: one that dies or hangs is started again at the same
-port, and a run whose server stays away ends without it (flows/session.py).
+port, and a run whose server stays away ends without it (flows/session.py). Whoever could write to it could stop the run
+or show a false one: it has a password of this run's, which is on the owner's terminal and nowhere else.
 """
 
 import contextlib
 import importlib.metadata
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -21,19 +23,21 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from flows.configured import check_configured, may_be_configured, settings
+from flows.stack_environment import SERVER, passed_on
 from nanochat_core.base.child import LAST_CHARS
 from nanochat_core.base.environment import for_child
 from nanochat_core.base.errors import HardwareError, NanochatError
 from nanochat_core.base.limits import limit_in_text, limit_of_disks
-from nanochat_core.base.loopback import SILENT, ask
+from nanochat_core.base.loopback import SILENT, ask, listener
 from nanochat_core.base.process import describe_exit, die_with_parent
 from nanochat_core.base.stopping import was_told
 from nanochat_core.cli import prefect_home
+from nanochat_core.cli.prefect_api import authorization
 from nanochat_core.cli.prefect_home import CONNECTION_URLS, DATABASE
 from nanochat_core.workspace import home_from_environment
 
@@ -53,12 +57,17 @@ ASK_EVERY_S, ANSWER_S, NUM_SILENT = 4.0, 2.0, 3  # whether it lives; 20 s withou
 MAX_RESTARTS = 3
 
 
+AUTH = "PREFECT_API_AUTH_STRING"
+SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
+
+
 class EmbeddedServer:
-    """The child; `url` is its API."""
+    """The child; `url` is its API, `auth` the user:password that it asks for."""
 
     def __init__(self, home: Path, port: int, log: Path) -> None:
         self.home = home
         self.url = f"http://127.0.0.1:{port}/api"
+        self.auth = os.environ.get(SERVER_AUTH) or f"nanochat:{secrets.token_urlsafe(12)}"
         self.log = log
         self.num_deaths = 0
         self.is_lost = False  # it died so often that it was not started again
@@ -68,12 +77,14 @@ class EmbeddedServer:
 
     def _launch(self) -> "subprocess.Popen[bytes]":
         environment = {
-            **for_child(os.environ),
+            **passed_on(for_child(os.environ), SERVER),
             **QUIET,
             "PREFECT_HOME": str(self.home),
             **_own_database(self.home),
             "PREFECT_SERVER_API_PORT": str(self._port),
             "PREFECT_UI_API_URL": self.url,
+            SERVER_AUTH: self.auth,
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": self.page,
         }
         with self.log.open("ab" if self.num_deaths else "wb") as output:
             return subprocess.Popen(
@@ -86,6 +97,16 @@ class EmbeddedServer:
                 preexec_fn=_die_with_driver,
             )
 
+    @property
+    def page(self) -> str:
+        """What a browser opens."""
+        return self.url.removesuffix("/api")
+
+    @property
+    def exports(self) -> dict[str, str]:
+        """What Prefect's client needs to reach it."""
+        return {"PREFECT_API_URL": self.url, AUTH: self.auth}
+
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
@@ -94,8 +115,7 @@ class EmbeddedServer:
                     break
                 self.num_deaths += 1  # somebody killed it
                 self.process = self._launch()
-            with contextlib.suppress(*SILENT):
-                ask(f"{self.url}/health", timeout_s=2).close()
+            if self._answers():
                 _keep_template(self.home, _template())
                 return
             time.sleep(0.05)
@@ -151,7 +171,7 @@ class EmbeddedServer:
     def _answers(self) -> bool:
         with contextlib.suppress(*SILENT):
             ask(f"{self.url}/health", timeout_s=ANSWER_S).close()
-            return True
+            return listener(self._port) in (os.geteuid(), None)  # and nobody else who was quicker at the port
         return False
 
     def wait_until_recorded(self, flow_run_id: str, num_tasks: int) -> None:
@@ -165,9 +185,8 @@ class EmbeddedServer:
             time.sleep(0.1)
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(
-            f"{self.url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
-        )
+        headers = {"Content-Type": "application/json", **authorization(self.auth, None)}
+        request = urllib.request.Request(f"{self.url}/{path}", json.dumps(body).encode(), headers, method="POST")
         with ask(request, timeout_s=5) as answer:
             return json.load(answer)
 
@@ -196,7 +215,9 @@ def prefect_server() -> Iterator[EmbeddedServer | None]:
     _seed_database(home, _template())
     os.environ.update({name: value for name, value in IMPATIENT.items() if name not in os.environ})
     server = EmbeddedServer(home, _free_port(), logs / "prefect-server.log")
-    os.environ["PREFECT_API_URL"] = server.url
+    ours = {**server.exports, "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false"}  # no second one, which asks nobody
+    before = {name: os.environ.get(name) for name in ours}
+    _set(ours)
     try:
         yield server
     except Exception as error:
@@ -204,8 +225,19 @@ def prefect_server() -> Iterator[EmbeddedServer | None]:
             raise limit from error
         raise
     finally:
-        os.environ.pop("PREFECT_API_URL", None)
+        _set(before)
         server.stop()
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    """Set variables, or unset them, and let a Prefect that was imported before see it."""
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        os.environ |= {} if value is None else {name: value}
+    if "prefect.context" in sys.modules:
+        from prefect.context import refresh_global_settings_context
+
+        refresh_global_settings_context()
 
 
 def _make(folder: Path, name: str) -> None:

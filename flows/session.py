@@ -57,6 +57,8 @@ def run_flow(
     _is_leaving = True
     with display(titles) as watching:
         observe.use(watching)
+        if sys.stderr.isatty():  # not into a log, which others may read
+            watching.note(f"page {server.page}  password {server.auth}")
         server.watch(watching.note)
         state = _beside(server, start, watching)
         if state is None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from flows.stack_process import State, state_of
 from nanochat_core.base import locks
 from nanochat_core.base.errors import ConfigError, CorruptError, HardwareError
+from nanochat_core.cli.prefect_api import authorization
 from nanochat_core.workspace import home_from_environment
 
 DEFAULT_PORT = 4200
@@ -50,6 +51,8 @@ class Stack:
     database_password: str
     store_key: str
     store_secret: str
+    server_auth: str = ""
+    """user:password of Prefect's API; empty in a folder of before there was one, and made by the next `up`."""
 
     @property
     def path(self) -> Path:
@@ -63,6 +66,16 @@ class Stack:
     @property
     def api_url(self) -> str:
         return f"{self.url}/api"
+
+    @property
+    def server_headers(self) -> dict[str, str]:
+        """What the API wants to see of a request."""
+        return authorization(self.server_auth, None)
+
+    @property
+    def server_exports(self) -> dict[str, str]:
+        """What a process needs to reach the server."""
+        return {"PREFECT_API_URL": self.api_url, "PREFECT_API_AUTH_STRING": self.server_auth}
 
     @property
     def store_endpoint(self) -> str:
@@ -84,7 +97,7 @@ class Stack:
     @property
     def exports(self) -> dict[str, str]:
         """What somebody who uses the stack sets."""
-        return {"PREFECT_API_URL": self.api_url, **self.store_exports, FOLDER_VARIABLE: self.folder}
+        return {**self.server_exports, **self.store_exports, FOLDER_VARIABLE: self.folder}
 
 
 def default_folder() -> Path:
@@ -105,8 +118,10 @@ def load(folder: Path) -> Stack | None:
     file = folder / FILE
     if not file.is_file():
         return None
+    if file.stat().st_uid != os.geteuid():  # it names the server that our verbs obey
+        raise ConfigError(f"{file} is another user's", hint="choose a --folder of yours")
     try:
-        held = json.loads(file.read_text())
+        held = {"server_auth": ""} | json.loads(file.read_text())
         return Stack(**{field.name: held[field.name] for field in fields(Stack)} | {"ports": tuple(held["ports"])})
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptError(f"{file} cannot be read: {error!r}", hint="restore it, or remove the folder") from error
@@ -154,10 +169,10 @@ def _adopt(home: Path, environment: MutableMapping[str, str]) -> None:
         return
     if "NANOCHAT_STORE" not in environment:
         environment.update(stack.store_exports)
-    if "PREFECT_API_URL" in environment:
+    if environment.get("PREFECT_API_URL", stack.api_url) != stack.api_url:
         return
     if state is State.RUNNING:
-        environment["PREFECT_API_URL"] = stack.api_url
+        environment |= {name: environment.get(name, value) for name, value in stack.server_exports.items()}
     else:
         print(f"note: the server of {stack.folder} is down; nanochat up --local starts it again", file=sys.stderr)
 
@@ -174,15 +189,21 @@ def new_stack(folder: Path, *, database: str, store: str, user: str | None, port
         ports=_row_of_ports(port),
         user=user,
         database_password=secrets.token_urlsafe(24),
-        store_key="nanochat:store" if store == "swift" else "nanochat",  # Swift's keys are account:user
+        store_key="nanochat:store" if store == "swift" else secrets.token_hex(10),  # Swift's keys are account:user
         store_secret=secrets.token_urlsafe(24),
+        server_auth=new_auth(),
     )
+
+
+def new_auth() -> str:
+    """A user and a password for Prefect's API."""
+    return f"nanochat:{secrets.token_urlsafe(24)}"
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One `up` or `down` of a folder at a time."""
-    with (folder / "lock").open("w") as guard:
+    with open(folder / "lock", "w", opener=_private) as guard:  # nobody else holds it
         try:
             locks.take(guard, folder / "lock")
         except locks.HeldError as error:
@@ -192,11 +213,16 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _write_private(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.part")
-    with open(
-        os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8", errors="surrogateescape"
-    ) as file:
+    with open(part, "w", encoding="utf-8", errors="surrogateescape", opener=_private) as file:
         file.write(text)
     part.replace(path)
+
+
+def _private(path: str, flags: int) -> int:
+    """Opens a file that only its owner reads."""
+    handle = os.open(path, flags, 0o600)
+    os.fchmod(handle, 0o600)  # one that was there
+    return handle
 
 
 def _row_of_ports(first: int | None) -> tuple[int, ...]:

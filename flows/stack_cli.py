@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,16 +28,19 @@ from flows.stack import (
     is_free,
     load,
     locked,
+    new_auth,
     new_stack,
     save,
     withdraw,
 )
 from flows.stack_process import Part, State, log_of, look, pid_of, start_all, state_of, stop
+from nanochat_core.base import files
 from nanochat_core.base.errors import ConfigError, HardwareError, MissingError
 from nanochat_core.cli.app import Json
 
 VERBS = ("up", "down", "ps")
-OWN = ("database", "store", "prefect", "worker", "logs", "pids", FILE, ENV_FILE, "lock")  # what --wipe deletes
+FOLDERS = ("store", "prefect", "worker", "logs", "pids")  # closed to everybody else
+OWN = ("database", "database-socket", *FOLDERS, FILE, ENV_FILE, "lock")  # what --wipe deletes
 Folder = Annotated[Path | None, typer.Option(help="Where its data and logs are. [default: server in NANOCHAT_HOME]")]
 
 
@@ -81,8 +85,15 @@ def up(
                 f"{path} has a stack with port {stack.ports[0]} and store {stack.store} already",
                 hint="leave the options out, choose another --folder, or nanochat down --wipe",
             )
+        elif not stack.server_auth:
+            _say("what was started before there was a password is started again with one")
+            _stop(stack)
+            stack = replace(stack, server_auth=new_auth())
+            save(stack)
         announce(stack)
         _start(stack)
+    where = f"{stack.server_auth}, asked for once" if sys.stderr.isatty() else f"in {path / ENV_FILE}"
+    _say(f"page             {stack.url}  password {where}")
     print(f". {path / ENV_FILE}  # PREFECT_API_URL={stack.api_url} NANOCHAT_STORE={stack.store_url}")
 
 
@@ -103,12 +114,16 @@ def down(
             raise ConfigError(f"--wipe deletes everything in {stack.folder}", hint="add --yes")
         typer.confirm(f"Delete the database, the store and the logs in {stack.folder}?", abort=True, err=True)
     with locked(stack.path):
-        for group in reversed(stack_parts.groups(stack)):
-            for part in reversed(group):
-                _say(f"{part.name:<16} {'stopped' if stop(stack.path, part) else 'was not running'}")
+        _stop(stack)
     if wipe:
         withdraw(stack)
         _wipe(stack)
+
+
+def _stop(stack: Stack) -> None:
+    for group in reversed(stack_parts.groups(stack)):
+        for part in reversed(group):
+            _say(f"{part.name:<16} {'stopped' if stop(stack.path, part) else 'was not running'}")
 
 
 def ps(folder: Folder = None, as_json: Json = False) -> None:
@@ -132,7 +147,9 @@ def ps(folder: Folder = None, as_json: Json = False) -> None:
 
 
 def _row(stack: Stack, part: Part) -> dict[str, Any]:
-    address = stack.url if part.name == "server" else f"127.0.0.1:{part.port}" if part.port else None
+    address = f"127.0.0.1:{part.port}" if part.port else None
+    if part.name in ("server", "database"):
+        address = stack.url if part.name == "server" else f"{stack_parts.database_host(stack)}:{stack.ports[1]}"
     return {
         "name": part.name,
         "state": str(look(stack.path, part)),
@@ -146,8 +163,12 @@ def _prepare(path: Path) -> None:
     """Make the folder; the database's user must be able to walk through it, nobody else reads anything."""
     try:
         path.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-        for name in ("logs", "pids"):
+        held = path.stat()
+        if held.st_uid != os.geteuid() or held.st_mode & 0o022:
+            raise ConfigError(f"others may write in {path}", hint="choose a --folder of yours, or chmod go-w it")
+        for name in FOLDERS:
             (path / name).mkdir(mode=0o700, exist_ok=True)
+            files.set_mode(path / name, 0o700)
     except OSError as error:
         raise HardwareError(f"{path} cannot be made: {error.strerror}", hint="choose a --folder of yours") from error
 
@@ -204,7 +225,7 @@ def _register_pools(stack: Stack, workers: list[Part]) -> None:
     """Pools, limits and automations, before a worker needs them; `nanochat deploy` does the deployments."""
     if all(state_of(stack.path, part.name) is State.RUNNING for part in workers):
         return
-    os.environ |= {"PREFECT_API_URL": stack.api_url, "PREFECT_HOME": str(stack.path / "worker")}
+    os.environ |= {**stack.server_exports, "PREFECT_HOME": str(stack.path / "worker")}
     from flows.deploy import register_all  # reads the settings, so after they are set
 
     for item in register_all(stack_parts.ROOT, []):

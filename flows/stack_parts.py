@@ -13,9 +13,11 @@ import sys
 import urllib.request
 from pathlib import Path
 from signal import SIGINT
+from urllib.parse import quote
 
 from flows import stack_store
 from flows.stack import Stack
+from flows.stack_environment import PROGRAM, SERVER, STORE_KEYS, WORKER, passed_on
 from flows.stack_process import Part, launched_at
 from flows.stack_worker import GRACE_S, WORKER_S
 from nanochat_core.base.errors import NanochatError
@@ -27,9 +29,10 @@ from nanochat_core.workspace import home_from_environment
 ROOT = Path(__file__).resolve().parents[1]
 POOLS = ("cpu", "gpu")
 POSTGRES_FOLDERS = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin", "/opt/postgresql*/bin")
-DATABASE_USERS = ("postgres", "nobody")  # for root, whom PostgreSQL refuses
+# For root, whom PostgreSQL refuses. Not nobody: what runs under that name is what nobody trusts.
+DATABASE_USERS = ("postgres",)
 DATABASE = "prefect"
-PRIVATE = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+MAX_SOCKET_FOLDER = 90  # bytes; with the socket's own name the kernel takes 107
 
 
 def groups(stack: Stack) -> list[list[Part]]:
@@ -71,15 +74,33 @@ def _group(user: str) -> int:
     return pwd.getpwnam(user).pw_gid
 
 
+def database_host(stack: Stack) -> str:
+    """Where PostgreSQL listens: a folder that only its user and root may enter; 127.0.0.1 if its name does not do.
+
+    Either way it asks for its password.
+    """
+    folder = str(stack.path / "database-socket")
+    return folder if len(os.fsencode(folder)) <= MAX_SOCKET_FOLDER and not set(folder) & set(",\"'\\") else "127.0.0.1"
+
+
 def _database(stack: Stack) -> Part:
-    port, data = stack.ports[1], stack.path / "database"
+    port, host, data = stack.ports[1], database_host(stack), stack.path / "database"
     programs = postgres_programs() or Path()
-    options = ["-p", str(port), "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
-    check = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    is_socket = host.startswith("/")
+    addresses = ("", host) if is_socket else (host, "")
+    options = [
+        "-p",
+        str(port),
+        "-c",
+        f"listen_addresses={addresses[0]}",
+        "-c",
+        f"unix_socket_directories={addresses[1]}",
+    ]
+    check = [str(programs / "pg_isready"), "-q", "-h", host, "-p", str(port)]
     return Part(
         name="database",
         command=[str(programs / "postgres"), "-D", str(data), *options],
-        port=port,
+        port=None if is_socket else port,
         user=stack.user,
         is_ready=lambda: subprocess.run(check, capture_output=True).returncode == 0,
         before=lambda: _init_database(stack, programs, data),
@@ -90,15 +111,16 @@ def _database(stack: Stack) -> Part:
 
 
 def _init_database(stack: Stack, programs: Path, data: Path) -> None:
+    _give(Path(database_host(stack)), stack.user)
     if (data / "PG_VERSION").is_file():
         return
     shutil.rmtree(data, ignore_errors=True)  # a first start that was interrupted
-    data.mkdir(mode=0o700)
+    _give(data, stack.user)
     password = stack.path / "database.password"
+    password.unlink(missing_ok=True)
     password.touch(mode=0o600)
     password.write_text(stack.database_password)
     if stack.user:
-        shutil.chown(data, stack.user)
         shutil.chown(password, stack.user)
     command = [str(programs / "initdb"), "-D", str(data), "-U", DATABASE, "--encoding=UTF8", "--locale=C.UTF-8"]
     try:
@@ -106,6 +128,7 @@ def _init_database(stack: Stack, programs: Path, data: Path) -> None:
             [*command, "--auth=scram-sha-256", f"--pwfile={password}"],
             user=stack.user, group=_group(stack.user) if stack.user else None,
             extra_groups=[] if stack.user else None, capture_output=True, text=True, cwd="/",
+            env=passed_on(os.environ, PROGRAM), umask=0o077,
         )  # fmt: skip
     finally:
         password.unlink()
@@ -113,9 +136,17 @@ def _init_database(stack: Stack, programs: Path, data: Path) -> None:
         raise NanochatError(f"initdb failed: {done.stderr.strip()[-300:]}", hint=f"is the disk of {data} full?")
 
 
+def _give(folder: Path, user: str | None) -> None:
+    """A folder of that user's, closed to all others."""
+    if folder.is_absolute():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if user:
+            shutil.chown(folder, user)
+
+
 def _create_database(stack: Stack, programs: Path) -> None:
-    host = ["-h", "127.0.0.1", "-p", str(stack.ports[1]), "-U", DATABASE]
-    environment = {**os.environ, "PGPASSWORD": stack.database_password}
+    host = ["-h", database_host(stack), "-p", str(stack.ports[1]), "-U", DATABASE]
+    environment = {**passed_on(os.environ, PROGRAM), "PGPASSWORD": stack.database_password}
     command = [str(programs / "createdb"), *host, "--maintenance-db=postgres", DATABASE]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode and "already exists" not in done.stderr:
@@ -124,20 +155,23 @@ def _create_database(stack: Stack, programs: Path) -> None:
 
 def _server(stack: Stack) -> Part:
     port, home = stack.ports[0], stack.path / "prefect"
-    url = f"postgresql+asyncpg://{DATABASE}:{stack.database_password}@127.0.0.1:{stack.ports[1]}/{DATABASE}"
+    place = f"host={quote(database_host(stack), safe='/')}&port={stack.ports[1]}"
+    url = f"postgresql+asyncpg://{DATABASE}:{stack.database_password}@/{DATABASE}?{place}"
     if stack.database == "sqlite":
         url = connection_url(home / DATABASE_FILE)
     environment = {
-        **PRIVATE,
+        **_private(),
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": stack.api_url,
         "PREFECT_UI_API_URL": stack.api_url,
+        "PREFECT_SERVER_API_AUTH_STRING": stack.server_auth,
+        "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": stack.url,
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": url,
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
-    application = ["--factory", "prefect.server.api.server:create_app", "--lifespan", "on"]
+    application = ["--factory", "flows.guard:create_app", "--lifespan", "on"]
     return Part(
         name="server",
         command=[
@@ -145,10 +179,19 @@ def _server(stack: Stack) -> Part:
             "--log-level", "warning", "--timeout-graceful-shutdown", "5",
         ],
         environment=environment,
+        keeps=SERVER,
         port=port,
         is_ready=lambda: stack_store.answers_http(f"{stack.api_url}/ready"),
-        before=lambda: home.mkdir(mode=0o700, exist_ok=True),
     )  # fmt: skip
+
+
+def _private() -> dict[str, str]:
+    """For what runs code of ours: this checkout's, and no telemetry."""
+    return {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
 
 
 def worker_name(pool: str) -> str:
@@ -161,29 +204,29 @@ def _worker(stack: Stack, pool: str) -> Part:
         name=name,
         command=[sys.executable, "-m", "flows.stack_worker", "--pool", pool, "--name", worker_name(pool)],
         environment={
-            **PRIVATE,
+            **_private(),
             **stack.exports,
             "PREFECT_HOME": str(stack.path / "worker"),
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "nanochat_core",
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
             "NANOCHAT_HOME": str(home_from_environment()),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1",
         },
-        is_ready=lambda: is_online(stack.api_url, pool, worker_name(pool), since=launched_at(stack.path, name)),
-        before=lambda: (stack.path / "worker").mkdir(mode=0o700, exist_ok=True),
+        keeps=(*WORKER, *(STORE_KEYS if stack.store == "given" else ())),
+        umask=-1,  # what a run makes is the user's, as that of `nanochat run` is
+        is_ready=lambda: is_online(stack, pool, since=launched_at(stack.path, name)),
         stop_s=GRACE_S + WORKER_S + 5,
     )
 
 
-def is_online(api_url: str, pool: str, name: str, *, since: float) -> bool:
-    """Whether the server has lately heard from the worker, and from the one that was started at `since`."""
+def is_online(stack: Stack, pool: str, *, since: float) -> bool:
+    """Whether the server has lately heard from the pool's worker, and from the one that was started at `since`."""
     from datetime import datetime
 
-    request = urllib.request.Request(
-        f"{api_url}/work_pools/{pool}/workers/filter", b"{}", {"Content-Type": "application/json"}, method="POST"
-    )
+    url, name = f"{stack.api_url}/work_pools/{pool}/workers/filter", worker_name(pool)
+    headers = {"Content-Type": "application/json", **stack.server_headers}
+    request = urllib.request.Request(url, b"{}", headers, method="POST")
     try:
         with ask(request, timeout_s=5) as answer:
             workers = json.load(answer)

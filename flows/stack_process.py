@@ -16,7 +16,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from flows.stack_environment import PROGRAM, passed_on
 from nanochat_core.base.errors import NanochatError
+from nanochat_core.base.loopback import listener
 from nanochat_core.store.holder import Holder
 
 LOG_LIMIT_BYTES = 20 << 20  # a log that is longer is put aside at the next start; one old one is kept
@@ -45,7 +47,12 @@ class Part:
     command: Sequence[str]
     is_ready: Callable[[], bool]
     port: int | None = None
+    """Where it listens on 127.0.0.1."""
     environment: dict[str, str] = field(default_factory=dict)
+    keeps: Sequence[str] = PROGRAM
+    """What it gets of our environment besides: patterns of names."""
+    umask: int = 0o077
+    """Nobody else reads what it writes; -1: as whoever starts it has it."""
     user: str | None = None
     before: Callable[[], None] = _nothing
     """Done before each start."""
@@ -67,7 +74,17 @@ def state_of(folder: Path, name: str) -> State:
 def look(folder: Path, part: Part) -> State:
     """What a part is doing, with its own answer."""
     state = state_of(folder, part.name)
-    return State.SILENT if state is State.RUNNING and not part.is_ready() else state
+    return State.SILENT if state is State.RUNNING and not _answers(part) else state
+
+
+def _answers(part: Part) -> bool:
+    """Whether the part answers: it, and nobody else who has taken its port meanwhile."""
+    user = _account(part).pw_uid if part.user else os.geteuid()
+    return part.is_ready() and (part.port is None or listener(part.port) in (user, None))
+
+
+def _account(part: Part) -> pwd.struct_passwd:
+    return pwd.getpwnam(part.user or "")
 
 
 def pid_of(folder: Path, name: str) -> int | None:
@@ -143,14 +160,15 @@ def _launch(folder: Path, part: Part) -> "subprocess.Popen[bytes]":
     log = log_of(folder, part.name)
     if log.is_file() and log.stat().st_size > LOG_LIMIT_BYTES:
         log.replace(log.with_suffix(".old.log"))
-    account = pwd.getpwnam(part.user) if part.user else None
+    account = _account(part) if part.user else None
     with log.open("ab") as output:
         child = subprocess.Popen(
             part.command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **part.environment},
+            env={**passed_on(os.environ, part.keeps), **part.environment},
+            umask=part.umask,
             start_new_session=True,
             user=account.pw_uid if account else None,
             group=account.pw_gid if account else None,
@@ -164,7 +182,7 @@ def _launch(folder: Path, part: Part) -> "subprocess.Popen[bytes]":
 
 def _wait_until_ready(folder: Path, part: Part, child: "subprocess.Popen[bytes]") -> None:
     attempt, deadline = 1, time.monotonic() + part.start_s
-    while not part.is_ready():
+    while not _answers(part):
         if child.poll() is not None and attempt == ATTEMPTS:
             raise _failure(folder, part, f"ended at once with exit code {child.returncode}")
         if child.poll() is not None:

@@ -5,16 +5,15 @@ in 2026, still installed in many places), then OpenStack Swift in a venv of its 
 swift` can install it anywhere. One copy of everything, on one disk: for a team that has no object store yet.
 """
 
-import contextlib
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from flows import swift
 from flows.stack import BUCKET, REGION, Stack
 from flows.stack_process import Part
-from flows.swift import LOCK, STORAGE_SERVICES, configure
+from flows.swift import LOCK, STORAGE_SERVICES
 from nanochat_core.base.errors import HardwareError, MissingError, NanochatError
 from nanochat_core.base.loopback import SILENT, ask
 from nanochat_core.workspace import home_from_environment
@@ -51,7 +50,6 @@ def parts(stack: Stack) -> list[Part]:
             environment=environment,
             port=port,
             is_ready=lambda: answers_http(f"http://127.0.0.1:{port}{health}"),
-            before=lambda: folder.mkdir(exist_ok=True),
             after=lambda: make_bucket(stack.store_exports, BUCKET),
         )
     ]
@@ -85,14 +83,6 @@ def answers_http(url: str) -> bool:
     except SILENT:
         return False
     return True
-
-
-def answers_tcp(port: int) -> bool:
-    """Whether somebody listens on the port."""
-    with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), timeout=2).close()
-        return True
-    return False
 
 
 def swift_is_installed() -> bool:
@@ -141,9 +131,9 @@ def _swift_parts(stack: Stack, folder: Path) -> list[Part]:
         port = ports[service]
         return Part(
             name=name,
-            command=[str(binaries / f"swift-{service}-server"), str(folder / f"etc/{service}-server.conf")],
-            port=port,
-            is_ready=lambda: answers_tcp(port),
+            command=swift.command(folder, binaries, service),
+            port=port if service == "proxy" else None,
+            is_ready=lambda: swift.answers(folder, service, port),
             before=lambda: _configure_swift(stack, folder, binaries, ports),
             after=(lambda: make_bucket(stack.store_exports, BUCKET)) if service == "proxy" else lambda: None,
         )
@@ -155,7 +145,7 @@ def _configure_swift(stack: Stack, folder: Path, binaries: Path, ports: dict[str
     """Write the configuration once: other hash affixes or rings would hide all objects."""
     done = folder / "etc/complete"
     if not done.is_file():
-        configure(folder, binaries, ports, key=stack.store_key, secret=stack.store_secret)
+        swift.configure(folder, binaries, ports, key=stack.store_key, secret=stack.store_secret)
         done.touch()
 
 

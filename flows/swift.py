@@ -1,13 +1,17 @@
 """The configuration of OpenStack Swift as an S3 server on loopback: three storage servers and the proxy that speaks S3.
 
-One device, one copy, no worker processes: each server is one process, which a signal ends. `nanochat up --store swift`
-runs it, and the tests do.
+One device, one copy, no worker processes: each server is one process, which a signal ends. Only the proxy has a port,
+the storage servers have sockets (swift_daemon.py says why). `nanochat up --store swift` runs it, and the tests do.
 """
 
+import contextlib
 import getpass
+import os
+import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 LOCK = Path(__file__).resolve().parents[1] / "infra/s3_requirements.lock"
 """The pinned versions, for a venv of its own."""
@@ -15,6 +19,8 @@ STORAGE_SERVICES = ("account", "container", "object")
 FILTERS = ("catch_errors", "gatekeeper", "cache", "listing_formats", "bulk", "s3api", "tempauth", "slo", "dlo")
 REGION = "us-east-1"
 RING_TIMEOUT_S = 60
+NO_ADDRESS = "192.0.2.1"  # of nobody (RFC 5737): started in any other way a storage server has nowhere to listen
+DAEMON = Path(__file__).with_name("swift_daemon.py")
 
 Sections = Mapping[str, Mapping[str, object]]
 
@@ -22,15 +28,17 @@ Sections = Mapping[str, Mapping[str, object]]
 def configure(folder: Path, binaries: Path, ports: Mapping[str, int], *, key: str, secret: str) -> None:
     """Write etc/<service>-server.conf and the rings below `folder`.
 
-    `ports` by service: those of STORAGE_SERVICES, then "proxy". `key` is account:user, which may do everything.
+    `ports` by service: those of STORAGE_SERVICES, which name their sockets, then "proxy". `key` is account:user, which
+    may do everything.
     """
     etc, node = folder / "etc", folder / "node"
-    etc.mkdir(parents=True, exist_ok=True)
-    (node / "d1").mkdir(parents=True, exist_ok=True)
+    for private in (folder, etc, node, node / "d1"):
+        private.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.chmod(0o700)
     _write(etc / "swift.conf", {"swift-hash": {"swift_hash_path_prefix": "nanochat", "swift_hash_path_suffix": "1"}})
     for service, port in ports.items():
         default: dict[str, object] = {
-            "bind_ip": "127.0.0.1",
+            "bind_ip": "127.0.0.1" if service == "proxy" else NO_ADDRESS,
             "bind_port": port,
             "workers": 0,
             "swift_dir": etc,
@@ -43,6 +51,26 @@ def configure(folder: Path, binaries: Path, ports: Mapping[str, int], *, key: st
         else:
             _write(etc / f"{service}-server.conf", _storage_sections(service, default, etc=etc, node=node))
             _write_ring(binaries, etc / f"{service}.builder", port)
+
+
+def command(folder: Path, binaries: Path, service: str) -> list[str]:
+    """What starts a service; `binaries` is the bin folder of Swift's environment."""
+    return [str(binaries / "python"), "-I", str(DAEMON), service, str(folder / f"etc/{service}-server.conf")]
+
+
+def answers(folder: Path, service: str, port: int) -> bool:
+    """Whether a service listens."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        place: Any = ("127.0.0.1", port)
+        if service != "proxy":
+            sockets = os.open(folder / "etc/sockets", os.O_RDONLY)
+            stack.callback(os.close, sockets)
+            place = f"/proc/self/fd/{sockets}/{port}"
+        probe = stack.enter_context(socket.socket(socket.AF_INET if service == "proxy" else socket.AF_UNIX))
+        probe.settimeout(2)
+        probe.connect(place)
+        return True
+    return False
 
 
 def _storage_sections(service: str, default: Mapping[str, object], *, etc: Path, node: Path) -> Sections:

@@ -134,6 +134,9 @@ def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_stray_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests must not see the developer's server, nor leave one configured."""
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    names = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
     yield
-    os.environ.pop("PREFECT_API_URL", None)
+    for name in names:
+        os.environ.pop(name, None)

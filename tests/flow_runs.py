@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.server import EmbeddedServer
+from nanochat_core.cli.prefect_api import authorization
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ def newest_flow_run(prefect_home: Path, log: Path) -> FlowRun:
     server = EmbeddedServer(prefect_home, free_port(), log)
     try:
         server.wait_until_ready()
-        [newest] = post(server.url, "flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
+        [newest] = post(server, "flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 1})
         chosen = {"flow_runs": {"id": {"any_": [newest["id"]]}}}
-        tasks = post(server.url, "task_runs/filter", chosen)
+        tasks = post(server, "task_runs/filter", chosen)
         assert len({run["name"] for run in tasks}) == len(tasks), "two task runs go by one name"
-        artifacts = post(server.url, "artifacts/filter", chosen)
+        artifacts = post(server, "artifacts/filter", chosen)
     finally:
         server.stop()
     return FlowRun(
@@ -40,9 +41,10 @@ def newest_flow_run(prefect_home: Path, log: Path) -> FlowRun:
     )
 
 
-def post(url: str, path: str, body: dict[str, Any]) -> Any:
+def post(server: EmbeddedServer, path: str, body: dict[str, Any]) -> Any:
     """What a server answers."""
-    request = urllib.request.Request(f"{url}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json", **authorization(server.auth, None)}
+    request = urllib.request.Request(f"{server.url}/{path}", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.load(answer)
 

@@ -182,7 +182,8 @@ class Lane:
 
     def _state(self, run_id: str) -> str | None:
         try:
-            with urllib.request.urlopen(f"{self.team.url}/flow_runs/{run_id}", timeout=3) as answer:
+            request = urllib.request.Request(f"{self.team.url}/flow_runs/{run_id}", headers=self.team.headers)
+            with urllib.request.urlopen(request, timeout=3) as answer:
                 return str(json.load(answer)["state_name"])
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             return None

@@ -20,9 +20,11 @@ from typing import Any
 import pytest
 import yaml
 from conftest import MICRO, ROOT
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from flows.server import EmbeddedServer, _seed_database, _template
 from nanochat_core.base.process import die_with_parent
+from nanochat_core.cli.prefect_api import authorization
 
 Json = dict[str, Any]
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # those in memory do not survive a restart
@@ -37,7 +39,8 @@ class Team:
     """One server, one store, and the workers that a test starts."""
 
     def __init__(self, folder: Path, server: EmbeddedServer, corpus: Path) -> None:
-        self.folder, self.url, self.corpus = folder, server.url, corpus
+        self.folder, self.server, self.url, self.corpus = folder, server, server.url, corpus
+        self.headers = {"Content-Type": "application/json", **authorization(server.auth, None)}
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self.machine: dict[str, str] = {}
         """What else workers that are started from now on have in their environment."""
@@ -46,7 +49,7 @@ class Team:
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "PREFECT_API_URL": self.url,
+            **self.server.exports,
             "PREFECT_HOME": str(self.folder / "client"),
             "NANOCHAT_HOME": str(self.folder / "home"),
             "NANOCHAT_STORE": str(self.folder / "home/store"),
@@ -87,9 +90,7 @@ class Team:
         """A request, tried again while SQLite is busy: it waits a minute for a lock."""
         for attempt in range(5):
             data = None if body is None else json.dumps(body).encode()
-            request = urllib.request.Request(
-                f"{self.url}/{path}", data, {"Content-Type": "application/json"}, method=method
-            )
+            request = urllib.request.Request(f"{self.url}/{path}", data, self.headers, method=method)
             try:
                 with urllib.request.urlopen(request, timeout=60) as answer:
                     return json.loads(answer.read() or b"null")
@@ -97,6 +98,10 @@ class Team:
                 if getattr(error, "code", 503) != 503 or attempt == 4:
                     raise
                 time.sleep(1)
+
+    def as_client(self) -> Any:
+        """Within the block Prefect's own client talks to this server."""
+        return temporary_settings({PREFECT_API_URL: self.url, PREFECT_API_AUTH_STRING: self.server.auth})
 
     def start(self, deployment: str = "speedrun/speedrun", *, tags: tuple[str, ...] = (), **parameters: Any) -> str:
         """Start a run as the UI's form does; returns its id."""

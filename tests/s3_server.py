@@ -93,7 +93,7 @@ def start(root: Path, binaries: Path) -> tuple[S3Server, list[subprocess.Popen[b
         ports = _free_ports(len(SERVICES))
         swift.configure(home, binaries, dict(zip(SERVICES, ports, strict=True)), key=KEY, secret=SECRET)
         processes = [_launch(binaries, home, service) for service in SERVICES]
-        if _wait_until_ready(processes, ports):
+        if _wait_until_ready(home, processes, ports):
             server = S3Server(endpoint=f"http://127.0.0.1:{ports[-1]}", key=KEY, secret=SECRET)
             return server, processes
         stop(processes)
@@ -109,7 +109,7 @@ def stop(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _launch(binaries: Path, home: Path, service: str) -> subprocess.Popen[bytes]:
-    command = [str(binaries / f"swift-{service}-server"), str(home / "etc" / f"{service}-server.conf"), "--verbose"]
+    command = swift.command(home, binaries, service)
     with open(home / f"{service}.log", "wb") as log:
         return subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
@@ -121,23 +121,15 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _wait_until_ready(processes: list[subprocess.Popen[bytes]], ports: list[int]) -> bool:
+def _wait_until_ready(home: Path, processes: list[subprocess.Popen[bytes]], ports: list[int]) -> bool:
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         if any(process.poll() is not None for process in processes):
             return False
-        if all(_answers(port) for port in ports):
+        if all(swift.answers(home, service, port) for service, port in zip(SERVICES, ports, strict=True)):
             return True
         time.sleep(0.05)
     return False
-
-
-def _answers(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def _free_ports(count: int) -> list[int]:

@@ -34,6 +34,12 @@ class Server:
         own = {"NANOCHAT_HOME": str(folder / "home"), "PREFECT_WORKER_QUERY_SECONDS": "1", "OMP_NUM_THREADS": "1"}
         self.environment = kept | own | {"DO_NOT_TRACK": "1"}
 
+    @property
+    def auth(self) -> str:
+        """What `up` wrote down for the owner."""
+        lines = (self.folder / "stack/env").read_text().splitlines()
+        return dict(line.removeprefix("export ").split("=", 1) for line in lines)["PREFECT_API_AUTH_STRING"]
+
     def nanochat(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "flows.cli", *arguments]
         done = subprocess.run(
@@ -92,5 +98,9 @@ def page(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     shots = Path(os.environ.get(SHOTS) or tmp_path_factory.mktemp("shots"))
     with playwright_api.sync_playwright() as playwright:
         browser: Any = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield PrefectPage(browser.new_page(viewport=SIZE), server.address, shots)
+        page = PrefectPage(browser.new_page(viewport=SIZE), server.address, shots)
+        page.open("")
+        page.log_in(server.auth)
+        page.page.wait_for_url("**/dashboard**")
+        yield page
         browser.close()

@@ -27,6 +27,11 @@ class PrefectPage:
     def open(self, path: str) -> None:
         self.page.goto(f"{self.address}/{path}")
 
+    def log_in(self, auth: str) -> None:
+        """Say the password where the page asks for it: user:password, in one field."""
+        self.page.locator("input[type=password]").fill(auth)
+        self.page.get_by_role("button", name="Login").click()
+
     def until(self, is_so: Callable[[], bool], timeout_s: float = 300) -> None:
         deadline = time.monotonic() + timeout_s
         while not is_so():

@@ -36,3 +36,19 @@ def test_a_server_that_a_file_of_the_folder_names_is_asked_first(name: str, cont
     command = [sys.executable, "-P", "-c", OPEN]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.startswith(f"PREFECT_API_URL of {tmp_path / name} = {URL} does not answer"), done.stderr
+
+
+def test_a_prefect_that_was_imported_before_sees_the_server_of_the_run_and_its_password(tmp_path: Path) -> None:
+    """It would start one of its own, without a password."""
+    script = (
+        "from flows.configured import settings\nsettings()\nfrom flows.server import prefect_server\n"
+        "from prefect.settings import get_current_settings\nwith prefect_server() as server:\n"
+        " api = get_current_settings().api\n"
+        " print(api.url == server.url, api.auth_string.get_secret_value() == server.auth)\n"
+        "print(get_current_settings().api.url)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"NANOCHAT_HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True", "True", "None"], done.stderr

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_team import Team, team_in
 
 from flows import deploy, parameters
@@ -101,7 +100,7 @@ def copied(folder: Path, **changes: object) -> Path:
 
 def registered(team: Team, root: Path, **options: bool) -> dict[str, str]:
     """What deploying `maintenance` from the files of `root` said: its own line, and a line for each value kept."""
-    with temporary_settings({PREFECT_API_URL: team.url}):
+    with team.as_client():
         done = list(deploy.register_all(root, ["maintenance"], **options))[-1]
     return {done.name: done.did} | {name: f"{there} != {file}" for name, (there, file) in done.kept.items()}
 

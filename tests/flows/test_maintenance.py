@@ -24,7 +24,8 @@ with prefect_server() as server:
     from flows.maintenance import maintenance
     told = [maintenance(dry_run=dry_run, keep_runs=0, keep_days=0) for dry_run in (True, False)]
     APILogWorker.drain_all(timeout=5)  # while there is a server to take the last lines
-    headers = {"Content-Type": "application/json"}
+    from nanochat_core.cli.prefect_api import authorization
+    headers = {"Content-Type": "application/json", **authorization(server.auth, None)}
     request = urllib.request.Request(f"{server.url}/artifacts/filter", b'{"sort": "CREATED_DESC"}', headers)
     pages = json.load(urllib.request.urlopen(request, timeout=10))
     print(json.dumps({"told": told, "pages": [[page["key"], page["data"]] for page in pages]}))

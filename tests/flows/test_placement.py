@@ -10,7 +10,6 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_team import ENDLESS, Team
 
 from flows import placement, waits
@@ -32,7 +31,7 @@ def test_a_wait_has_its_reason(team: Team) -> None:
     team.api("work_pools/", pool)
     sent = FlowRun(flow_id=uuid4(), name="gpu-step-sft", work_pool_name="spare")
     maintenance = team.api("deployments/name/maintenance/maintenance", method="GET")
-    with temporary_settings({PREFECT_API_URL: team.url}), get_client(sync_client=True) as client:
+    with team.as_client(), get_client(sync_client=True) as client:
         assert waits.reason(client, sent) == "no worker of the pool spare is alive: prefect worker start --pool spare"
         team.api("work_pools/spare/workers/heartbeat", {"name": "gpu-7"})
         assert waits.live_workers(client, "spare") == ["gpu-7"]
@@ -55,7 +54,7 @@ def test_auto_goes_to_the_pool_that_lives_then_to_the_gpu_here_and_else_waits(
 ) -> None:
     laptop, server = plan_run(load_config("tiny")), plan_run(load_config("d12"))
     monkeypatch.setattr(placement, "POOL", "auto-test")
-    with temporary_settings({PREFECT_API_URL: team.url}):
+    with team.as_client():
         assert placement.chosen(laptop)[0] == "inline", "what is planned for processors needs no pool"
         monkeypatch.setattr(placement.gpus, "visible", lambda: [UNLISTED])
         assert placement.chosen(server) == ("inline", "this machine has a GPU, and the pool auto-test no live worker")

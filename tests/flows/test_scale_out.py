@@ -55,13 +55,13 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
         process.kill()
 
 
-def start_worker(address: str, home: Path, log: Path, api: str) -> "subprocess.Popen[bytes]":
+def start_worker(address: str, home: Path, log: Path, exports: dict[str, str]) -> "subprocess.Popen[bytes]":
     """One worker with a home of its own, as on another machine; the store is shared."""
     environment = {
         **os.environ,
         "NANOCHAT_HOME": str(home),
         "PYTHONPATH": str(ROOT),
-        "PREFECT_API_URL": api,
+        **exports,
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
@@ -96,17 +96,17 @@ def test_shards_tokenized_on_two_workers_one_of_them_killed_give_the_same_artifa
             assert server is not None
             server.wait_until_ready()
             for name in ("worker0", "worker1"):
-                workers.append(start_worker(scheduler, tmp_path / name, tmp_path / f"{name}.log", server.url))
+                workers.append(start_worker(scheduler, tmp_path / name, tmp_path / f"{name}.log", server.exports))
             from prefect import flow
             from prefect.logging.handlers import APILogWorker
-            from prefect.settings import PREFECT_API_URL, temporary_settings
+            from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
             import tasks
             from flows.speedrun import run_until
 
             killer = threading.Thread(target=kill_in_the_middle, args=(workers[0], store, made_before))
             killer.start()
-            with temporary_settings({PREFECT_API_URL: server.url}):
+            with temporary_settings({PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.auth}):
                 refs = flow(lambda: run_until(tasks, plan, "tokens"), name="until-tokens")()
             killer.join()
             APILogWorker.drain_all(timeout=5)

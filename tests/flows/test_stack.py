@@ -22,9 +22,35 @@ import pytest
 import s3_server
 from conftest import ROOT
 
-from flows import stack_parts, stack_process
+from flows import stack_parts, stack_process, stack_store
+from nanochat_core.cli.prefect_api import authorization
 
 pytestmark = pytest.mark.slow
+OTHER = 4242  # the id of a user that this machine does not have
+CANARIES = {
+    name: f"canary-{name}" for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "GITHUB_TOKEN")
+}
+# what another user of the machine can find out: files of the folder, command lines and environments, secrets in them
+LOOK = """
+import json, os, pathlib, sys
+folder, secrets = sys.argv[1], json.load(sys.stdin)
+def read(path):
+    try: return path.read_bytes()
+    except OSError as error: return type(error).__name__
+def listed(path):
+    try: return os.listdir(path)
+    except OSError as error: return type(error).__name__
+names = ("", "store", "store/node", "store/etc", "store/etc/sockets", "database", "database-socket", "prefect", "logs")
+files = ("env", "stack.json", "lock", "logs/server.log", "store/etc/proxy-server.conf", "database/PG_VERSION")
+shown = [path for name in ("cmdline", "environ") for path in pathlib.Path("/proc").glob("[0-9]*/" + name)]
+told = b"".join(each for each in map(read, shown) if isinstance(each, bytes))
+print(json.dumps({
+    "uid": os.getuid(),
+    "listed": {name: listed(os.path.join(folder, name)) for name in names},
+    "read": [name for name in files if isinstance(read(pathlib.Path(folder, name)), bytes)],
+    "told": [name for name, secret in secrets.items() if secret.encode() in told],
+}))
+"""
 FLOW = """
 import pathlib, time
 from prefect import flow
@@ -52,7 +78,7 @@ class Stack:
         hidden = ("PREFECT_", "NANOCHAT_", "AWS_")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         own = {"NANOCHAT_HOME": str(folder / "home"), "PREFECT_WORKER_QUERY_SECONDS": "1", "OMP_NUM_THREADS": "1"}
-        self.environment = kept | own | {"DO_NOT_TRACK": "1"}
+        self.environment = kept | own | CANARIES | {"DO_NOT_TRACK": "1"}
 
     def nanochat(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", *arguments]
@@ -83,11 +109,14 @@ class Stack:
 
     def api(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"{self.api_url}/{path}", data, {"Content-Type": "application/json"}, method=method
-        )
+        headers = {"Content-Type": "application/json", **authorization(self.exports()["PREFECT_API_AUTH_STRING"], None)}
+        request = urllib.request.Request(f"{self.api_url}/{path}", data, headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read() or b"null")
+
+    def exports(self) -> dict[str, str]:
+        lines = (self.folder / "stack/env").read_text().splitlines()
+        return dict(line.removeprefix("export ").split("=", 1) for line in lines)
 
     def start_probe(self, seconds: float) -> tuple[str, Path]:
         """Start a run on the cpu pool; returns its id and the folder of its marks."""
@@ -138,7 +167,7 @@ def stack() -> Iterator[Stack]:
     with contextlib.suppress(subprocess.SubprocessError, OSError):  # else the folder store is taken, and said
         venv = s3_server.install().parent
         (folder / "home/tools").mkdir(parents=True)
-        (folder / "home/tools" / venv.name).symlink_to(venv)
+        (folder / "home/tools" / stack_store._swift_venv().name).symlink_to(venv)
     try:
         yield stack
     finally:
@@ -165,14 +194,113 @@ def test_up_from_nothing_starts_everything_and_says_what_is_not_installed(stack:
 def test_a_run_goes_through_a_worker_and_reaches_the_store(stack: Stack) -> None:
     run_id, _ = stack.start_probe(0.0)
     until(lambda: stack.state(run_id) == "Completed")
-    exports = dict(
-        line.removeprefix("export ").split("=", 1) for line in (stack.folder / "stack/env").read_text().splitlines()
-    )
     read = "from nanochat_core import workspace; print(workspace.current().store.files.read('probe').decode())"
     done = subprocess.run(
-        [sys.executable, "-c", read], env={**stack.environment, **exports}, cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", read],
+        env={**stack.environment, **stack.exports()},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.strip() == "written by a worker", done.stderr
+
+
+def test_nothing_of_it_answers_without_the_password_or_to_a_page_of_somebody_else(stack: Stack) -> None:
+    body, secret = b"{}", authorization(stack.exports()["PREFECT_API_AUTH_STRING"], None)
+    wrong = authorization("nanochat:guessed", None)
+    cases = {
+        401: [{}, wrong, {"Authorization": "Bearer x"}],
+        403: [{"Host": "evil.example", **secret}, {"Origin": "http://evil.example", **secret}, {"Origin": "null"}],
+    }
+    for path in ("flows/filter", "ui/flow_runs/count-task-runs", "deployments/filter"):
+        for status, headers in ((status, each) for status, all_headers in cases.items() for each in all_headers):
+            request = urllib.request.Request(
+                f"{stack.api_url}/{path}", body, {"Content-Type": "application/json", **headers}
+            )
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(request, timeout=30)
+            assert refused.value.code == status, (path, headers)
+            assert "access-control-allow-origin" not in refused.value.headers
+
+
+def test_the_store_and_the_database_refuse_whoever_has_no_key(stack: Stack) -> None:
+    held = json.loads((stack.folder / "stack/stack.json").read_text())
+    if held["store"] != "folder":
+        for path in ("nanochat", "v1/AUTH_nanochat/nanochat"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"http://127.0.0.1:{held['ports'][2]}/{path}", timeout=30)
+            assert refused.value.code in (401, 403, 412), "412: Swift sees no bucket without a signature"
+    if held["database"] == "postgresql":
+        programs = stack_parts.postgres_programs()
+        host = str(stack.folder / "stack/database-socket")
+        for password in ("guessed", held["database_password"], None):
+            command = [
+                str(programs / "createdb"),
+                "-h",
+                host,
+                "-p",
+                str(held["ports"][1]),
+                "-U",
+                "prefect",
+                "-w",
+                "prefect",
+            ]
+            environment = {"PATH": os.environ["PATH"]} | ({"PGPASSWORD": password} if password else {})
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            assert ("already exists" in done.stderr) == (password == held["database_password"]), done.stderr
+
+
+def test_only_the_page_and_the_keyed_store_have_a_port(stack: Stack) -> None:
+    psutil = pytest.importorskip("psutil")
+    held = json.loads((stack.folder / "stack/stack.json").read_text())
+    found: dict[str, set[tuple[str, int]]] = {}
+    for name, pid in stack.pids().items():
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        ends = [end for process in family for end in process.net_connections("inet")]
+        found[name] = {tuple(end.laddr) for end in ends if end.status == "LISTEN"}
+    controls = [found.pop(name) for name in list(found) if name.startswith("worker")]
+    store = set() if held["store"] == "folder" else {("127.0.0.1", held["ports"][2])}
+    assert set.union(*found.values()) == {("127.0.0.1", stack.port), *store}
+    for host, port in set.union(*controls):  # by which Prefect's worker stops a run of its own, who says a token
+        assert host == "127.0.0.1"
+        with socket.create_connection((host, port), timeout=30) as guess:
+            guess.sendall(b"0" * 32 + b"\n")
+            assert guess.recv(100) == b""
+
+
+def test_a_service_is_not_told_the_secrets_of_others(stack: Stack) -> None:
+    for name, pid in stack.pids().items():
+        told = Path(f"/proc/{pid}/environ").read_bytes().decode()
+        known = {secret for secret, value in CANARIES.items() if value in told}
+        assert known == ({"HF_TOKEN"} if name.startswith("worker") else set()), name
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_another_user_of_the_machine_reads_and_lists_nothing(stack: Stack) -> None:
+    held = json.loads((stack.folder / "stack/stack.json").read_text())
+    secrets = {name: held[name] for name in ("server_auth", "database_password", "store_secret")}
+    secrets |= {"the same, as it is sent": authorization(held["server_auth"], None)["Authorization"].split()[1]}
+    done = subprocess.run(
+        [os.path.realpath(sys.executable), "-I", "-c", LOOK, str(stack.folder / "stack")], user=OTHER, group=OTHER,
+        extra_groups=[], cwd="/", env={}, input=json.dumps(secrets), capture_output=True, text=True,
+    )  # fmt: skip
+    seen = json.loads(done.stdout or done.stderr)
+    assert seen["uid"] == OTHER
+    assert set(seen["listed"].values()) <= {"PermissionError", "FileNotFoundError"}, seen["listed"]
+    assert (seen["read"], seen["told"]) == ([], [])
+    logs = b"".join(path.read_bytes() for path in (stack.folder / "stack/logs").iterdir())
+    assert not [name for name, secret in secrets.items() if secret.encode() in logs]
+
+
+def test_deploy_finds_the_password_by_itself(stack: Stack) -> None:
+    deployed = stack.nanochat("deploy", "speedrun")
+    assert deployed.returncode == 0, deployed.stderr
+    given = {"PREFECT_API_URL": stack.api_url}
+    stack.environment |= given
+    again = stack.nanochat("deploy", "speedrun")
+    del stack.environment["PREFECT_API_URL"]
+    assert again.returncode == 0, again.stderr
+    assert "unchanged" in again.stdout
 
 
 def test_a_second_up_changes_nothing_and_other_wishes_are_refused(stack: Stack) -> None:

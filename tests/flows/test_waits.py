@@ -15,7 +15,6 @@ import pytest
 from conftest import ROOT
 from gpu_machine import A100, machine_with
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_team import ENDLESS, Team
 
 from flows import waits
@@ -106,7 +105,7 @@ def test_a_run_that_nobody_takes_has_the_reason_in_its_log(team: Team, monkeypat
     team.api(f"deployments/{there['id']}", changes, method="PATCH")
     first, second = (team.start("maintenance/maintenance", tags=("nanochat",)) for _ in range(2))
     try:
-        with temporary_settings({PREFECT_API_URL: team.url}), get_client(sync_client=True) as client:
+        with team.as_client(), get_client(sync_client=True) as client:
             for _ in range(2):
                 waits.tell(client)
             no_worker = "waits: no worker of the pool empty is alive: prefect worker start --pool empty"

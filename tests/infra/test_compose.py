@@ -1,22 +1,31 @@
 """The compose file fits the specification, has no default secrets, and starts its parts in an order that works."""
 
+import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
+import requests
 import yaml
 from conftest import ROOT
 
 from flows.stack_worker import GRACE_S, WORKER_S
+from nanochat_core.base.process import die_with_parent
+from nanochat_core.cli.prefect_api import authorization
 
 FILE = ROOT / "infra/compose.yaml"
 SECRETS = {name: f"secret-{name.lower()}" for name in ("POSTGRES_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")}
 SECRETS["PREFECT_AUTH"] = "someone:else"
+PINNED = re.compile(r"[a-z0-9./-]+@sha256:[0-9a-f]{64}")
+VERSION = re.compile(r" *image: [^@ ]+@sha256:[0-9a-f]{64} # v?\d+\.\d+[\w.-]*")
 CHECK = "import sys; from compose_spec import PyCompose; print(PyCompose.from_yaml(sys.stdin.read()).service_names())"
 
 
@@ -100,10 +109,12 @@ def test_what_waits_for_health_or_an_end_waits_for_something_that_has_one(config
 def test_images_are_pinned_and_what_is_kept_is_on_a_declared_volume(config: dict[str, Any]) -> None:
     for service in config["services"].values():
         image = service["image"]
-        assert image in ("nanochat:cpu", "nanochat:cuda") or re.search(r"@sha256:[0-9a-f]{64}$|:\d+\.\d+-\w+$", image)
+        assert image in ("nanochat:cpu", "nanochat:cuda") or PINNED.fullmatch(image), "make pin-images"
         for volume in service.get("volumes", []):
             assert volume.split(":")[0] in config["volumes"]
     assert {"database", "store"} <= set(config["volumes"])
+    named = [line for line in FILE.read_text().splitlines() if "@sha256:" in line]
+    assert all(VERSION.fullmatch(line) for line in named), "people read versions, and make pin-images does"
 
 
 def test_workers_get_the_time_that_runs_need_to_save(config: dict[str, Any]) -> None:
@@ -122,6 +133,8 @@ def test_only_the_server_can_be_reached_and_only_from_this_machine_and_with_a_pa
     assert published == {"server": ["127.0.0.1:4200:4200"]}
     server, worker = (config["services"][name]["environment"] for name in ("server", "worker-cpu"))
     assert server["PREFECT_SERVER_API_AUTH_STRING"] == worker["PREFECT_API_AUTH_STRING"] == SECRETS["PREFECT_AUTH"]
+    assert not [secret for service in config["services"].values() for secret in SECRETS.values()
+                if secret in str(service.get("command"))]  # fmt: skip
 
 
 def test_the_settings_are_names_that_this_prefect_knows(config: dict[str, Any]) -> None:
@@ -137,6 +150,62 @@ def test_the_settings_are_names_that_this_prefect_knows(config: dict[str, Any]) 
     }
     assert used
     assert used <= known, used - known
+
+
+@pytest.mark.slow
+def test_its_server_asks_for_the_password_and_answers_to_its_own_names(config: dict[str, Any], tmp_path: Path) -> None:
+    """The command and the environment of the file, with SQLite for PostgreSQL and a port of this machine."""
+    server = config["services"]["server"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = [port if word == "4200" else word for word in server["command"]]
+    environment = {**os.environ, **server["environment"], "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{tmp_path}/prefect.db"
+    process = subprocess.Popen([sys.executable, *command[1:]], env=environment, preexec_fn=die_with_parent)
+    with_it = authorization(SECRETS["PREFECT_AUTH"], None)
+
+    def status(path: str, **headers: str) -> int:
+        return requests.get(f"http://127.0.0.1:{port}/api/{path}", headers=headers, timeout=60).status_code
+
+    try:
+        deadline = time.monotonic() + 240
+        while subprocess.run(
+            [sys.executable, str(ROOT / "infra/health.py"), f"http://127.0.0.1:{port}/api/ready"]
+        ).returncode:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert status("version") == 401
+        assert status("version", **with_it, Host="server:4200") == 200
+        assert status("version", **with_it, Host="evil.example") == 403
+        assert status("version", **with_it, Origin="http://evil.example") == 403
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_pin_images_writes_the_digests_that_the_registry_has(tmp_path: Path) -> None:
+    """Of every image in both files, and nothing else of them."""
+    docker, new = tmp_path / "docker", "a" * 64
+    docker.write_text(
+        "#!/bin/sh\n"
+        f'test "$*" = "buildx imagetools inspect $4 --format {{{{.Manifest.Digest}}}}" && echo sha256:{new}\n'
+    )
+    docker.chmod(0o755)
+    for name in ("compose.yaml", "Dockerfile", "pin_images.sh"):
+        shutil.copy(ROOT / "infra" / name, tmp_path)
+    told = subprocess.run(
+        ["sh", str(tmp_path / "pin_images.sh")],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+    ).stdout.decode()
+    assert re.findall(r"^(\w+/?\w*):", told, re.MULTILINE) == ["postgres", "versity/versitygw", "python"]
+    for name in ("compose.yaml", "Dockerfile"):
+        before, after = (ROOT / "infra" / name).read_text(), (tmp_path / name).read_text()
+        assert set(re.findall(r"sha256:(\w+)", after)) == {new}
+        assert re.sub(r"sha256:\w+", "", after) == re.sub(r"sha256:\w+", "", before)
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])

@@ -1,12 +1,15 @@
 """The job template of the gpu pool: rendered as Prefect renders it, valid for Kubernetes, kind to spot nodes."""
 
+import asyncio
 import copy
 import json
 from typing import Any
+from uuid import uuid4
 
 import jsonschema
 import pytest
 from conftest import ROOT
+from prefect.client.schemas import FlowRun
 from prefect.utilities.templating import apply_values, find_placeholders
 
 from flows.stack_worker import GRACE_S
@@ -84,3 +87,17 @@ def test_secrets_come_from_a_secret_and_shared_memory_is_not_the_64_mb_of_contai
     [shared] = [volume for volume in pod["volumes"] if volume["name"] == "shared-memory"]
     assert shared["emptyDir"]["medium"] == "Memory"
     assert {"name": "shared-memory", "mountPath": "/dev/shm"} in container["volumeMounts"]
+
+
+def test_the_workers_password_is_not_written_into_the_job() -> None:
+    """Whoever may look at jobs would read it; the Secret has it."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
+    from prefect.workers.base import BaseJobConfiguration
+
+    with temporary_settings({PREFECT_API_AUTH_STRING: "team:secret"}):
+        values = {"image": "example.org/nanochat:1", "env": {"A": "1"}}
+        making = BaseJobConfiguration.from_template_and_values(TEMPLATE, values, client=object())  # names no block
+        configuration = asyncio.run(making)
+        configuration.prepare_for_flow_run(FlowRun(id=uuid4(), flow_id=uuid4(), name="a-run"))
+    assert configuration.env["A"] == "1"
+    assert "team:secret" not in str(configuration.env)

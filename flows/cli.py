@@ -22,7 +22,7 @@ from nanochat_core.base.limits import raise_open_files
 from nanochat_core.base.stopping import stop_on_signals, stop_quietly
 from nanochat_core.base.units import count, duration
 from nanochat_core.cli import bench, export, output, serve
-from nanochat_core.cli.app import Depth, Preset, Sets, app, check_step, chosen, derived_plan
+from nanochat_core.cli.app import Depth, Preset, Sets, VerifyInputs, app, check_step, chosen, derived_plan
 from nanochat_core.cli.display import Display, display
 from nanochat_core.cli.output import Page
 from nanochat_core.cli.plan_view import preview_steps, show_plan
@@ -41,6 +41,7 @@ def run(
     until: Annotated[str | None, typer.Option(help="Stop after this step.")] = None,
     fresh: Annotated[list[str] | None, typer.Option(help="Make this step again although it is cached.")] = None,
     accept_drift: Annotated[list[str] | None, typer.Option(help="Reuse this step although its code changed.")] = None,
+    verify_inputs: VerifyInputs = False,
     max_cost_usd: Annotated[
         float | None, typer.Option(help="Refuse a plan that is over this; stop with a checkpoint once it is spent.")
     ] = None,
@@ -57,7 +58,7 @@ def run(
     sets = chosen(sets, depth)
     if max_cost_usd is not None:
         sets = [*sets, f"runtime.max_cost_usd={max_cost_usd}"]
-    plan = derived_plan(preset, sets, fresh=fresh, accept_drift=accept_drift)
+    plan = derived_plan(preset, sets, fresh=fresh, accept_drift=accept_drift, verify_inputs=verify_inputs)
     check_step(until, plan)
     settings()
     from flows.parameters import check_cost  # Prefect reads its settings when it is imported, so nobody does at the top
@@ -101,7 +102,13 @@ def _run_flow(
     def start() -> Any:
         fresh, drift = list(plan.fresh), list(plan.accept_drift)
         return speedrun(
-            preset, overrides=list(sets or []), until=until, fresh=fresh, accept_drift=drift, return_state=True
+            preset,
+            overrides=list(sets or []),
+            until=until,
+            fresh=fresh,
+            accept_drift=drift,
+            verify_inputs=plan.verify_inputs,
+            return_state=True,
         )
 
     def num_tasks(_finished: FinishedRun) -> int:

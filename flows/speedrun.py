@@ -82,6 +82,7 @@ def speedrun(
     until: StepName | None = None,
     fresh: list[StepName] | None = None,
     accept_drift: list[StepName] | None = None,
+    verify_inputs: bool = False,
 ) -> FinishedRun:
     """Train a chat model from raw text to a report.
 
@@ -94,10 +95,12 @@ def speedrun(
         until: The last step of this run; empty means all of them.
         fresh: Steps to make again although they are cached.
         accept_drift: Steps whose artifact is reused although their code changed.
+        verify_inputs: Read every input file whole, also those above 256 MiB, and say what differs.
     """
     started_at = time.time()
     policy.begin_run()
-    plan = derived_plan(preset, [*settings.overrides(), *(overrides or [])], fresh=fresh, accept_drift=accept_drift)
+    sets = [*settings.overrides(), *(overrides or [])]
+    plan = derived_plan(preset, sets, fresh=fresh, accept_drift=accept_drift, verify_inputs=verify_inputs)
     check_step(until, plan)
     check_cost(plan, plan.config.runtime.max_cost_usd)
     with placed(placement, plan):

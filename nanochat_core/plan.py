@@ -75,6 +75,8 @@ class RunPlan:
     """Steps to make again although they are cached."""
     accept_drift: tuple[str, ...] = ()
     """Steps whose artifact is reused although their code changed."""
+    verify_inputs: bool = False
+    """Read every input file whole, also large ones."""
 
     @property
     def has_core(self) -> bool:
@@ -89,14 +91,18 @@ class RunPlan:
         return self.config.rl.enabled
 
 
-def plan_run(config: RunConfig, *, fresh: tuple[str, ...] = (), accept_drift: tuple[str, ...] = ()) -> RunPlan:
+def plan_run(
+    config: RunConfig, *, fresh: tuple[str, ...] = (), accept_drift: tuple[str, ...] = (), verify_inputs: bool = False
+) -> RunPlan:
     """Derive the plan, or raise ConfigError naming the value that cannot work."""
     check_bounds(config)
     pretrain = plan_pretrain(config.pretrain, vocab_size=config.tokenizer.vocab_size)
     _check_sft(config, sequence_len=pretrain.model.sequence_len, batch_tokens=pretrain.total_batch_tokens)
     _check_divides("pretrain", pretrain.total_batch_rows, config.runtime)
     _check_rl(config)
-    return RunPlan(config=config, pretrain=pretrain, fresh=fresh, accept_drift=accept_drift)
+    return RunPlan(
+        config=config, pretrain=pretrain, fresh=fresh, accept_drift=accept_drift, verify_inputs=verify_inputs
+    )
 
 
 def _check_sft(config: RunConfig, *, sequence_len: int, batch_tokens: int) -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import chat_items
 import hypothesis
 import pytest
 
@@ -80,6 +81,13 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def chat_eval(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The chat benchmarks' published data where they are beside the repository, else ours, which are small."""
+    folder = SHARED / "data/chat_eval"
+    return folder if folder.is_dir() else chat_items.write(tmp_path_factory.mktemp("chat_eval"))
 
 
 @pytest.fixture(scope="session")

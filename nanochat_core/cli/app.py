@@ -31,6 +31,9 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. May be repeated.")
 ]
 Depth = Annotated[int | None, typer.Option("--depth", help="The one dial; everything else follows.")]
+VerifyInputs = Annotated[
+    bool, typer.Option("--verify-inputs", help="Read every input file whole, also large ones, and say what differs.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
@@ -130,6 +133,7 @@ def plan(
     depth: Depth = None,
     sets: Sets = None,
     compare: Annotated[str | None, typer.Option(help="Several depths side by side, such as 12,16,20,24.")] = None,
+    verify_inputs: VerifyInputs = False,
     as_json: Json = False,
 ) -> None:
     """What a run would do: every derived number, hours, dollars, and which steps are cached.
@@ -144,7 +148,7 @@ def plan(
         return print_comparison(preset, chosen(sets, depth), compare, as_json=as_json)
     from nanochat_core.cli.plan_view import preview_steps, show_plan
 
-    derived = plan_run(load_config(preset, chosen(sets, depth)))
+    derived = plan_run(load_config(preset, chosen(sets, depth)), verify_inputs=verify_inputs)
     rows = preview_steps(derived)
     if as_json:
         print(json.dumps({**summary(derived), "steps": rows}, indent=1))
@@ -288,10 +292,20 @@ def _add_verbs() -> None:
 
 
 def derived_plan(
-    preset: str, sets: list[str] | None, *, fresh: list[str] | None, accept_drift: list[str] | None
+    preset: str,
+    sets: list[str] | None,
+    *,
+    fresh: list[str] | None,
+    accept_drift: list[str] | None,
+    verify_inputs: bool = False,
 ) -> RunPlan:
     """The plan of a run command, with the names of its steps checked."""
-    plan = plan_run(load_config(preset, sets or ()), fresh=tuple(fresh or ()), accept_drift=tuple(accept_drift or ()))
+    plan = plan_run(
+        load_config(preset, sets or ()),
+        fresh=tuple(fresh or ()),
+        accept_drift=tuple(accept_drift or ()),
+        verify_inputs=verify_inputs,
+    )
     for name in [*plan.fresh, *plan.accept_drift]:
         check_step(name, plan)
     return plan

@@ -8,7 +8,7 @@ from rich.markup import escape
 from nanochat_core import plan as plans
 from nanochat_core.base.units import count, dollars, duration
 from nanochat_core.cli.output import grid, table
-from nanochat_core.pipeline.step import preview
+from nanochat_core.pipeline.ahead import preview
 from nanochat_core.pipeline.steps import wanted
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact

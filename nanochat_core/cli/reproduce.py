@@ -33,6 +33,9 @@ def reproduce_run(
 
     Shows the record's patch and what will be run, and asks first: a record is a program that runs as you.
 
+    Trainings have as many processes as they had. Where that cannot be, on another kind of device or in another compute
+    type, bits may differ: that is said, and bits per byte must then be equal to 0.01% (fp32) or 1%.
+
     nanochat reproduce tiny-20261122-130703-e126
 
     nanochat reproduce tiny-20261122-130703-e126 --folder again/ --json
@@ -50,7 +53,7 @@ def reproduce_run(
         print(json.dumps({"folder": str(where), "steps": [asdict(one) for one in compared]}, indent=1))
     else:
         _show(compared, where)
-    if not all(one.is_equal for one in compared):
+    if not all(one.is_good for one in compared):
         raise typer.Exit(1)
 
 
@@ -76,11 +79,21 @@ def _ask() -> None:
 def _show(compared: list[Compared], where: Path) -> None:
     shown = table("step", "recorded", "made again", "")
     for one in compared:
-        word = "[green]equal" if one.is_equal else "[red]DIFFERENT"
-        shown.add_row(said(one.step), said(one.recorded[:12]), (one.reproduced or "not made")[:12], word)
+        shown.add_row(said(one.step), said(one.recorded[:12]), (one.reproduced or "not made")[:12], _word(one))
     console = Page()
     console.print(shown)
     console.print(str(where), style="dim", markup=False, soft_wrap=True)
+
+
+def _word(one: Compared) -> str:
+    if one.is_equal:
+        return "[green]equal"
+    if not one.reason or one.reproduced is None:
+        return "[red]DIFFERENT"
+    if one.apart is None:
+        return f"not compared, bits may differ ({said(one.reason)})"
+    near = "[green]near" if one.is_good else "[red]TOO FAR"
+    return f"{near}[/]: {one.apart:.4%} apart, {one.tolerance:.2%} allowed ({said(one.reason)})"
 
 
 def register(app: typer.Typer) -> None:

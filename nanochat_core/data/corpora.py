@@ -42,6 +42,7 @@ from nanochat_core.data.splits import Split
 from nanochat_core.data.texts import unfit
 
 KINDS = ("parquet", "jsonl", "json", "txt")
+ORIGIN = "log/origin.json"  # with the logs, for what files are called is no part of a result
 CUT, REPEATED = "corpus.max_bytes", "also in validation"  # why documents are dropped
 Log = Callable[[str], None]
 
@@ -106,7 +107,8 @@ def build_corpus(
     train_docs, train_bytes = shards.write_shards(train, out / "train")
     if not train_docs or not validation_docs:
         raise _nothing(split, train_docs, validation_docs, dropped, config)
-    (out / "origin.json").write_text(json.dumps(source.origin, indent=1, sort_keys=True))
+    (out / ORIGIN).parent.mkdir(exist_ok=True)
+    (out / ORIGIN).write_text(json.dumps(source.origin, indent=1, sort_keys=True))
     notes = list(_notes(split, dropped, train_docs, config))
     for text in notes:
         log(text)

@@ -93,6 +93,12 @@ def kind_of(path: PurePath) -> str | None:
     return None if packed and kind == "parquet" else kind
 
 
+def form_of(path: PurePath) -> str:
+    """How a file is read, by its ending: "jsonl", "jsonl.gz"; "" for what is not read."""
+    packing = path.suffix.lower() if path.suffix.lower() in PACKED else ""
+    return f"{kind_of(path) or ''}{packing}"
+
+
 def held_out(names: Sequence[str]) -> list[str]:
     """The names that say that a file is for validation; none where all do, or none: then they set nothing apart."""
     chosen = [name for name in names if role_of(name) == "held out"]

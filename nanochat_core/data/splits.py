@@ -32,6 +32,12 @@ class Split:
     """Fills as documents are read."""
 
 
+def roles(names: Sequence[str]) -> list[str]:
+    """What each file is by its name, where that sets anything apart; with order and kind all that a name decides."""
+    chosen, last = held_out(names), last_of(names) if names else ""
+    return ["held out" if name in chosen else "last" if name == last and not chosen else "" for name in names]
+
+
 def limited(names: Sequence[str], max_files: int | None) -> list[str]:
     """The first files for training and all that is held out, where only so many are wanted."""
     if not max_files or max_files >= len(names):

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, MissingError, TrainingError
@@ -70,7 +71,9 @@ class Search:
     """Trainings of the good commit where there is no baseline that can be compared with."""
     baseline_runs: list[NightRun] = field(default_factory=list)
     known: dict[str, list[NightRun]] = field(default_factory=dict)
-    """Runs by recipe."""
+    """Runs by recipe, of one set of conditions once the baseline is known."""
+    conditions: dict[str, Any] | None = None
+    """Of every comparison: a run with another number of processes or on another device is not compared."""
     log: list[Tried] = field(default_factory=list)
 
     def run(self, good: str, bad: str) -> Found:
@@ -109,8 +112,9 @@ class Search:
         """The pinned baseline under the good commit's conditions, else runs of the good commit."""
         with self._worktree(good) as tree:
             recipe = self._recipe(tree)
-            if not self.known.get(recipe):
+            if not self._as_asked(recipe):
                 self._train(tree, recipe)
+            self._keep_comparable((self._as_asked(recipe) or self.known[recipe])[-1].conditions)
             chosen = baseline.find(workspace.current().store, self.known[recipe][0].conditions)
             if chosen.runs is not None:
                 self.baseline_runs = chosen.runs
@@ -120,6 +124,26 @@ class Search:
                 self._train(tree, recipe)
         self.baseline_runs = list(self.known[recipe])
         self.tell(f"compared with {len(self.baseline_runs)} runs of {good[:12]}: {chosen.reason}")
+
+    def _as_asked(self, recipe: str) -> list[NightRun]:
+        """What is known of a recipe from as many processes as this search trains with."""
+        runtime = load_config(self.asked.preset, self.asked.overrides).runtime
+        processes = runtime.num_processes * runtime.num_nodes
+        return [run for run in self.known.get(recipe, []) if run.conditions.get("processes") == processes]
+
+    def _keep_comparable(self, conditions: dict[str, Any]) -> None:
+        """Leave out what was measured under other conditions, in a line."""
+        self.conditions = conditions
+        every = [run for runs in self.known.values() for run in runs]
+        others = [run for run in every if run.conditions != conditions]
+        if others:
+            told = "; ".join(baseline.differences(others[-1].conditions, conditions))
+            self.tell(f"{len(others)} of {len(every)} runs are of other conditions and left out ({told})")
+        self.known = {
+            recipe: kept
+            for recipe, runs in self.known.items()
+            if (kept := [run for run in runs if run.conditions == conditions])
+        }
 
     def _expect(self, commit: str, wanted: str) -> None:
         outcome = self._try(commit)
@@ -169,7 +193,11 @@ class Search:
                 )
             refs.append(ref_of(artifact, {}))
         plan = with_seed(plan_run(load_config(self.asked.preset, self.asked.overrides)), seed)
-        runs.append(measured(store, refs, plan, self.asked))
+        run = measured(store, refs, plan, self.asked)
+        if self.conditions is not None and run.conditions != self.conditions:
+            told = "; ".join(baseline.differences(self.conditions, run.conditions))
+            raise ConfigError(f"a training here cannot be compared: {told}", hint="search with the baseline's settings")
+        runs.append(run)
 
     def _recipe(self, tree: Path) -> str:
         return str(self._candidate(tree, None)["recipe"])

@@ -170,9 +170,16 @@ def _conditions(
         "bpb_tokens": plan.config.evaluate.bpb_tokens,
         "device": device,
         "dtype": str(trained.metrics.get("dtype")),
-        "processes": next((record["world_size"] for record in reversed(logged) if record["event"] == "start"), 1),
+        "processes": _processes(logged),
+        "torch_build": str((trained.provenance.get("packages") or {}).get("torch")).partition("+")[2] or "default",
         **({"cpu": trained.provenance.get("cpu")} if device == "cpu" else {}),
     }
+
+
+def _processes(logged: Sequence[Any]) -> int | str:
+    """How many trained; "1 and 2" where it went on with another number."""
+    found = sorted({int(record["world_size"]) for record in logged if record["event"] == "start"})
+    return (found or [1])[0] if len(found) < 2 else " and ".join(map(str, found))
 
 
 def identity_overrides(overrides: Sequence[str]) -> list[str]:

@@ -1,13 +1,17 @@
-"""What stands for files of data in a cache key: their names below the folder that was given, and their content.
+"""What stands for files of data in a cache key: their content, and of their names only what a step makes of them.
 
 Reading is what tells whether a file changed: size and time do not (an editor may keep both, a link may point
 elsewhere). So files are read while all of them together cost less than a second. Of more, the ends and a few blocks
-between are read, and size, times and inode count as well: of these nobody can set the time of change.
+between are read, and size, times and inode count as well: of these nobody can set the time of change. `--verify-inputs`
+reads all of them (`reading`).
 """
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,10 +22,46 @@ NUM_BLOCKS = 16
 Stamp = tuple[int, ...]
 
 
+@dataclass
+class Seen:
+    """The files of a key."""
+
+    is_whole: bool = False
+    """They are read whole, whatever that takes."""
+    stamps: dict[Path, Stamp] = field(default_factory=dict)
+    """As they were just before they were read."""
+
+    def __str__(self) -> str:
+        """For people, who asked for all of it to be read."""
+        num_bytes = sum(size for size, *_ in self.stamps.values())
+        return f"{num_bytes:,} bytes of {len(self.stamps):,} input files read"
+
+
+_seen: ContextVar[Seen | None] = ContextVar("_seen", default=None)
+
+
+@contextlib.contextmanager
+def reading(*, whole: bool) -> Iterator[Seen]:
+    """Within the block, files that keys are made of are read whole, or large ones by samples; yields which they are."""
+    token = _seen.set(seen := Seen(whole))
+    try:
+        yield seen
+    finally:
+        _seen.reset(token)
+
+
 def digests(files: Sequence[Path], root: Path) -> list[list[str]]:
     """[name, digest] of each file, in their order; names are relative to `root`, so a folder may be moved."""
-    is_sampled = sum(file.stat().st_size for file in files) > READ_BYTES
-    return [[_name(file, root), _digest(file, _stamp(file), is_sampled=is_sampled)] for file in files]
+    return [[_name(file, root), digest] for file, digest in zip(files, contents(files), strict=True)]
+
+
+def contents(files: Sequence[Path]) -> list[str]:
+    """A digest of each file, in their order: what they are called and where they are does not count."""
+    stamps = {file: _stamp(file) for file in files}
+    seen = _seen.get() or Seen()
+    seen.stamps |= stamps
+    is_sampled = not seen.is_whole and sum(stamp[0] for stamp in stamps.values()) > READ_BYTES
+    return [_digest(file, stamps[file], is_sampled=is_sampled) for file in files]
 
 
 def _name(file: Path, root: Path) -> str:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.fingerprint import package_versions
 from nanochat_core.data.documentation import PACKAGES
-from nanochat_core.pipeline.data_files import digests
+from nanochat_core.pipeline.data_files import contents, digests
 from nanochat_core.plan import RunPlan, optim_values
 from nanochat_core.schedules import Schedule
 
 if TYPE_CHECKING:
+    from nanochat_core.data.files import Found
     from nanochat_core.train.settings import TrainSettings
 
 Identity = dict[str, Any]
@@ -42,12 +43,31 @@ def corpus(plan: RunPlan) -> Identity:
         config["files"] = _stamps(str(folder))
     if plan.config.corpus.source == "path":
         from nanochat_core.data.corpora import least_validation_bytes, select
+        from nanochat_core.data.splits import roles
 
-        del config["path"]  # where the files are; what they are called below it counts
+        del config["path"]  # where the files are
         found = select(plan.config.corpus)
-        config["files"] = digests(found.files, found.root)
+        config["files"] = _texts(found, roles(found.names))
         config["least_bytes"] = least_validation_bytes(found, sequence_len=plan.pretrain.model.sequence_len)
     return config
+
+
+def _texts(found: "Found", roles: list[str]) -> list[list[str]]:
+    """[form, role, digest] of each file in the order in which they are read: what else it is called is not used."""
+    from nanochat_core.data.files import form_of
+
+    return [
+        [form_of(file), role, digest]
+        for file, role, digest in zip(found.files, roles, contents(found.files), strict=True)
+    ]
+
+
+def _talks(found: "Found") -> list[list[str]]:
+    """The same of files of conversations."""
+    from nanochat_core.data.files import held_out
+
+    chosen = held_out(found.names)
+    return _texts(found, ["held out" if name in chosen else "" for name in found.names])
 
 
 def local_folder(dataset: str | None) -> Path | None:
@@ -107,7 +127,7 @@ def conversations(plan: RunPlan) -> Identity:
         from nanochat_core.data.conversations import select
 
         found = select(sft.path)
-        identity["files"] = digests(found.files, found.root)
+        identity["files"] = _talks(found)
     else:
         identity |= {"smoltalk": sft.smoltalk, "num_smoltalk": sft.num_smoltalk}
         identity["files"] = _stamps(sft.smoltalk) if local_folder(sft.smoltalk) else []
@@ -117,7 +137,11 @@ def conversations(plan: RunPlan) -> Identity:
 def _mixed_in(plan: RunPlan) -> Identity:
     """What is added to conversations: from the benchmarks' training questions, generated, or a file of the user's."""
     sft, source = plan.config.sft, plan.config.benchmarks
-    identity: Identity = {name: getattr(sft, name) for name in MIXED} | {"identity": _stamps(sft.identity_path)}
+    identity: Identity = {name: getattr(sft, name) for name in MIXED} | {"identity": []}
+    if sft.identity_path:
+        from nanochat_core.data.conversations import select
+
+        identity["identity"] = _talks(select(sft.identity_path, setting="sft.identity_path"))
     if not any(getattr(sft, name) for name in MIXED):
         return identity
     files = _stamps(source.path) if source.source == "path" else []

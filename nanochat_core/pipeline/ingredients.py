@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.store.manifest import LOG_FOLDER
 from nanochat_core.store.provenance import collect
 from nanochat_core.store.store import Store
 from nanochat_core.store.why import explain
@@ -23,6 +24,10 @@ from nanochat_core.store.why import explain
 Evidence = dict[str, Any]
 IDENTITY = ("step", "config", "inputs", "code", "packages")
 MACHINE = ("cpu", "platform")  # another one may round differently; said, not refused
+# By how much of its bits per byte a model may be apart that was made with another number of processes, on another kind
+# of device or in another compute type: fp32 sums in another order, anything else drifts apart as two seeds do.
+TOLERANCES = {"float32": 1e-4}
+TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,29 @@ def evidence(store: Store, run_id: str) -> Evidence:
                 hint="only runs whose artifacts are kept can be reproduced",
             )
         identity = {name: getattr(artifact, name) for name in IDENTITY}
-        steps.append({**identity, "digest": line["digest"], "provenance": dict(artifact.provenance)})
+        steps.append(
+            {
+                **identity,
+                "digest": line["digest"],
+                "provenance": dict(artifact.provenance),
+                "metrics": line["metrics"],
+                "has_log": any(name.startswith(f"{LOG_FOLDER}/") for name in artifact.files),
+            }
+        )
     return {"run_id": run_id, "config": record["config"], "source": record.get("source") or {}, "steps": steps}
+
+
+def made_with(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """What decides a training's bits and is in no key: its processes, device and compute type; {} of another step."""
+    tries = sorted({int(one["world_size"]) for one in metrics.get("tries", ())})
+    told = {name: str(metrics[name]) for name in ("device", "dtype") if name in metrics}
+    return {"processes": " and ".join(map(str, tries)), **told} if tries else {}
+
+
+def tolerance(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> float:
+    """Of the bits per byte of two models that may differ in their bits, by their metrics: relative."""
+    kinds = {str(metrics.get("dtype")) for metrics in (recorded, now)}
+    return TOLERANCES.get(kinds.pop(), TOLERANCE) if len(kinds) == 1 else TOLERANCE
 
 
 def toml_of(config: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -14,8 +14,9 @@ from nanochat_core.base import gpu_slots
 from nanochat_core.base.errors import HardwareError, MissingError, TrainingError
 from nanochat_core.base.torchrun import Nodes
 from nanochat_core.pipeline import trainings
+from nanochat_core.pipeline.ahead import preview_key
 from nanochat_core.pipeline.on_gpus import gpus_wanted
-from nanochat_core.pipeline.step import StepKey, preview_key
+from nanochat_core.pipeline.step import StepKey
 from nanochat_core.pipeline.steps import wanted
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact

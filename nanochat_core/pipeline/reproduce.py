@@ -2,7 +2,9 @@
 
 A fresh clone at the recorded commit with the recorded patch, the locked environment built in it, an empty store. Before
 anything runs, every ingredient is compared with the recorded one, and the first that is another refuses the whole;
-another processor or operating system is said, and not refused.
+another processor or operating system is said, and not refused. Each training is made with as many processes as it was.
+Where that cannot be (fewer GPUs, a training that went on with another number), on another kind of device or in another
+compute type, bits may differ: this is said, and the model judged by its bits per byte, to a stated tolerance.
 """
 
 import hashlib
@@ -14,11 +16,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError, NanochatError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
 from nanochat_core.base.git import git
-from nanochat_core.pipeline.ingredients import Evidence, evidence, machine_differences, toml_of
+from nanochat_core.pipeline.ingredients import Evidence, evidence, machine_differences, made_with, tolerance, toml_of
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.presets import config_from_record
 from nanochat_core.store.manifest import check_key
@@ -37,10 +40,21 @@ class Compared:
     recorded: str
     reproduced: str | None
     """None: the step did not run."""
+    reason: str = ""
+    """Why its bits may differ; empty where they may not."""
+    apart: float | None = None
+    """Where they may: by how much of the recorded bits per byte; None of a step that has no such figure."""
+    tolerance: float = 0.0
 
     @property
     def is_equal(self) -> bool:
         return self.recorded == self.reproduced
+
+    @property
+    def is_good(self) -> bool:
+        """Equal; or made, and near enough, where bits may differ."""
+        may_differ = bool(self.reason) and self.reproduced is not None
+        return self.is_equal or (may_differ and (self.apart is None or self.apart <= self.tolerance))
 
 
 def reproduce(
@@ -71,7 +85,7 @@ def reproduce(
     for difference in machine_differences(gathered):
         note(f"{difference}; another machine may round differently, and digests then differ from the training on")
     again = Store.open(str(folder / "home/store"), cache_folder=folder / "home/cache")
-    first, last = gathered["steps"][0]["step"], gathered["steps"][-1]["step"]
+    first = gathered["steps"][0]["step"]
     note(f"running {first}")
     _run(gathered, python, checkout, folder, until=first)
     [data] = _compare(gathered, again)[:1]
@@ -81,7 +95,8 @@ def reproduce(
             hint="put the data back, or make a new run",
         )
     note("running the rest")
-    _run(gathered, python, checkout, folder, until=last)
+    for until, processes in _legs(gathered, note=note):
+        _run(gathered, python, checkout, folder, until=until, processes=processes)
     return _compare(gathered, again)
 
 
@@ -112,6 +127,42 @@ def plan_of(gathered: Evidence, folder: Path, python: Path | None) -> list[str]:
         build,
         f"run {', '.join(steps)} with its settings and that code, as you and without a sandbox",
     ]
+
+
+def _legs(gathered: Evidence, *, note: Callable[[str], None]) -> list[tuple[str, int | None]]:
+    """(last step, processes) of the commands that make the run: each training has as many as it was made with."""
+    legs: list[tuple[str, int | None]] = []
+    for line in gathered["steps"]:
+        processes = _processes(line, gathered["config"]["runtime"], note=note)
+        if legs and legs[-1][1] == processes:
+            legs.pop()
+        legs.append((line["step"], processes))
+    return legs
+
+
+def _processes(line: dict[str, Any], runtime: dict[str, Any], *, note: Callable[[str], None]) -> int | None:
+    """Of a training; None: the run's own setting."""
+    step, made = line["step"], made_with(line["metrics"])
+    if not made or made["processes"] == str(runtime["num_processes"] * runtime["num_nodes"]):
+        return None
+    if not made["processes"].isdigit():
+        note(f"{step} went on with another number of processes ({made['processes']}): its bits may differ")
+        return None
+    wanted = int(made["processes"])
+    if (here := _num_devices(made["device"])) < wanted:
+        note(f"{step} was made by {wanted} processes, and there are {here} GPUs here: its bits may differ")
+        return max(1, here)
+    note(f"{step} is made by {wanted} processes, as it was")
+    return wanted
+
+
+def _num_devices(device: str) -> int:
+    """Of a kind: GPUs are counted, any number of processes shares the processors."""
+    if device in ("cpu", "mps"):
+        return sys.maxsize
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _check_out(gathered: Evidence, checkout: Path, *, note: Callable[[str], None]) -> Path:
@@ -165,10 +216,13 @@ def _refuse_differences(said: str) -> None:
         )
 
 
-def _run(gathered: Evidence, python: Path, checkout: Path, folder: Path, *, until: str) -> None:
+def _run(
+    gathered: Evidence, python: Path, checkout: Path, folder: Path, *, until: str, processes: int | None = None
+) -> None:
     text, sets = toml_of(gathered["config"])
     preset = folder / f"{gathered['config']['preset']}.toml"
     preset.write_text(text, encoding="utf-8")
+    sets += [f"runtime.num_processes={processes}", "runtime.num_nodes=1"] if processes else []
     options = [part for value in sets for part in ("--set", value)]
     _python(
         python, checkout, "-m", "flows.cli", "run", str(preset), *options, "--no-prefect", "--yes", "--until", until,
@@ -188,11 +242,35 @@ def _python(python: Path, checkout: Path, *arguments: str, home: Path | None = N
 
 
 def _compare(gathered: Evidence, made: Store) -> list[Compared]:
-    """Digests by step. A step that reads logs holds times, and is left out: it cannot be the same twice."""
+    """Digests by step; reports of older versions are left out, since they hold times."""
     newest = max((made.run(run_id) for run_id in made.runs()), key=lambda record: record["started_at"])
-    now = {line["step"]: line["digest"] for line in newest["steps"]}
-    return [
-        Compared(line["step"], line["digest"], now.get(line["step"]))
-        for line in gathered["steps"]
-        if not STEPS[line["step"]].reads_logs
-    ]
+    now = {line["step"]: line for line in newest["steps"]}
+    compared: dict[str, Compared] = {}
+    for line in gathered["steps"]:
+        step, other = line["step"], now.get(line["step"], {"digest": None, "metrics": {}})
+        sources = [compared[name] for name in line["inputs"] if name in compared and compared[name].reason]
+        reason = _reason(line["metrics"], other["metrics"]) or next((one.reason for one in sources), "")
+        own = tolerance(line["metrics"], other["metrics"]) if reason and made_with(line["metrics"]) else 0.0
+        compared[step] = Compared(
+            step,
+            line["digest"],
+            other["digest"],
+            reason,
+            _apart(line["metrics"], other["metrics"]) if reason else None,
+            max([own, *(one.tolerance for one in sources)]),
+        )
+    old = [line["step"] for line in gathered["steps"] if STEPS[line["step"]].reads_logs and not line["has_log"]]
+    return [one for step, one in compared.items() if step not in old]
+
+
+def _reason(recorded: dict[str, Any], now: dict[str, Any]) -> str:
+    """What made a training and is in no key, where that is another one now, or was several; by both's metrics."""
+    then, here = made_with(recorded), made_with(now)
+    own = [f"{name}: {then[name]} -> {here[name]}" for name in then if name in here and then[name] != here[name]]
+    mixed = [f"processes: {then['processes']}"] if not then.get("processes", "1").isdigit() else []
+    return "; ".join(own or mixed)
+
+
+def _apart(recorded: dict[str, Any], now: dict[str, Any]) -> float | None:
+    then, here = (metrics.get("bits_per_byte") for metrics in (recorded, now))
+    return None if then is None or here is None else abs(here - then) / then

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nanochat_core.base import fingerprint, locks
 from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
 from nanochat_core.base.limits import limit_error
 from nanochat_core.pipeline.checks_verdict import Check, require
+from nanochat_core.pipeline.data_files import Seen, reading
 from nanochat_core.pipeline.on_gpus import on_gpus
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance, why
@@ -138,19 +139,23 @@ class StepKey:
 
     identity: dict[str, Any]
     fingerprint: str
+    seen: Seen
+    """The files outside of the store that it is made of."""
 
 
 def step_key(step: Step, plan: RunPlan, digests: Mapping[str, str]) -> StepKey:
     """The fingerprint of a step, given the content digests of its inputs."""
     functions: list[Callable[..., Any]] = [step.body, *([step.checks] if step.checks else [])]
+    with reading(whole=plan.verify_inputs) as seen:
+        config = step.identity(plan)
     identity = {
         "step": step.name,
-        "config": step.identity(plan),
+        "config": config,
         "inputs": dict(digests),
         "code": fingerprint.step_code(functions, step.entries, memo=workspace.current().sources),
         "packages": fingerprint.package_versions(step.packages),
     }
-    return StepKey(identity, fingerprint.identity_digest(identity))
+    return StepKey(identity, fingerprint.identity_digest(identity), seen)
 
 
 def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping[str, Step]) -> Ref:
@@ -164,12 +169,18 @@ def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping
         digests = {name: ref.content if step.reads_logs else ref.digest for name, ref in inputs.items()}
         key = step_key(step, plan, digests)
         found = _found(space, step, plan, key)
+        if plan.verify_inputs and key.seen.stamps:
+            observer.note(f"{step.name}: {key.seen}: {'none differs' if found else '; '.join(explain(step, key))}")
         if found is None:
             with _lease(space, step.name, key) as lease, _in_use(space, step.name, key.fingerprint):
-                found = _found(space, step, plan, key)  # whoever held the lease before may have made it
-                artifact = found or _make(space, step, plan, key, inputs, steps, lease)
+                other = _other_key(step, plan, key)  # before the files are read to make something of them
+                # whoever held the lease before may have made it
+                found = _found(space, step, plan, key) or _found_by_content(space, step, plan, key, other)
+                artifact = found or _make(space, step, plan, key, other, inputs, steps, lease)
         else:
             artifact = found
+        if found is not None and plan.verify_inputs and (other := _other_key(step, plan, key)):
+            _correct(space, step, artifact, other)
     except BaseException as error:
         limit = limit_error(error, near=space.home)
         told = str(limit or error) or type(error).__name__ if isinstance(error, Exception) else STOPPED
@@ -189,6 +200,39 @@ def _found(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> Artifac
     if step.name in plan.fresh and (step.name, key.fingerprint) not in _begun_anew:
         return None
     return reusable(space, step.name, key) or _accept_drift(space, step, plan, key)
+
+
+def _found_by_content(
+    space: Workspace, step: Step, plan: RunPlan, key: StepKey, whole: StepKey | None
+) -> Artifact | None:
+    """The artifact of the same large files by all of their content: copied or renamed they have other samples."""
+    if whole is None or plan.verify_inputs or step.name in plan.fresh:
+        return None
+    earlier = reusable(space, step.name, whole)
+    return _published_as(space, earlier, key) if earlier else None
+
+
+def _correct(space: Workspace, step: Step, artifact: Artifact, samples: StepKey) -> None:
+    """What stands under the samples of large files is what was made from all of their content."""
+    known = space.store.find(step.name, samples.fingerprint)
+    if known is None or known.result_digest != artifact.result_digest:
+        _published_as(space, artifact, samples)
+
+
+def _other_key(step: Step, plan: RunPlan, key: StepKey) -> StepKey | None:
+    """Large files have two keys, by samples and by all of their content: the one that this run does not go by.
+
+    None where there is no other, or where the files just changed.
+    """
+    other = step_key(step, replace(plan, verify_inputs=not plan.verify_inputs), key.identity["inputs"])
+    is_other = other.fingerprint != key.fingerprint and other.seen.stamps == key.seen.stamps
+    return other if is_other else None
+
+
+def _check_unchanged(step: Step, plan: RunPlan, key: StepKey) -> None:
+    """Refuse what was made of files that somebody wrote to meanwhile: it would stand under the key of the old ones."""
+    if key.seen.stamps and step_key(step, plan, key.identity["inputs"]).identity["config"] != key.identity["config"]:
+        raise NanochatError(f"the files of {step.name} changed while it read them", hint="run the same command again")
 
 
 def _lease(space: Workspace, step: str, key: StepKey) -> Lease:
@@ -256,18 +300,31 @@ def _accept_drift(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> 
     for earlier in space.store.artifacts(step.name):
         lines = why.explain(key.identity, earlier)
         if all(line.startswith("code ") for line in lines):
-            facts = {name: value for name, value in earlier.provenance.items() if name != FENCING_NUMBER}
-            note = {**facts, "accepted_drift": lines}
-            return space.store.publish(
-                space.store.fetch(earlier),
-                **key.identity,
-                fingerprint=key.fingerprint,
-                metrics=earlier.metrics,
-                provenance=note,
-            )
+            return _published_as(space, earlier, key, accepted_drift=lines)
     raise MissingError(
         f"--accept-drift {step.name}: no earlier artifact differs in code only", hint=f"nanochat why {step.name}"
     )
+
+
+def _published_as(space: Workspace, earlier: Artifact, key: StepKey, **facts: Any) -> Artifact:
+    """An artifact once more, under another key."""
+    known = {name: value for name, value in earlier.provenance.items() if name != FENCING_NUMBER}
+    return space.store.publish(
+        space.store.fetch(earlier),
+        **key.identity,
+        fingerprint=key.fingerprint,
+        metrics=earlier.metrics,
+        provenance={**known, **facts},
+    )
+
+
+def explain(step: Step, key: StepKey) -> list[str]:
+    """Why there is no whole artifact under this key: what differs from the nearest earlier one."""
+    nearest = why.nearest(key.identity, workspace.current().store.artifacts(step.name))
+    if nearest is None:
+        source = key.identity["config"].get("source")
+        return ["never made in this store" + (f" with source = {source}" if source else "")]
+    return why.explain(key.identity, nearest) or ["some of its files are missing or damaged in the store"]
 
 
 def _make(
@@ -275,10 +332,12 @@ def _make(
     step: Step,
     plan: RunPlan,
     key: StepKey,
+    other: StepKey | None,
     inputs: Mapping[str, Ref],
     steps: Mapping[str, Step],
     lease: Lease,
 ) -> Artifact:
+    """Run the body and publish what it made, under both keys where there are two."""
     started = time.time()
     work = space.work(step.name, key.fingerprint)
     for old in sorted(work.glob(f"{ATTEMPT}-*"))[:-1]:  # the last one's log may be wanted
@@ -300,16 +359,15 @@ def _make(
     )
     with on_gpus(run) if step.needs_gpu else contextlib.nullcontext():
         metrics = step.body(run)
+    _check_unchanged(step, plan, key)
     run.lease.check()  # whoever took it over has cleared what a quality check would look at
     metrics |= require(step.name, step.checks(run, metrics) if step.checks else [])
+    told = provenance.collect(arguments=sys.argv[1:], started_at=started)
     artifact = space.store.publish(
-        out,
-        **key.identity,
-        fingerprint=key.fingerprint,
-        metrics=metrics,
-        provenance=provenance.collect(arguments=sys.argv[1:], started_at=started),
-        lease=lease,
+        out, **key.identity, fingerprint=key.fingerprint, metrics=metrics, provenance=told, lease=lease
     )
+    if other is not None:
+        space.store.publish(out, **other.identity, fingerprint=other.fingerprint, metrics=metrics, provenance=told)
     partial.clear()
     shutil.rmtree(work, ignore_errors=True)
     _begun_anew.discard((step.name, key.fingerprint))
@@ -337,46 +395,3 @@ def _fetch_input(space: Workspace, plan: RunPlan, ref: Ref, steps: Mapping[str, 
     raise CorruptError(
         f"{ref.short} is damaged again right after it was made", hint="check the disk or the object store"
     )
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What a run would do with a step."""
-
-    state: str
-    """"cached" or "run"."""
-    artifact: Artifact | None
-    reasons: list[str]
-
-
-def preview_key(step: Step, plan: RunPlan, inputs: Mapping[str, Artifact]) -> StepKey:
-    """The key of a step whose input artifacts are known."""
-    made = inputs.items()
-    return step_key(step, plan, {name: a.digest if step.reads_logs else a.result_digest for name, a in made})
-
-
-def preview(step: Step, plan: RunPlan, inputs: Mapping[str, Artifact | None]) -> Preview:
-    """Look a step up before a run; an input that is None is not made yet."""
-    space = workspace.current()
-    waiting = [name for name, artifact in inputs.items() if artifact is None]
-    if waiting:
-        return Preview("run", None, [f"after {', '.join(waiting)}"])
-    key = preview_key(step, plan, {name: artifact for name, artifact in inputs.items() if artifact is not None})
-    if step.name in plan.fresh:
-        return Preview("run", None, ["asked for by --fresh"])
-    artifact = space.store.find(step.name, key.fingerprint)
-    if artifact is not None:
-        return Preview("cached", artifact, [])
-    reasons = explain(step, key)
-    if step.name in plan.accept_drift and all(reason.startswith("code ") for reason in reasons):
-        return Preview("cached", None, ["accepted although: ", *reasons])
-    return Preview("run", None, reasons)
-
-
-def explain(step: Step, key: StepKey) -> list[str]:
-    """Why there is no whole artifact under this key: what differs from the nearest earlier one."""
-    nearest = why.nearest(key.identity, workspace.current().store.artifacts(step.name))
-    if nearest is None:
-        source = key.identity["config"].get("source")
-        return ["never made in this store" + (f" with source = {source}" if source else "")]
-    return why.explain(key.identity, nearest) or ["some of its files are missing or damaged in the store"]

@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nanochat_core.base.units import count
+from nanochat_core.store.manifest import LOG_FOLDER
 
 # Two charts stand side by side on a page of 960 px and one fills a phone's 360: type of this size reads in both.
 WIDTH_IN, HEIGHT_IN = 6.0, 3.6
@@ -79,13 +80,21 @@ class Chart:
     """What it shows, in words."""
     draw: Callable[[Axes], None]
     height_in: float = HEIGHT_IN
+    is_timed: bool = False
+    """It shows how fast a machine was: it is kept with the logs, as the same run elsewhere has another one."""
+
+    @property
+    def file(self) -> str:
+        """Where it is kept in the artifact."""
+        return f"{LOG_FOLDER}/{self.name}.svg" if self.is_timed else f"{self.name}.svg"
 
     def record(self) -> dict[str, str]:
-        return {"file": f"{self.name}.svg", "section": self.section, "title": self.title}
+        return {"file": self.file, "section": self.section, "title": self.title}
 
 
 def draw_chart(path: Path, chart: Chart) -> None:
     """Write the chart; the file's name becomes part of the ids in it."""
+    path.parent.mkdir(exist_ok=True)
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         # The salt replaces a random one; one per chart, since several charts stand in one page.

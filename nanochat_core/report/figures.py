@@ -1,9 +1,10 @@
 """The report's figures and numbers: the cached `report` step, made from the artifacts of the steps before it.
 
-Nothing here knows the run's configuration or how long it took: the same artifacts give the same figures, byte for byte.
-report.json holds what the page shows besides the figures. What an artifact lacks (the questions, when the conversations
-are a user's own; a training log) is left out, and the page leaves it out as well; so are whole inputs that a run does
-not have (CORE, chat benchmarks, reinforcement learning).
+Nothing here knows the run's configuration. A run made again elsewhere ends with the same figures and report.json, byte
+for byte, since what a machine's speed decides is kept apart, in the artifact's log: times.json, and the charts against
+time. Both files hold what the page shows besides the figures. What an artifact lacks (the questions, when the
+conversations are a user's own; a training log) is left out, and the page leaves it out as well; so are whole inputs
+that a run does not have (CORE, chat benchmarks, reinforcement learning).
 """
 
 import json
@@ -16,16 +17,24 @@ from matplotlib.axes import Axes
 from nanochat_core.report.benchmark_figures import STAGES, chat_charts, counted_scores, question_charts, wrong_answers
 from nanochat_core.report.canvas import SERIES_B, Chart, draw_bars, draw_chart
 from nanochat_core.report.core_figures import core_charts
-from nanochat_core.report.rl_figures import rl_charts, rl_numbers
-from nanochat_core.report.training_figures import TrainingLog, speed_charts, training_charts, training_numbers
+from nanochat_core.report.rl_figures import rl_charts, rl_numbers, rl_times
+from nanochat_core.report.training_figures import (
+    TrainingLog,
+    speed_charts,
+    training_charts,
+    training_numbers,
+    training_times,
+)
+from nanochat_core.store.manifest import LOG_FOLDER
 
 SAMPLES_IN_METRICS = 3
+REPORT_FILE, TIMES_FILE = "report.json", f"{LOG_FOLDER}/times.json"
 TRAININGS = ("pretrain", "sft", "rl")
 Inputs = Mapping[str, Path]
 
 
 def draw_figures(inputs: Inputs, out: Path) -> dict[str, Any]:
-    """Fill `out` with the figures and report.json; returns the headline numbers."""
+    """Fill `out` with the figures, report.json and times.json; returns the headline numbers."""
     logs = {step: TrainingLog.read(inputs[step]) for step in TRAININGS if step in inputs}
     domains = _json(inputs, "tokenizer", "domains.json", {})
     core = _json(inputs, "evaluate_core", "core.json", {})
@@ -43,7 +52,7 @@ def draw_figures(inputs: Inputs, out: Path) -> dict[str, Any]:
         *_tokenizer_charts(domains),
     ]
     for chart in charts:
-        draw_chart(out / f"{chart.name}.svg", chart)
+        draw_chart(out / chart.file, chart)
     report = {
         "figures": [chart.record() for chart in charts],
         "trainings": {step: training_numbers(log) for step, log in logs.items()},
@@ -58,8 +67,11 @@ def draw_figures(inputs: Inputs, out: Path) -> dict[str, Any]:
         "wrong_answers": wrong_answers(asked + _last_stage_outcomes(inputs, stages)),
         "domains": domains,
     }
-    (out / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    return {"num_figures": len(charts), **_headline(report)}
+    times = {"trainings": {step: training_times(log) for step, log in logs.items()}, "rl": rl_times(logs.get("rl"))}
+    (out / LOG_FOLDER).mkdir(exist_ok=True)
+    for name, values in ((REPORT_FILE, report), (TIMES_FILE, times)):
+        (out / name).write_text(json.dumps(values, indent=1), encoding="utf-8")
+    return {"num_figures": len(charts), **_headline(report, times["trainings"])}
 
 
 def _last_stage_outcomes(inputs: Inputs, stages: dict[str, Any]) -> list[dict[str, Any]]:
@@ -67,10 +79,10 @@ def _last_stage_outcomes(inputs: Inputs, stages: dict[str, Any]) -> list[dict[st
     return _lines(inputs, list(stages)[-1], "outcomes.jsonl") if stages else []
 
 
-def _headline(report: dict[str, Any]) -> dict[str, Any]:
+def _headline(report: dict[str, Any], times: dict[str, Any]) -> dict[str, Any]:
     """Few numbers and answers that travel with the ref, so that a summary needs no file."""
     samples = [{name: sample[name] for name in ("prompt", "answer")} for sample in report["chat_samples"]]
-    pretrain = report["trainings"]["pretrain"]
+    pretrain = times["pretrain"]
     numbers = {
         "base_bits_per_byte": report["base"].get("bits_per_byte"),
         "chat_bits_per_byte": report["chat"].get("bits_per_byte"),
@@ -78,7 +90,7 @@ def _headline(report: dict[str, Any]) -> dict[str, Any]:
         "tokens_per_s": pretrain.get("tokens_per_s"),
         "peak_memory_gib": pretrain.get("peak_memory_gib"),
         # How long the attempts took: with the refs' seconds it is all that the ledger needs.
-        "attempts": {step: found for step, n in report["trainings"].items() if (found := n.get("attempts"))} or None,
+        "attempts": {step: found for step, n in times.items() if (found := n.get("attempts"))} or None,
     }
     known = {name: value for name, value in numbers.items() if value is not None}
     return known | {"samples": samples[:SAMPLES_IN_METRICS]}

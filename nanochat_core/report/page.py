@@ -24,7 +24,7 @@ from nanochat_core.report.ledger import window
 from nanochat_core.report.ledger_rows import ledger_rows
 from nanochat_core.report.markdown import summarize
 from nanochat_core.report.reproduce import reproduction
-from nanochat_core.store.manifest import Artifact
+from nanochat_core.store.manifest import LOG_FOLDER, Artifact
 from nanochat_core.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _values(
     run_id: str,
     seconds: float,
 ) -> dict[str, Any]:
-    report = json.loads((drawn / "report.json").read_text(encoding="utf-8"))
+    report = _read_report(drawn)
     device = next((str(ref.metrics.get("device", "")) for ref in refs if ref.step == MODEL_STEP), "")
     return {
         "title": outline.title(plan),
@@ -116,6 +116,14 @@ def _values(
         ],
         "again": reproduction(plan, artifacts, run_id=run_id, device=device),
     }
+
+
+def _read_report(drawn: Path) -> dict[str, Any]:
+    """What the step found, and beside it how long it took on the machine that made it."""
+    files = ("report.json", f"{LOG_FOLDER}/times.json")
+    report, times = (json.loads((drawn / name).read_text(encoding="utf-8")) for name in files)
+    trainings = {step: {**training, **times["trainings"][step]} for step, training in report["trainings"].items()}
+    return {**report, "trainings": trainings, "rl": report["rl"] and {**report["rl"], **times["rl"]}}
 
 
 def _windows(artifacts: dict[str, Artifact | None]) -> dict[str, tuple[float, float]]:

@@ -34,6 +34,14 @@ def rl_numbers(log: TrainingLog | None) -> dict[str, Any] | None:
         "entropy": _mean(last, "entropy"),
         "first_answer_tokens": log.steps[0]["answer_tokens"],
         "answer_tokens": _mean(last, "answer_tokens"),
+    }
+
+
+def rl_times(log: TrainingLog | None) -> dict[str, Any]:
+    """What times.json says of the practice."""
+    if log is None or rl_numbers(log) is None:
+        return {}
+    return {
         "rollout_s": sum(record["rollout_s"] for record in log.steps),
         "learn_s": sum(record["learn_s"] for record in log.steps),
     }

@@ -23,6 +23,7 @@ RECENT_STEPS = 100
 FARTHEST = 3.0  # medians: a step beyond is drawn at the edge, or one stall would flatten the rest
 MARKED_VALIDATIONS = 40  # up to so many are dots on their line
 NUMBERED_VALIDATIONS = 4  # up to so few each says its value
+MEASURED = ("step", "validation_loss", "bits_per_byte")  # of a validation's record, which says when it was as well
 NAMES = {"pretrain": "Pretraining", "sft": "Fine-tuning", "rl": "Reinforcement learning"}
 TIME_UNITS = ((2 * 3600, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))  # from, seconds per unit, name
 
@@ -59,21 +60,34 @@ class TrainingLog:
 
 
 def training_numbers(log: TrainingLog) -> dict[str, Any]:
-    """What report.json says of a training."""
+    """What report.json says of a training: the same wherever and however often it is made."""
     if not log.steps:
         return {"num_records": 0}
     last = log.steps[-1]
-    recent = log.steps[-RECENT_STEPS:]
+    validation = (
+        {name: log.validations[-1][name] for name in MEASURED if name in log.validations[-1]}
+        if log.validations
+        else None
+    )
     return {
         "num_records": len(log.steps) + len(log.validations),
         "num_steps": last["step"],
         "num_tokens": last["tokens"],
-        "train_s": last["train_s"],
         "smooth_loss": last["smooth_loss"],
+        "validation": validation,
+    }
+
+
+def training_times(log: TrainingLog) -> dict[str, Any]:
+    """What times.json says of a training: how fast it was and how much memory it took, which is the machine's."""
+    if not log.steps:
+        return {}
+    recent = log.steps[-RECENT_STEPS:]
+    return {
+        "train_s": log.steps[-1]["train_s"],
         "step_ms": statistics.median(record["step_ms"] for record in recent),
         "tokens_per_s": statistics.median(record["tokens_per_s"] for record in recent),
         "peak_memory_gib": max(record["memory_gib"] for record in log.steps),
-        "validation": log.validations[-1] if log.validations else None,
         "attempts": [asdict(attempt) for attempt in attempts(log.records)],
     }
 
@@ -103,7 +117,9 @@ def _validation_charts(step: str, log: TrainingLog) -> list[Chart]:
     x = f"{unit} in training steps"
     return [
         *charts,
-        Chart(f"{step}_bpb_time", step, title, about, lambda axes: _draw_validation(axes, log, times, x=x)),
+        Chart(
+            f"{step}_bpb_time", step, title, about, lambda axes: _draw_validation(axes, log, times, x=x), is_timed=True
+        ),
     ]
 
 
@@ -152,10 +168,10 @@ def speed_charts(log: TrainingLog) -> list[Chart]:
     step_ms, tokens_per_s = log.column("step_ms"), log.column("tokens_per_s")
     return [
         Chart("step_time", "pretrain", "Time per pretraining step", f"median {np.median(step_ms):.0f} ms",
-              lambda axes: _draw_speed(axes, log, step_ms, y="ms; line: median")),
+              lambda axes: _draw_speed(axes, log, step_ms, y="ms; line: median"), is_timed=True),
         Chart("throughput", "pretrain", "Pretraining throughput",
               f"median {count(round(float(np.median(tokens_per_s))))} tokens per second",
-              lambda axes: _draw_speed(axes, log, tokens_per_s, y="tokens per second; line: median")),
+              lambda axes: _draw_speed(axes, log, tokens_per_s, y="tokens per second; line: median"), is_timed=True),
     ]  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import dollars
-from nanochat_core.pipeline.step import Ref, preview
+from nanochat_core.pipeline.ahead import preview
+from nanochat_core.pipeline.step import Ref
 from nanochat_core.pipeline.steps import wanted
 from nanochat_core.plan import RunPlan, estimate
 from nanochat_core.store.manifest import Artifact

@@ -15,6 +15,7 @@ from flow_runs import FlowRun, newest_flow_run
 from processes import processes_of
 
 from nanochat_core import workspace
+from nanochat_core.store.manifest import Artifact
 
 pytestmark = pytest.mark.slow
 STEPS = [
@@ -118,6 +119,34 @@ def test_fresh_makes_the_step_again(module_home: Path, small_corpus: Path) -> No
     done = nanochat("run", "tiny", "--no-prefect", "--fresh", "tokenizer", sets=micro(small_corpus))
     assert done.returncode == 0, done.stderr
     assert "1 made, 11 cached" in done.stdout, "the same tokenizer again: what follows stays cached"
+
+
+def test_trainings_made_again_without_prefect_elsewhere_give_the_same_report(
+    module_home: Path, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first report is of a run by Prefect (above); times differ, and are with the logs."""
+    for name, value in {"HOME": str(tmp_path), "TZ": "Asia/Kathmandu", "LC_ALL": "de_DE.UTF-8"}.items():
+        monkeypatch.setenv(name, value)
+    sets = micro(small_corpus)
+    store = workspace.current().store
+
+    def newest() -> Artifact:
+        run = max(map(store.run, store.runs()), key=lambda record: record["started_at"])
+        return store.find("report", next(line["fingerprint"] for line in run["steps"] if line["step"] == "report"))
+
+    first = newest()
+    monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "another home"))  # the store is the same
+    again = nanochat("run", "tiny", "--no-prefect", *fresh("pretrain", "sft", "rl"), sets=sets)
+    assert again.returncode == 0, again.stderr
+    assert "4 made, 8 cached" in again.stdout, "three trainings, and the report of their logs"
+    second = newest()
+    assert second.fingerprint != first.fingerprint
+    assert second.result_digest == first.result_digest
+    assert second.files["log/times.json"] != first.files["log/times.json"]
+
+
+def fresh(*steps: str) -> list[str]:
+    return [part for step in steps for part in ("--fresh", step)]
 
 
 def test_chat_answers(module_home: Path) -> None:

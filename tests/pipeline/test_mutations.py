@@ -188,6 +188,7 @@ def test_no_edit_in_what_a_step_reaches_is_answered_from_the_cache(copy: Path, e
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(3600)
 def test_thousands_of_edits_are_noticed(copy: Path, edit) -> None:
     kinds, stale = stale_hits(copy, edit, number=3_000, seed=2)
     print(f"\n{kinds.total()} edits of {len(kinds)} kinds, {len(stale)} stale hits: {dict(kinds.most_common())}")
@@ -197,6 +198,7 @@ def test_thousands_of_edits_are_noticed(copy: Path, edit) -> None:
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(3600)
 def test_edits_anywhere_in_the_product_are_noticed_by_who_reaches_them_and_by_nobody_far_away(copy: Path, edit) -> None:
     """Statements of modules that nobody had in mind; between the two witnesses nobody knows, and both answers pass."""
     draw, before = random.Random(5), codes(copy)

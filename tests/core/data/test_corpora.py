@@ -56,7 +56,7 @@ def build(tmp_path, notes):
         }
         assert not set(train) & set(validation)
         assert counts["notes"] == notes
-        return train, validation, json.loads((out / "origin.json").read_text())
+        return train, validation, json.loads((out / "log/origin.json").read_text())
 
     return build
 

@@ -23,6 +23,9 @@ class Trainer:
     code: str = "one"
     device: str = "cpu"
     step_ms: float = 10.0
+    processes: tuple[int, ...] = (1,)
+    """Of each start of a training."""
+    torch: str = "2.11.0+cpu"
     seeds: list[int] = field(default_factory=list)
     """Of the trainings that were asked for."""
     fails_at: int | None = None
@@ -58,12 +61,16 @@ class Trainer:
             "packages": {},
         }
         return workspace.current().store.publish(
-            folder, **identity, fingerprint=identity_digest(identity), metrics=metrics or {}, provenance={"cpu": "x"}
+            folder,
+            **identity,
+            fingerprint=identity_digest(identity),
+            metrics=metrics or {},
+            provenance={"cpu": "x", "packages": {"torch": self.torch}},
         )
 
     def log(self, plan: RunPlan, value: float) -> str:
         per_step, ms = plan.pretrain.total_batch_tokens, self.step_ms
-        records = [{"event": "start", "step": 0, "num_steps": 30, "world_size": 1}]
+        records = [{"event": "start", "step": 0, "num_steps": 30, "world_size": number} for number in self.processes]
         for step in range(1, 31):
             slow = ms * (10 if step == 1 else 1)
             records.append(

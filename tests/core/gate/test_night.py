@@ -1,15 +1,17 @@
 """Nights, baselines and verdicts over a real store; the trainings are made up (conftest.py)."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
 from nanochat_core import workspace
 from nanochat_core.base.child import NonFiniteError
-from nanochat_core.base.errors import MissingError
+from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.gate import baseline
+from nanochat_core.gate.bisect import Search
 from nanochat_core.gate.finish import finish_night, raise_if_red, search_command
-from nanochat_core.gate.night import Asked, nights, run_night, runs_of
+from nanochat_core.gate.night import Asked, nights, run_night, runs_of, with_seed
 from nanochat_core.gate.verdict import RegressionError
 from nanochat_core.pipeline.checks_verdict import ChecksFailedError
 from nanochat_core.plan import RunPlan
@@ -125,6 +127,56 @@ def test_an_equal_night_is_green_and_adds_to_what_is_known_of_the_noise(judged: 
     third = run_night(micro_plan, Asked(preset="tiny"), judged)
     assert {first["state"], second["state"], third["state"]} == {"green"}
     assert (first["verdict"]["degrees"], third["verdict"]["degrees"]) == (11, 12)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"processes": (2,)}, "processes: 1 -> 2"),
+        ({"processes": (1, 2)}, "processes: 1 -> 1 and 2"),  # it went on after a kill
+        ({"torch": "2.11.0+cu130"}, "torch_build: cpu -> cu130"),
+        ({"torch": "2.11.0"}, "torch_build: cpu -> default"),
+    ],
+)
+def test_what_decides_bits_and_is_in_no_key_is_said_and_not_compared(
+    judged: Trainer, micro_plan: RunPlan, changed: dict, said: str
+) -> None:
+    vars(judged).update(changed, values=lambda seed: 9.0)
+    night = run_night(micro_plan, ASKED, judged)
+    assert night["state"] == "unjudged"
+    assert said in night["verdict"]["summary"]
+
+
+def test_a_release_of_torch_is_judged(judged: Trainer, micro_plan: RunPlan) -> None:
+    judged.torch = "2.12.0+cpu"
+    assert run_night(micro_plan, ASKED, judged)["state"] in ("green", "red")
+
+
+def test_a_search_compares_no_runs_of_other_conditions(trainer: Trainer, micro_plan: RunPlan, tmp_path: Path) -> None:
+    told: list[str] = []
+    search = Search(repository=tmp_path, asked=ASKED, tell=told.append)
+    for processes in ((1,), (2,)):
+        trainer.processes = processes
+        for run in runs_of(run_night(micro_plan, Asked(preset="tiny", seeds=2), trainer)):
+            search.known.setdefault(run.recipe, []).append(run)
+    [(recipe, every)] = search.known.items()
+    alone = [run for run in every if run.conditions["processes"] == 1]
+    assert search._as_asked(recipe) == alone, "tiny trains with one process"
+    search._keep_comparable(alone[-1].conditions)
+    assert search.known == {recipe: alone}
+    assert told == ["2 of 4 runs are of other conditions and left out (processes: 2 -> 1)"]
+
+
+def test_a_search_refuses_a_training_that_it_cannot_compare(
+    trainer: Trainer, micro_plan: RunPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [run] = runs_of(run_night(micro_plan, ASKED, trainer))
+    search = Search(repository=tmp_path, asked=ASKED, tell=print, conditions=run.conditions)
+    trainer.processes = (2,)  # another search left such a training in the store
+    refs = [[ref.step, ref.fingerprint] for ref in trainer(with_seed(micro_plan, 7))]
+    monkeypatch.setattr(search, "_candidate", lambda tree, seed: {"refs": refs})
+    with pytest.raises(ConfigError, match="processes: 1 -> 2"):
+        search._train(tmp_path, run.recipe)
 
 
 def test_another_machine_is_said_and_not_compared(judged: Trainer, micro_plan: RunPlan) -> None:

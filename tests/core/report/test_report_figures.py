@@ -1,7 +1,10 @@
 """Figures are artifacts: the same inputs give the same bytes, and each is an element for a page."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,10 +15,11 @@ import pytest
 from nanochat_core.base.fingerprint import code_closure
 from nanochat_core.report.figures import draw_figures
 from nanochat_core.report.training_figures import TrainingLog, smoothed
+from nanochat_core.store.manifest import LOG_FOLDER
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
 
 
 @pytest.fixture
@@ -37,8 +41,40 @@ def test_the_same_inputs_give_the_same_bytes(folders, drawn, tmp_path):
     assert _contents(drawn) == _contents(again)
 
 
+def test_a_run_made_again_elsewhere_has_the_same_report_and_its_own_times(folders, drawn, tmp_path):
+    """Half as fast, other memory, resumed once, another day; another home, time zone and language."""
+    for step in ("pretrain", "sft"):
+        path = folders[step] / "log/metrics.jsonl"
+        path.write_text("".join(_elsewhere(json.loads(line)) for line in path.read_text().splitlines()))
+    out, inputs = tmp_path / "elsewhere", {name: str(path) for name, path in folders.items()}
+    out.mkdir()
+    program = (
+        "import json, sys; from pathlib import Path; from nanochat_core.report.figures import draw_figures\n"
+        "draw_figures({name: Path(path) for name, path in json.loads(sys.argv[1]).items()}, Path(sys.argv[2]))"
+    )
+    surroundings = {"HOME": str(tmp_path), "TZ": "Asia/Kathmandu", "LC_ALL": "de_DE.UTF-8", "LANG": "de_DE.UTF-8"}
+    command = [sys.executable, "-c", program, json.dumps(inputs), str(out)]
+    subprocess.run(command, check=True, env={**os.environ, **surroundings, "PYTHONHASHSEED": "7"})
+    here, there = _contents(drawn), _contents(out)
+    logs = {name for name in here if name.startswith(f"{LOG_FOLDER}/")}
+    assert here.keys() == there.keys()
+    assert {name: here[name] for name in here.keys() - logs} == {name: there[name] for name in here.keys() - logs}
+    assert logs == {"log/times.json", "log/pretrain_bpb_time.svg", "log/step_time.svg", "log/throughput.svg"}
+    assert all(here[name] != there[name] for name in logs)
+
+
+def _elsewhere(record: dict) -> str:
+    slower = {name: 2 * record[name] for name in ("train_s", "step_ms", "validate_s", "save_s") if name in record}
+    faster = {name: record[name] / 2 for name in ("tokens_per_s",) if name in record}
+    when = {"time_s": 1.9e9 + record.get("step", 0)} if "time_s" in record else {}
+    memory = {"memory_gib": 7.5} if "memory_gib" in record else {}
+    start = json.dumps({"event": "start", "step": 40, "world_size": 2, "time_s": 1.9e9}) + "\n"
+    again = start if record["event"] == "step" and record["step"] == 41 else ""
+    return again + json.dumps({**record, **slower, **faster, **when, **memory}) + "\n"
+
+
 def test_every_figure_is_valid_xml_that_scales_and_names_no_site(drawn):
-    figures = sorted(drawn.glob("*.svg"))
+    figures = sorted(drawn.rglob("*.svg"))
     assert len(figures) == 9
     for path in figures:
         root = ElementTree.fromstring(path.read_text())
@@ -53,7 +89,7 @@ def test_every_figure_is_valid_xml_that_scales_and_names_no_site(drawn):
 
 
 def test_figures_in_one_page_share_no_id(drawn):
-    elements = [element for path in drawn.glob("*.svg") for element in ElementTree.fromstring(path.read_text()).iter()]
+    elements = [element for path in drawn.rglob("*.svg") for element in ElementTree.fromstring(path.read_text()).iter()]
     ids = [element.attrib["id"] for element in elements if "id" in element.attrib]
     assert ids
     assert len(ids) == len(set(ids))
@@ -128,9 +164,9 @@ def test_core_and_chat_benchmarks_give_figures_that_say_in_words_what_they_show(
 ):
     out = tmp_path / "more"
     draw_once(more_folders, out)
-    fresh = sorted({path.name for path in out.glob("*.svg")} - {path.name for path in drawn.glob("*.svg")})
+    fresh = sorted({path.name for path in out.rglob("*.svg")} - {path.name for path in drawn.rglob("*.svg")})
     assert fresh == ["chat_benchmarks.svg", "core.svg", "core_benchmarks.svg"]
-    for path in out.glob("*.svg"):
+    for path in out.rglob("*.svg"):
         root = ElementTree.fromstring(path.read_text())
         title = root.find("{http://www.w3.org/2000/svg}title")
         assert root.attrib["role"] == "img"

@@ -9,7 +9,7 @@ import pytest
 
 from nanochat_core.report import outline, page
 from nanochat_core.report.figures import draw_figures
-from nanochat_core.report.rl_figures import rl_charts, rl_numbers
+from nanochat_core.report.rl_figures import rl_charts, rl_numbers, rl_times
 from nanochat_core.report.training_figures import TrainingLog
 
 
@@ -50,7 +50,7 @@ def test_the_numbers_are_those_before_and_after(log):
     assert numbers["after"] == {"held_out_reward": 0.75, "standard_error": 0.03}
     assert [k for k, _, _ in numbers["pass_at"]] == ["1", "2", "16"]
     assert numbers["kl"] == pytest.approx(0.002 * (23 + 24) / 2)
-    assert numbers["rollout_s"] == pytest.approx(24 * 0.6)
+    assert rl_times(log)["rollout_s"] == pytest.approx(24 * 0.6)
     assert len(rl_charts(log)) == 2
 
 
@@ -76,7 +76,7 @@ def test_the_page_shows_what_practice_changed_and_the_model_that_practised(folde
 
 def test_the_section_of_the_page(log, monkeypatch):
     monkeypatch.setattr(page, "TEMPLATE_NAME", "page_rl.html")  # this part of the page alone
-    html = " ".join(page.render({"rl": rl_numbers(log), "figures": {"rl": []}}).split())
+    html = " ".join(page.render({"rl": {**rl_numbers(log), **rl_times(log)}, "figures": {"rl": []}}).split())
     assert "25.0% → 75.0%" in html
     assert '<td class="name">pass@16</td><td class="num">45.0%</td>' in html
     assert page.render({"rl": None, "figures": {"rl": []}}).strip() == ""

@@ -1,4 +1,4 @@
-"""Real items, and a model that says what a script tells it: the whole way from prompt to mark without a training."""
+"""Items of every benchmark, and a model that says what a script tells it: from prompt to mark without a training."""
 
 import copy
 from dataclasses import dataclass, field
@@ -106,8 +106,9 @@ class ScriptedEngine(Engine):
 
 
 @pytest.fixture(scope="session")
-def chat_eval(shared: Path) -> Path:
-    return shared / "data/chat_eval"
+def real_source(shared: Path) -> Source:
+    """The published data sets."""
+    return Source(shared / "data/chat_eval")
 
 
 @pytest.fixture(scope="session")

@@ -58,7 +58,7 @@ def test_calculations_become_tool_calls():
     assert gsm8k.parts_of("<<1+1=2>>#### 2")[0] == {"type": "python", "text": "1+1"}
 
 
-def test_no_text_of_a_real_solution_is_lost_and_most_calls_give_what_was_written(source):
+def test_no_text_of_a_solution_is_lost_and_most_calls_give_what_was_written(source):
     rows = gsm8k.BENCHMARK.read(source, "train")
     num_calls = num_same = 0
     for item in rows[:500]:
@@ -145,12 +145,12 @@ def test_each_training_conversation_can_be_rendered(source, tokenizer):
             assert any(render_conversation(tokenizer, conversation(item)["messages"])[1])
 
 
-def test_the_real_data_has_the_published_sizes(source):
-    sizes = {name: len(benchmark.read(source, "test")) for name, benchmark in BENCHMARKS.items()}
+def test_the_real_data_has_the_published_sizes(real_source):
+    sizes = {name: len(benchmark.read(real_source, "test")) for name, benchmark in BENCHMARKS.items()}
     assert sizes == {
         "arc_easy": 2376, "arc_challenge": 1172, "mmlu": 14042, "gsm8k": 1319, "humaneval": 164, "spelling_bee": 256,
     }  # fmt: skip
-    subjects = {item.id.split("/")[0] for item in mmlu.BENCHMARK.read(source, "test")}
+    subjects = {item.id.split("/")[0] for item in mmlu.BENCHMARK.read(real_source, "test")}
     assert len(subjects) == 57
 
 

@@ -111,10 +111,10 @@ def test_no_items_and_no_conversations_are_no_contamination(items):
     assert found(items, [])["num_contaminated"] == 0
 
 
-def test_real_training_questions_hardly_hold_test_questions(source):
+def test_real_training_questions_hardly_hold_test_questions(real_source):
     """What was found on 2026-11-22: three of GSM8K's 1319 test questions share a phrase with a training question."""
-    asked = gsm8k.BENCHMARK.read(source, "test")
-    report = find_contamination(asked, gsm8k.BENCHMARK.read(source, "train").then(conversation)).report
+    asked = gsm8k.BENCHMARK.read(real_source, "test")
+    report = find_contamination(asked, gsm8k.BENCHMARK.read(real_source, "train").then(conversation)).report
     assert [example["id"] for example in report["gsm8k"]["examples"]] == ["581", "602", "632"]
     everything = find_contamination(asked, asked.then(conversation)).report["gsm8k"]
     assert everything["num_contaminated"] == everything["num_items"] == 1319

@@ -61,7 +61,7 @@ def write(space, plan, refs, folders, tmp_path, draw_once):
         out.mkdir()
         empty.mkdir()
         draw_once(folders, out)
-        trainings = json.loads((out / "report.json").read_text())["trainings"]
+        trainings = json.loads((out / "log/times.json").read_text())["trainings"]
         refs[-1].metrics["attempts"] = {step: numbers.get("attempts", []) for step, numbers in trainings.items()}
         for ref in refs:
             _publish(space, ref, out if ref.step == "report" else empty)

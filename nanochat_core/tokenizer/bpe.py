@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 import rustbpe
 
 from nanochat_core.base.errors import ConfigError, MissingError
-from nanochat_core.tokenizer.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer, cut_runs
+from nanochat_core.tokenizer.long_runs import cut_runs
+from nanochat_core.tokenizer.tokenizer import EQUAL_PATTERN, SPECIAL_TOKENS, Tokenizer
 
 NUM_BYTES = 256
 
@@ -23,7 +24,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, max_train_bytes: i
             hint=f"at least {NUM_BYTES + len(SPECIAL_TOKENS)}",
         )
     trainer = rustbpe.Tokenizer()
-    trainer.train_from_iterator(_limited(texts, max_train_bytes, max_doc_bytes), num_ranks, pattern=SPLIT_PATTERN)
+    trainer.train_from_iterator(_limited(texts, max_train_bytes, max_doc_bytes), num_ranks, pattern=EQUAL_PATTERN)
     ranks = [bytes(token) for token, _ in sorted(trainer.get_mergeable_ranks(), key=lambda item: item[1])]
     if len(ranks) < num_ranks:
         raise MissingError(

@@ -1,0 +1,104 @@
+"""Encoding takes time in proportion to the text, of any kind, and gives the ids that tiktoken gives."""
+
+import random
+import re
+import time
+
+import pytest
+import tiktoken
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from text_kinds import RUN_CHARS, kinds
+
+from nanochat_core.tokenizer import long_runs
+from nanochat_core.tokenizer.bpe import train_tokenizer
+from nanochat_core.tokenizer.long_runs import WINDOW_CHARS, cut_runs
+from nanochat_core.tokenizer.tokenizer import SPLIT_PATTERN, Tokenizer
+
+SIZE = 10_000
+SLACK = 3.0  # over four times the time for four times the text: other work runs on the machine
+MAX_RATIO = 10.0
+
+
+@pytest.fixture(scope="module")
+def merging() -> Tokenizer:
+    """Long tokens, and words that merge across any place where a text may be cut."""
+    texts = ["the thermal theme of the other brother", "=" * 300, "-#" * 200, "ababab abba", "    x", "中文字中文"]
+    return train_tokenizer(texts * 5, vocab_size=320, max_train_bytes=10**6, max_doc_bytes=10**4)
+
+
+def _plain(tokenizer: Tokenizer) -> tiktoken.Encoding:
+    ranks = {token: rank for rank, token in enumerate(tokenizer.ranks)}
+    return tiktoken.Encoding("plain", pat_str=SPLIT_PATTERN, mergeable_ranks=ranks, special_tokens={})
+
+
+def test_ids_of_every_kind_of_text_are_those_of_the_stored_pattern(merging):
+    plain = _plain(merging)
+    texts = dict(kinds(3 * WINDOW_CHARS))
+    assert len(texts) > 200
+    wrong = [name for name, text in texts.items() if merging.encode(text) != plain.encode_ordinary(text)]
+    assert wrong == []
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_words_without_an_end_are_cut_where_it_changes_nothing(merging, data):
+    drawn = random.Random(data.draw(st.integers(0, 2**32)))
+    alphabets = ("the", "ab", "=-#", "#", "thermal other", "中文字", "abcdefghijklmnopqrstuvwxyz", "é\u0301", "'s")
+    text = "".join("".join(drawn.choices(drawn.choice(alphabets), k=drawn.randrange(20_000))) for _ in range(4))
+    assert merging.encode(text) == _plain(merging).encode_ordinary(text)
+
+
+def test_a_seam_that_cannot_be_mended_is_not_cut(merging, monkeypatch):
+    monkeypatch.setattr(long_runs, "MENDED_TOKENS", ())
+    text = "the" * 20_000
+    assert merging.encode(text) == _plain(merging).encode_ordinary(text)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from(" \n\t\x1c\u2028ab"), st.integers(1, 12)), max_size=14), st.integers(1, 9))
+def test_white_space_is_cut_where_it_always_was(pieces, longest):
+    text = "".join(character * count for character, count in pieces)
+    ends = [match.end() for match in re.finditer(rf"\s{{{longest}}}", text)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(long_runs, "MAX_RUN_CHARS", longest)
+        starts = [0, *ends]
+        cut = [text[start:end] for start, end in zip(starts, [*ends, len(text)], strict=True)]
+        assert cut_runs(text) == [piece for piece in cut if piece]
+
+
+def test_a_megabyte_of_runs_just_below_the_longest_is_cut_in_no_time():
+    text = (" " * RUN_CHARS[0] + "x") * 80
+    started = time.process_time()
+    assert cut_runs(text) == [text]
+    assert time.process_time() - started < 0.5  # 10 s where every place is tried
+
+
+def _seconds(tokenizer: Tokenizer, text: str, repeats: int) -> float:
+    taken = []
+    for _ in range(repeats):
+        started = time.process_time()
+        tokenizer.encode(text)
+        taken.append(time.process_time() - started)
+    return min(taken)
+
+
+@pytest.mark.parametrize("size", [SIZE, pytest.param(1 << 20, marks=pytest.mark.torture)])
+def test_four_times_the_text_takes_four_times_the_time(merging, size):
+    longer = dict(kinds(4 * size))
+    for name, text in kinds(size):
+        bound = 4 * SLACK * _seconds(merging, text, 2) + 0.02
+        # measured again only where it seems too long
+        assert any(_seconds(merging, longer[name], 1) <= bound for _ in range(4)), name
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("fixture", ["byte_tokenizer", "merging"])
+def test_four_mebibytes_of_no_kind_take_ten_times_as_long_as_of_another(fixture, request):
+    tokenizer = request.getfixturevalue(fixture)
+    table = sorted((_seconds(tokenizer, text, 2), name) for name, text in kinds(4 << 20))
+    for seconds, name in (*table[:5], *table[-10:]):
+        print(f"{seconds:7.3f} s  {name}")
+    print(f"{fixture}: {len(table)} kinds, slowest over fastest {table[-1][0] / table[0][0]:.1f}")
+    assert table[-1][0] <= MAX_RATIO * table[0][0]

@@ -31,7 +31,7 @@ from nudge import nudge
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.weights import save_model
-from nanochat_core.serve.app import create_app
+from nanochat_core.serve.listen import server_config
 from nanochat_core.serve.pool import ModelPool
 from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.store import Store
@@ -111,7 +111,7 @@ def start_server(
 @contextmanager
 def serve_here(pool: ModelPool, *, token: str | None = None) -> Iterator[str]:
     """The application behind a real socket, in a thread; yields its address."""
-    config = uvicorn.Config(create_app(pool, token=token), port=0, log_config=None, timeout_graceful_shutdown=5)
+    config = server_config(pool, token=token)
     listening = config.bind_socket()
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -60,6 +60,7 @@ def serve(
     from nanochat_core import workspace
     from nanochat_core.base.hardware import pick_device
     from nanochat_core.serve.limits import ROWS_CPU, ROWS_GPU, Limits
+    from nanochat_core.serve.listen import limit_log
     from nanochat_core.serve.pool import ModelPool
 
     is_gpu = pick_device(device).type == "cuda"
@@ -68,6 +69,7 @@ def serve(
         ping_s=ping_s, shutdown_s=shutdown_s,
     )  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    limit_log()
     store = workspace.current().store
     pool = ModelPool.from_store(store, refs or [], device=device, dtype=dtype, limits=limits)
     run_server(pool, host=host, port=port, token=token)
@@ -77,12 +79,9 @@ def run_server(pool: "ModelPool", *, host: str, port: int, token: str | None) ->
     """Listen until a signal ends it; the address is printed once connections are taken."""
     import uvicorn
 
-    from nanochat_core.serve.app import create_app
+    from nanochat_core.serve.listen import server_config
 
-    config = uvicorn.Config(
-        create_app(pool, token=token), host=host, port=port, log_config=None, access_log=False,
-        timeout_graceful_shutdown=int(pool.limits.shutdown_s) + 1, server_header=False,
-    )  # fmt: skip
+    config = server_config(pool, token=token, host=host, port=port)
     try:
         listening = config.bind_socket()
     except SystemExit as error:  # uvicorn has logged the reason

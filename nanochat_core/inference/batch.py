@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.errors import ConfigError, CorruptError
 from nanochat_core.inference.logprobs import token_logprobs
 from nanochat_core.inference.prefill import Prefill
 from nanochat_core.inference.request import Request
@@ -88,6 +88,7 @@ class Batch:
         for row, held in enumerate(self.rows):
             if held is request:
                 self._prefill.drop(row)
+                self.decoder.scrub_row(row)  # nobody has seen whether its numbers are any
                 self._free(row)
 
     def shrink(self) -> None:
@@ -117,12 +118,25 @@ class Batch:
     def _choose(self, rows: Sequence[int], logits: Tensor) -> Happened:
         """Give the request of each row the token that follows from logits (A, V)."""
         requests = [request for request in (self.rows[row] for row in rows) if request is not None]
+        is_broken = ~logits.amax(-1).isfinite()  # (A,)
+        if is_broken.any():
+            logits = logits.masked_fill(is_broken.unsqueeze(1), 0.0)
+            for request, broken in zip(requests, is_broken.tolist(), strict=True):
+                if broken:
+                    request.fail(not_finite(request))
         tokens = _choose(requests, logits)
         return [self._take(row, *pair) for row, pair in zip(rows, zip(requests, tokens, strict=True), strict=True)]
 
     def _take(self, row: int, request: Request, token: int) -> tuple[Request, list[Event]]:
-        events = request.take(token)
+        events: list[Event] = []
+        if request.failure is None:
+            try:
+                events = request.take(token)
+            except Exception as error:  # a tool, a stop text: what belongs to this request ends this request
+                request.fail(error)
         self._unfed[row] = token
+        if request.failure is not None:
+            self.decoder.scrub_row(row)
         if request.is_done:
             self._free(row)
         return request, events
@@ -131,6 +145,14 @@ class Batch:
         self.rows[row] = None
         self._unfed.pop(row, None)
         self.decoder.clear_row(row)
+
+
+def not_finite(request: Request) -> CorruptError:
+    """What is said of a request whose logits hold NaN or no largest number."""
+    return CorruptError(
+        f"the model's numbers for token {len(request.answer.tokens) + 1} of an answer are not finite",
+        hint="its weights are damaged, or its training diverged",
+    )
 
 
 def _choose(requests: Sequence[Request], logits: Tensor) -> list[int]:

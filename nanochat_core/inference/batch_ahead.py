@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nanochat_core.inference.batch import CHUNK_TOKENS, Batch, Happened, note_logprobs
+from nanochat_core.inference.batch import CHUNK_TOKENS, Batch, Happened, not_finite, note_logprobs
 from nanochat_core.inference.decoder import Decoder
-from nanochat_core.inference.device_steps import ON_DEVICE, Chosen, DeviceSteps, Feed
+from nanochat_core.inference.device_steps import NOT_FINITE, ON_DEVICE, Chosen, DeviceSteps, Feed
 from nanochat_core.inference.request import Request
 from nanochat_core.inference.sampling import settings_of
 
@@ -85,7 +85,9 @@ class AheadBatch(Batch):
         if flight.chosen.logits is not None and requests:
             note_logprobs(requests, flight.chosen.logits[places], tokens, are_forced)
         happened = []
-        for request, token, is_forced in zip(requests, tokens, are_forced, strict=True):
+        for request, token, is_forced, place in zip(requests, tokens, are_forced, places, strict=True):
+            if found[place] == NOT_FINITE:
+                request.fail(not_finite(request))
             request.sampler.num_drawn += not is_forced
             row = row_of[id(request)]
             happened.append(self._take(row, request, token))

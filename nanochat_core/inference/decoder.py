@@ -121,6 +121,10 @@ class Decoder:
         """Make row `target` what row `source` is: n samples of one prompt need one prefill."""
         self.cache.copy_row(source, target)
 
+    def scrub_row(self, row: int) -> None:
+        """Put zeros where a row may hold what is no number; `clear_row` leaves its old places as they are."""
+        self.cache.scrub_row(row)
+
     def clear_row(self, row: int) -> None:
         """Free a row; its next token starts a new sequence."""
         self.cache.clear_row(row)

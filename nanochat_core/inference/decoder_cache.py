@@ -126,6 +126,11 @@ class RingCache:
         self.last_embedding[row] = 0
         self._set_length(row, 0)
 
+    def scrub_row(self, row: int) -> None:
+        """Forget what a row holds: a NaN there would reach whoever comes next, hidden or not, as 0 times NaN."""
+        for store in (*self.keys, *self.values):
+            store[row].zero_()
+
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Give up all rows but `rows`, which become 0, 1, ... in that order."""
         index = torch.tensor(rows, device=self.device)

@@ -19,6 +19,7 @@ from nanochat_core.inference.draw import Cut, RowSettings, draw
 from nanochat_core.inference.sampling import GREEDY_BELOW
 
 # R rows, B of them computed, A active, V vocabulary
+NOT_FINITE = -1  # as the token that was chosen: the row's logits hold NaN
 ON_DEVICE = -1  # as the token to feed: the one that the step before chose for this row
 VISIBLE_BUCKET = 256  # a captured graph looks at 256, 512, 1024, ... places of a row
 TOP_K_BUCKETS = (64, 1024)  # largest k that a graph is made for; above: all tokens
@@ -114,6 +115,8 @@ class DeviceSteps:
         ids, is_active = decoder.ids[:rows], table[IS_ACTIVE] > 0
         ids.copy_(torch.where(table[GIVEN] >= 0, table[GIVEN].long(), ids))
         logits, embedding = decoder.next_logits(rows, visible)
+        is_broken = ~logits.amax(-1).isfinite()  # (B,)
+        logits = logits.masked_fill(is_broken.unsqueeze(1), 0.0)  # what is drawn from must be numbers
         tokens = logits.argmax(-1)
         if cut is not None:
             settings = RowSettings(
@@ -127,7 +130,7 @@ class DeviceSteps:
         held = cache.last_embedding[:rows]
         held.copy_(torch.where(is_active.unsqueeze(1), embedding, held))
         cache.positions[:rows].add_(is_active)
-        return logits, tokens
+        return logits, tokens.masked_fill(is_broken, NOT_FINITE)
 
     @contextmanager
     def _rehearsal(self) -> Iterator[None]:

@@ -53,6 +53,8 @@ class Engine:
         while not request.is_done:
             for _, events in batch.step():
                 yield from events
+        if request.failure is not None:
+            raise request.failure
 
     def generate(
         self,
@@ -75,7 +77,11 @@ class Engine:
                 batch.add([waiting.popleft() for _ in range(min(batch.num_free, len(waiting)))])
             if not waiting:
                 batch.shrink()
-            if any(request.is_done for request, _ in batch.step()):
+            happened = batch.step()
+            for request, _ in happened:
+                if request.failure is not None:
+                    raise request.failure
+            if any(request.is_done for request, _ in happened):
                 on_done(len(requests) - len(waiting) - batch.num_active)
         return [request.answer for request in requests]
 

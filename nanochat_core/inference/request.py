@@ -40,6 +40,8 @@ class Request:
         self.loop = ToolLoop(tokenizer) if sampling.use_tools else TextLoop(tokenizer)
         self.answer = Answer()
         self.is_done = False
+        self.failure: Exception | None = None
+        """Why there will be no more of this answer, though it has no end."""
         self._stop_text = StopText(sampling.stop)
 
     @property
@@ -51,6 +53,10 @@ class Request:
     def is_forced(self) -> bool:
         """The next token is part of a tool's result."""
         return bool(self.loop.forced)
+
+    def fail(self, error: Exception) -> None:
+        """End the answer where it is."""
+        self.failure, self.is_done = error, True
 
     def take(self, token: int) -> list[Event]:
         """Go on by one token; returns what a reader should be told of it."""

@@ -47,6 +47,17 @@ def load_model(folder: Path) -> GPT:
     return model
 
 
+def check_finite(model: GPT, *, name: str) -> None:
+    """CorruptError naming the first tensor that holds NaN or infinity: every answer that meets it would be noise."""
+    for tensor_name, parameter in model.named_parameters():
+        num_wrong = int((~parameter.isfinite()).sum())
+        if num_wrong:
+            raise CorruptError(
+                f"{tensor_name} of {name}: {num_wrong:,} of its {parameter.numel():,} numbers are NaN or infinite",
+                hint="its training diverged, or the file is damaged: serve an earlier version, NAME@VERSION",
+            )
+
+
 def load_optimizer_state(folder: Path) -> dict[str, torch.Tensor]:
     """The optimizer's tensors by name, as they were at the end of the run."""
     return _read(folder / OPTIMIZER)

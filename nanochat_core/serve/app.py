@@ -138,17 +138,27 @@ def _add_tokenizer(app: FastAPI, models: ModelPool) -> None:
         """Ids of a text; names of special tokens in it are those tokens."""
         card, scheduler = models.ready(body.model)
         tokenizer = scheduler.engine.tokenizer
-        ids = await asyncio.to_thread(prompts.encode_with_special, tokenizer, body.prompt)
-        if body.add_special_tokens is not False:
-            ids = [tokenizer.bos, *ids]
-        return _json(Tokens(tokens=ids, count=len(ids), max_model_len=card.context_tokens))
+
+        def read() -> str:
+            ids = tokenizer.encode_with_special(body.prompt)
+            if body.add_special_tokens is not False:
+                ids = [tokenizer.bos, *ids]
+            # millions of numbers that were made here need no check
+            return Tokens.model_construct(tokens=ids, count=len(ids), max_model_len=card.context_tokens).body()
+
+        return _written(await models.read(read))
 
     @app.post("/detokenize", response_model=Detokenized)
     async def detokenize(body: DetokenizeBody) -> Response:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""
         tokenizer = models.ready(body.model)[1].engine.tokenizer
-        ids = await asyncio.to_thread(prompts.check_ids, tokenizer, body.tokens, param="tokens")
-        return _json(Detokenized(prompt=await asyncio.to_thread(tokenizer.decode, ids)))
+
+        def read() -> str:
+            return Detokenized(
+                prompt=tokenizer.decode(prompts.check_ids(tokenizer, body.tokens, param="tokens"))
+            ).body()
+
+        return _written(await models.read(read))
 
 
 def _add_page(app: FastAPI) -> None:
@@ -176,5 +186,9 @@ def _entry(card: ModelCard) -> ModelEntry:
     return ModelEntry(id=card.id, object="model", created=card.created, owned_by=OWNER, nanochat=facts)
 
 
-def _json(reply: Reply, status: int = 200) -> Response:
-    return Response(reply.body(), status_code=status, media_type="application/json")
+def _json(reply: Reply) -> Response:
+    return _written(reply.body())
+
+
+def _written(body: str) -> Response:
+    return Response(body, media_type="application/json")

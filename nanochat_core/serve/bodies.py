@@ -6,14 +6,23 @@ elsewhere can send text/plain, a form or no type at all without asking first, ap
 """
 
 import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
 
-from nanochat_core.serve.errors import ApiError
+from nanochat_core.serve.errors import CLIENT_CLOSED, ApiError
+
+MAX_VALUES = 1 << 19  # 64 prompts of 8,192 ids
+MAX_CONTAINERS = 1 << 16  # lists and objects: an empty one takes sixty bytes where it was sent as two
+MAX_DEPTH = 64
+STRING = r'"(?:[^"\\]++|\\.)*+"?'  # one without an end goes to the end of the text, so every character is met once
+STRUCTURE = re.compile(STRING + r"|[\[\]{},]", re.DOTALL)
+BRACKETS = re.compile(STRING + r"|[\[\]{}]", re.DOTALL)
 
 
 class JsonRequest(Request):
@@ -36,7 +45,10 @@ class JsonRoute(APIRoute):
         async def read_and_answer(request: Request) -> Response:
             check_headers(request.headers)
             read = JsonRequest(request.scope, request.receive)
-            read.parsed = parse(await read.body())
+            try:
+                read.parsed = parse(await read.body())
+            except ClientDisconnect:
+                raise ApiError(CLIENT_CLOSED, "the client went away") from None
             return await answer(read)
 
         return read_and_answer
@@ -62,7 +74,9 @@ def parse(raw: bytes) -> Any:
     if not raw:
         raise ApiError(400, "the body is empty: a JSON object is expected")
     try:
-        return json.loads(raw, parse_float=_number)
+        text = raw.decode(json.detect_encoding(raw), "surrogatepass")
+        check_size(text)
+        return json.loads(text, parse_float=_number)
     except json.JSONDecodeError as error:
         where = f"{error.msg}, line {error.lineno} column {error.colno}"
         raise ApiError(400, f"the body is not valid JSON: {where}") from None
@@ -70,6 +84,29 @@ def parse(raw: bytes) -> Any:
         raise ApiError(400, f"the body is not UTF-8: byte {error.start} is no part of a character") from None
     except (ValueError, RecursionError):  # thousands of digits, thousands of brackets
         raise ApiError(400, "the body is not valid JSON: a number or a list in it has no end") from None
+
+
+def check_size(text: str) -> None:
+    """ApiError for a JSON text of more values, or deeper ones, than any request has: said before they are made."""
+    num_containers = text.count("[") + text.count("{")  # those inside of texts too
+    if num_containers <= MAX_DEPTH and num_containers + text.count(",") <= MAX_VALUES:
+        return
+    pattern = BRACKETS if num_containers + text.count(",") <= MAX_VALUES else STRUCTURE
+    num_values = num_containers = depth = 0
+    for match in pattern.finditer(text):
+        mark = text[match.start()]
+        if mark in "[{":
+            num_containers, depth = num_containers + 1, depth + 1
+        elif mark in "]}":
+            depth -= 1
+        num_values += mark in "[{,"
+        for seen, most, what in (
+            (num_values, MAX_VALUES, "values"),
+            (num_containers, MAX_CONTAINERS, "lists and objects"),
+            (depth, MAX_DEPTH, "lists and objects within each other, or one of them has no end"),
+        ):
+            if seen > most:
+                raise ApiError(400, f"the body has more than {most} {what}")
 
 
 def _number(text: str) -> int | float:

@@ -12,6 +12,7 @@ from nanochat_core.inference.logprobs import TokenLogprobs
 from nanochat_core.inference.tool_loop import End, Event, Text, ToolCall, ToolError, ToolResult
 from nanochat_core.serve import prompts
 from nanochat_core.serve.catalogue import ModelCard
+from nanochat_core.serve.guards import client_of
 from nanochat_core.serve.jobs import Answers, Job, end_of, merged
 from nanochat_core.serve.logprobs import chat_logprobs
 from nanochat_core.serve.pool import ModelPool
@@ -76,14 +77,14 @@ async def answer_chat(pool: ModelPool, body: ChatBody, request: Request) -> Resp
     engine = scheduler.engine
 
     def read() -> Job:
-        prompt = prompts.chat_prompt(engine.tokenizer, body)
+        prompt = prompts.chat_prompt(engine.tokenizer, body, context_tokens=card.context_tokens)
         prompts.check_room(prompt, context_tokens=card.context_tokens, param="messages")
         room = card.context_tokens - len(prompt.ids)
         sampling = prompts.chat_sampling(engine.tokenizer, body, room=room)
         return Job(prompt, engine.request(prompt.ids, sampling))
 
-    job = await asyncio.to_thread(read)  # tokenizing a megabyte takes long enough for others to notice
-    answers = Answers(scheduler, [job])
+    job = await pool.read(read)
+    answers = Answers(scheduler, [job], client=client_of(request))
     scheduler.submit(answers.jobs)
     exchange = Exchange(body, card, engine.tokenizer, job, heading("chatcmpl", model=card.id, ref=card.ref))
     if body.stream:

@@ -19,7 +19,7 @@ from nanochat_core.inference.sampling import GREEDY_BELOW
 from nanochat_core.inference.tool_loop import Event, Text
 from nanochat_core.serve import prompts
 from nanochat_core.serve.catalogue import ModelCard
-from nanochat_core.serve.errors import ApiError
+from nanochat_core.serve.guards import client_of
 from nanochat_core.serve.jobs import Answers, Job, Update, end_of, merged
 from nanochat_core.serve.logprobs import completion_logprobs
 from nanochat_core.serve.pool import ModelPool
@@ -62,9 +62,9 @@ async def answer_completion(pool: ModelPool, body: CompletionBody, request: Requ
     """Answer one completion request, which may hold many prompts."""
     body.check_supported()
     card, scheduler = pool.ready(body.model)
-    parts = await asyncio.to_thread(_continuations, scheduler.engine, body, card, most=pool.limits.max_prompts)
+    parts = await pool.read(lambda: _continuations(scheduler.engine, body, card, most=pool.limits.max_prompts))
     jobs = [job for part in parts for job in (part.scored, part.generated) if job is not None]
-    answers = Answers(scheduler, jobs)
+    answers = Answers(scheduler, jobs, client=client_of(request))
     scheduler.submit(jobs)
     head = heading("cmpl", model=card.id, ref=card.ref)
     tokenizer = scheduler.engine.tokenizer
@@ -82,9 +82,7 @@ async def answer_completion(pool: ModelPool, body: CompletionBody, request: Requ
 
 
 def _continuations(engine: Engine, body: CompletionBody, card: ModelCard, *, most: int) -> list[Continuation]:
-    found = prompts.completion_prompts(engine.tokenizer, body)
-    if len(found) > most:
-        raise ApiError(400, f"{len(found)} prompts in one request; this server takes {most}", param="prompt")
+    found = prompts.completion_prompts(engine.tokenizer, body, context_tokens=card.context_tokens, most=most)
     return [_continuation(engine, body, card, prompt, number) for number, prompt in enumerate(found)]
 
 

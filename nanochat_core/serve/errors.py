@@ -23,6 +23,7 @@ NO_SUCH_PATH = (
     "/detokenize, /tokenizer_info, /health, /metrics. A client's base URL ends in /v1; other parts of OpenAI's API "
     "(responses, embeddings, audio, images, files) are not served"
 )
+CLIENT_CLOSED = 499  # nginx's status for a client that went away; nobody reads the answer
 KIND_OF_STATUS = {401: AUTH, 403: AUTH, 404: MISSING, 429: OVERLOADED, 503: OVERLOADED}
 
 

@@ -14,6 +14,7 @@ import re
 from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nanochat_core.serve.errors import ApiError
@@ -105,6 +106,12 @@ class Guard:
             return message
 
         return receive_counted
+
+
+def client_of(request: HTTPConnection) -> tuple[str, str]:
+    """Who asks, for taking turns: the address, and the key, which tells the clients behind one address apart."""
+    given = request.headers.get("authorization", "")
+    return request.client.host if request.client else "", _digest(given).hex() if given else ""
 
 
 def _digest(token: str) -> bytes:

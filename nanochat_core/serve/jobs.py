@@ -39,11 +39,23 @@ class Job:
     def __init__(self, prompt: "Prompt", request: Request | None = None, *, index: int = 0, num_top: int = 0) -> None:
         self.prompt, self.request, self.index, self.num_top = prompt, request, index, num_top
         self.inbox: Inbox | None = None
+        self.client: tuple[str, str] = ("", "")
+        """Whose turn it is: address and key."""
         self.is_cancelled = False
         self.asked_s = time.monotonic()
         self.first_s: float | None = None
         self.last_s: float | None = None
         self.num_tokens = 0
+
+    @property
+    def turn(self) -> tuple[str, str, int]:
+        """Address, key and request: those on each level take turns."""
+        return *self.client, id(self.inbox)
+
+    @property
+    def cost(self) -> int:
+        """Tokens that the model may have to read and write for it."""
+        return len(self.prompt.ids) + (0 if self.request is None else self.request.sampling.max_new_tokens)
 
     @property
     def ttft_s(self) -> float:
@@ -86,11 +98,11 @@ class Inbox:
 class Answers:
     """The prompts of one HTTP request, being answered."""
 
-    def __init__(self, scheduler: Listener, jobs: Sequence[Job]) -> None:
+    def __init__(self, scheduler: Listener, jobs: Sequence[Job], *, client: tuple[str, str] = ("", "")) -> None:
         self.scheduler, self.jobs = scheduler, list(jobs)
         self._inbox = Inbox()
         for job in self.jobs:
-            job.inbox = self._inbox
+            job.inbox, job.client = self._inbox, client
         self._num_open = len(self.jobs)
 
     async def updates(self) -> AsyncIterator[list[Update]]:

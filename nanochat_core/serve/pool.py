@@ -4,12 +4,13 @@ The server answers from its first moment: a model that is still loading is a 503
 connection, so that a client or an orchestrator can tell "soon" from "never".
 """
 
+import asyncio
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nanochat_core.base.errors import ConfigError, NanochatError
 from nanochat_core.serve.catalogue import Listed, ModelCard, look_up
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOADING_RETRY_S = 5.0
+NUM_READING = 4
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,15 @@ class ModelPool:
         self.models = {model.card.id: model for model in models}
         self._thread: threading.Thread | None = None
         self._is_closing = False
+        self._reading = asyncio.Semaphore(NUM_READING)
+
+    async def read(self, work: "Callable[[], T]") -> "T":
+        """Do `work` on a prompt beside the event loop; megabytes take long enough for others to notice.
+
+        Few at a time: the rest of such requests would only take memory and the interpreter from those who wait.
+        """
+        async with self._reading:
+            return await asyncio.to_thread(work)
 
     @classmethod
     def from_store(
@@ -151,12 +163,13 @@ def _engine(store: Store, listed: Listed, *, device: str, dtype: str) -> "Engine
     """Read the weights and put them where they are to run."""
     from nanochat_core.base.hardware import pick_device, pick_dtype
     from nanochat_core.inference.engine import Engine
-    from nanochat_core.model.weights import load_model
+    from nanochat_core.model.weights import check_finite, load_model
     from nanochat_core.pipeline.models import fetch
     from nanochat_core.tokenizer.tokenizer import Tokenizer
 
     where = pick_device(device)
     model = load_model(fetch(store, listed.stored.artifact, "model.safetensors", "config.json"))
+    check_finite(model, name=listed.card.ref)
     tokenizer = Tokenizer.load(fetch(store, listed.stored.tokenizer, "tokenizer.json"))
     model.to(where)
     model.compute_dtype = pick_dtype(dtype, where)

@@ -5,7 +5,6 @@ Text goes through the tokenizer's `encode`, which knows no special tokens, so no
 it: it is put before a completion's prompt here, and left out of what is echoed.
 """
 
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ COMPLETION_TOKENS = 16  # OpenAI's default for plain completions
 NO_LIMIT = -1
 LEAST_TOP_P = 1e-9  # OpenAI takes 0: of a nucleus that small only the likeliest token is left
 SEED_BITS = 48  # seeds that we choose survive JavaScript's numbers
-SPECIAL = re.compile("(" + "|".join(map(re.escape, tk.SPECIAL_TOKENS)) + ")")
 
 CHAT_TEMPLATE = (
     "<|bos|>{% set turn = namespace(role='', said=false) %}{% for message in messages %}"
@@ -53,8 +51,10 @@ class Prompt:
         return self.ids[self.num_hidden :]
 
 
-def chat_prompt(tokenizer: Tokenizer, body: ChatBody) -> Prompt:
+def chat_prompt(tokenizer: Tokenizer, body: ChatBody, *, context_tokens: int) -> Prompt:
     """The conversation up to where the assistant is to speak."""
+    num_chars = sum(len(part.text) for message in body.messages for part in message.content)
+    check_least(tokenizer, num_chars, context_tokens=context_tokens, param="messages")
     turns = turns_of(body.messages)
     if turns[-1].role != "user":
         raise ApiError(
@@ -67,8 +67,8 @@ def chat_prompt(tokenizer: Tokenizer, body: ChatBody) -> Prompt:
         raise ApiError(400, error.message, param="messages") from error
 
 
-def completion_prompts(tokenizer: Tokenizer, body: CompletionBody) -> list[Prompt]:
-    """One prompt per text or list of ids."""
+def completion_prompts(tokenizer: Tokenizer, body: CompletionBody, *, context_tokens: int, most: int) -> list[Prompt]:
+    """One prompt per text or list of ids, `most` at most; ApiError before any is read that cannot be answered."""
     prompt = "" if body.prompt is None else body.prompt
     if isinstance(prompt, str):
         prompt = [prompt]
@@ -76,6 +76,14 @@ def completion_prompts(tokenizer: Tokenizer, body: CompletionBody) -> list[Promp
         prompt = [prompt]  # type: ignore[list-item]
     if not prompt:
         raise ApiError(400, "prompt is an empty list", param="prompt")
+    if len(prompt) > most:
+        raise ApiError(400, f"{len(prompt)} prompts in one request; this server takes {most}", param="prompt")
+    for one in prompt:
+        if isinstance(one, str):
+            check_least(tokenizer, len(one), context_tokens=context_tokens, param="prompt")
+        else:
+            num_ids = len(one) + (one[:1] != [tokenizer.bos])  # type: ignore[arg-type, index]
+            check_context(num_ids, context_tokens=context_tokens, param="prompt")
     return [_completion_prompt(tokenizer, one) for one in prompt]  # type: ignore[arg-type]
 
 
@@ -94,24 +102,30 @@ def check_ids(tokenizer: Tokenizer, ids: Sequence[int], *, param: str) -> list[i
     return list(ids)
 
 
-def encode_with_special(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of text in which a special token's name is that token."""
-    ids: list[int] = []
-    for piece in SPECIAL.split(text):
-        ids += [tokenizer.special(piece)] if piece in tk.SPECIAL_TOKENS else tokenizer.encode(piece)
-    return ids
+def check_least(tokenizer: Tokenizer, num_chars: int, *, context_tokens: int, param: str) -> None:
+    """ApiError where even the longest tokens would not bring a text of so many characters into the context."""
+    check_context(
+        -(-num_chars // tokenizer.longest_bytes), context_tokens=context_tokens, param=param, least="at least "
+    )
 
 
-def check_room(prompt: Prompt, *, context_tokens: int, param: str, needs_room: bool = True) -> None:
-    """ApiError naming both numbers where the prompt leaves no room for an answer."""
-    if len(prompt.ids) + needs_room > context_tokens:
+def check_context(
+    num_tokens: int, *, context_tokens: int, param: str, least: str = "", needs_room: bool = False
+) -> None:
+    """ApiError naming both numbers where a prompt does not fit into the context."""
+    if num_tokens + needs_room > context_tokens:
         raise ApiError(
             400,
-            f"this model's context is {context_tokens} tokens, and the prompt has {len(prompt.ids)}"
+            f"this model's context is {context_tokens} tokens, and the prompt has {least}{num_tokens}"
             + (", which leaves no room for an answer" if needs_room else ""),
             param=param,
             code="context_length_exceeded",
         )
+
+
+def check_room(prompt: Prompt, *, context_tokens: int, param: str, needs_room: bool = True) -> None:
+    """ApiError naming both numbers where the prompt leaves no room for an answer."""
+    check_context(len(prompt.ids), context_tokens=context_tokens, param=param, needs_room=needs_room)
 
 
 def chat_sampling(tokenizer: Tokenizer, body: ChatBody, *, room: int) -> Sampling:

@@ -6,19 +6,23 @@ job that waits is told so at once, later ones are refused, and /health says why:
 """
 
 import logging
+import math
 import threading
-from collections import deque
+import time
 from collections.abc import Sequence
 
 from nanochat_core.inference.engine import Batch, Engine, Request
+from nanochat_core.inference.sampling import Sampling
 from nanochat_core.inference.tool_loop import Event
 from nanochat_core.serve.errors import ApiError
 from nanochat_core.serve.jobs import Job, Update, deliver
 from nanochat_core.serve.limits import Limits
 from nanochat_core.serve.metrics import ModelMetrics
 from nanochat_core.serve.scoring import score_prompt
+from nanochat_core.serve.turns_taken import Turns
 
 log = logging.getLogger(__name__)
+SHORT_TOKENS = 192  # prompt and answer of what may take a row that is kept for the short
 MEMORY = 0.9  # of the running mean of seconds per answer, which Retry-After is guessed from
 
 
@@ -29,10 +33,11 @@ class Scheduler:
         self.name, self.engine, self.limits, self.metrics = name, engine, limits, metrics
         self.failure: str | None = None
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
+        self._waiting = Turns()
         self._running: dict[int, Job] = {}  # by _key: what holds a row, or is being scored
         self._is_closing = False
         self._mean_s = 1.0
+        self._score_after_s = 0.0
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         metrics.watch("queue_requests", lambda: float(len(self._waiting)))
         metrics.watch("running_requests", lambda: float(len(self._running)))
@@ -48,7 +53,7 @@ class Scheduler:
             raise ApiError(400, f"{len(jobs)} prompts in one request; this server takes {most}", param="prompt")
         with self._changed:
             self._check_open(len(jobs))
-            self._waiting.extend(jobs)
+            self._waiting.add(jobs)
             self._changed.notify()
         for job in jobs:
             self.metrics.count("prompt_tokens", len(job.prompt.ids))
@@ -90,9 +95,12 @@ class Scheduler:
 
     def _run(self) -> None:
         try:
-            batch = self.engine.slots(self.limits.num_rows)
+            batch = self._rows()
             while not self._is_closing:
-                self._turn(batch)
+                try:
+                    self._turn(batch)
+                except Exception as error:
+                    batch = self._after_failure(error)
         except Exception as error:  # whatever it was, those who wait must hear of it
             log.exception("the engine of %s has stopped", self.name)
             with self._changed:
@@ -101,44 +109,91 @@ class Scheduler:
         else:
             self._end_all(ApiError(503, "the server is shutting down", code="shutting_down"))
 
+    def _rows(self) -> Batch:
+        return self.engine.slots(self.limits.num_rows + self.limits.num_kept_rows)
+
+    def _after_failure(self, error: Exception) -> Batch:
+        """Fresh rows after a step that failed for all who were in it; raises again where the engine itself is broken.
+
+        Those who wait were no part of the step, and must not pay for what one request did to it.
+        """
+        with self._changed:
+            ended = list(self._running.values())
+            self._running.clear()
+        self.metrics.count("failed_requests", len(ended))
+        problem = ApiError(500, f"the engine of {self.name} failed", code="engine_failed")
+        deliver((job, Update(job.index, error=problem, is_last=True)) for job in ended)
+        log.error("a step of %s failed and ended %d answers", self.name, len(ended), exc_info=error)
+        batch = self._rows()
+        probe = self.engine.request([self.engine.tokenizer.bos], Sampling(max_new_tokens=1, temperature=0.0))
+        batch.add([probe])
+        while not probe.is_done:
+            batch.step()
+        return batch
+
     def _turn(self, batch: Batch) -> None:
         """Wait for work; let go of what was cancelled, take on what fits, and step once."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._running or self._is_closing)
             gone = [job for job in self._running.values() if job.is_cancelled]
-            abandoned = sum(job.is_cancelled for job in self._waiting)
-            if abandoned:
-                self._waiting = deque(job for job in self._waiting if not job.is_cancelled)
+            abandoned = self._waiting.drop_cancelled()
         for job in gone:
             assert job.request is not None
             batch.drop(job.request)
             del self._running[_key(job)]
         self.metrics.count("cancelled_requests", len(gone) + abandoned)
-        admitted = self._admit(batch.num_free)
+        admitted = self._admit()
         if admitted:
             batch.add(admitted)
         if self._running:
             self._hand_out(batch.step())
 
-    def _admit(self, num_free: int) -> list[Request]:
-        """Take from the queue, in its order, what there are rows for; a prompt to score is scored on the way."""
+    def _admit(self) -> list[Request]:
+        """Take from the queue what there are rows for, in turns; a prompt to score is scored on the way."""
         admitted: list[Request] = []
-        while self._waiting:
+        while len(self._waiting):
             with self._changed:
-                job = self._waiting[0]
-                if job.request is not None and len(admitted) == num_free:
+                job = self._waiting.take(self._may_go)
+                if job is None:
                     break
-                self._running[_key(self._waiting.popleft())] = job  # at no moment is it in neither
+                self._running[_key(job)] = job  # at no moment is it in neither
             if job.request is None:
                 self._score(job)
                 break  # between two scorings the others get a step
             admitted.append(job.request)
         return admitted
 
+    def _may_go(self, job: Job) -> bool:
+        """Whether there is a row for this job: the last ones are kept for short answers and for who holds none."""
+        if job.request is None:  # others decode for as long as the scoring before took
+            return not self._running or time.monotonic() >= self._score_after_s
+        limits = self.limits
+        if len(self._running) < limits.num_rows:
+            return True
+        if len(self._running) >= limits.num_rows + limits.num_kept_rows:
+            return False
+        return job.cost <= SHORT_TOKENS or all(held.client[0] != job.client[0] for held in self._running.values())
+
     def _score(self, job: Job) -> None:
-        entries = score_prompt(self.engine.model, job.prompt.ids, num_top=job.num_top)
+        started = time.monotonic()
+        try:
+            entries = score_prompt(self.engine.model, job.prompt.ids, num_top=job.num_top)
+        except Exception as error:  # whatever this prompt did, it is nobody else's matter
+            log.error("a prompt could not be scored by %s", self.name, exc_info=error)
+            return self._fail(job)
+        ended = time.monotonic()
+        self._score_after_s = ended + (ended - started)
+        if any(math.isnan(entry.logprob) for entry in entries):
+            return self._fail(job)
         self._finish(job)
         deliver([(job, Update(job.index, scores=entries, is_last=True))])
+
+    def _fail(self, job: Job) -> None:
+        """End one job whose numbers are none, or on which its own work broke."""
+        del self._running[_key(job)]
+        self.metrics.count("failed_requests")
+        problem = ApiError(500, "the model's answer to this prompt could not be computed", code="answer_failed")
+        deliver([(job, Update(job.index, error=problem, is_last=True))])
 
     def _hand_out(self, happened: Sequence[tuple[Request, Sequence[Event]]]) -> None:
         updates: list[tuple[Job, Update]] = []
@@ -146,6 +201,10 @@ class Scheduler:
         for request, events in happened:
             job = self._running.get(id(request))
             if job is None or job.request is None:
+                continue
+            if request.failure is not None:
+                log.error("an answer of %s failed", self.name, exc_info=request.failure)
+                self._fail(job)
                 continue
             num_before, is_first = job.num_tokens, job.first_s is None
             for gap in job.count_tokens():

@@ -25,13 +25,21 @@ from nanochat_core.serve.refused import CHAT_FIELDS, COMPLETION_FIELDS, NotTaken
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
+MAX_MESSAGES = 4096
+MAX_PARTS = 1024
+MAX_PROMPTS = 4096  # a server takes fewer (limits.py), and says so
+MAX_BIASES = 1024
 TEXT_PARTS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}
 """Other names of text, and the key that holds it."""
 MEDIA_PARTS = ("image_url", "input_image", "image", "input_audio", "audio", "video_url", "file", "input_file")
 NO_TOOLS = "the model has a calculator of its own, and other tools' calls and results are not in its language"
+# the first error of a list ends its check: a body of a million errors is one error
 TokenId = Annotated[int, Field(ge=0, le=1 << 31)]
 Limit = Annotated[int, Field(ge=1, le=1 << 31)] | Literal[-1]
 """-1: none, as LM Studio and llama.cpp have it."""
+
+
+Ids = Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 def expected(words: str) -> WrapValidator:
@@ -71,6 +79,9 @@ def _parts(content: Any) -> Any:
         return [{"type": "text", "text": content}] if content else []
     if not isinstance(content, list):
         raise PydanticCustomError("content", "Input should be a text, null, or a list of text parts")
+    if len(content) > MAX_PARTS:
+        words = {"words": f"a message may have {MAX_PARTS} parts, this one has {len(content)}"}
+        raise PydanticCustomError("content", "{words}", words)
     return [_part(part, number) for number, part in enumerate(content)]
 
 
@@ -105,7 +116,11 @@ NoCalls = Annotated[
 
 class Message(Body):
     role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
-    content: Annotated[list[Part], BeforeValidator(_parts, json_schema_input_type=str | list[Part | OtherText] | None)]
+    content: Annotated[
+        list[Part],
+        Field(fail_fast=True),
+        BeforeValidator(_parts, json_schema_input_type=str | list[Part | OtherText] | None),
+    ]
     tool_calls: NoCalls = None
     function_call: NoCalls = None
 
@@ -114,6 +129,13 @@ class Message(Body):
         if self.role != "assistant" and any(part.type != "text" for part in self.content):
             raise PydanticCustomError("content", "only an assistant's message may hold tool calls")
         return self
+
+
+def _few(biases: Any) -> Any:
+    if isinstance(biases, dict) and len(biases) > MAX_BIASES:
+        words = {"words": f"Input should have at most {MAX_BIASES} entries"}
+        raise PydanticCustomError("too_long", "{words}", words)
+    return biases
 
 
 class StreamOptions(Body):
@@ -134,7 +156,8 @@ class Sampled(Body):
     top_k: Annotated[int, Field(ge=-1, le=1 << 31)] | None = None
     """0 or -1: all tokens."""
     stop: Annotated[
-        str | Annotated[list[str], Field(max_length=MAX_STOPS)] | None, expected(f"a text or up to {MAX_STOPS} texts")
+        str | Annotated[list[str], Field(fail_fast=True, max_length=MAX_STOPS)] | None,
+        expected(f"a text or up to {MAX_STOPS} texts"),
     ] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stream: bool | None = None
@@ -142,7 +165,7 @@ class Sampled(Body):
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float] | None, BeforeValidator(_few)] = None
 
     @property
     def wants_usage(self) -> bool:
@@ -160,7 +183,7 @@ class ChatBody(Sampled):
 
     refused = CHAT_FIELDS
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Annotated[Limit | None, expected("a whole number above 0, or -1 for no limit")] = None
     max_completion_tokens: Annotated[Limit | None, expected("a whole number above 0, or -1 for no limit")] = None
     """The newer name; it counts where both are given."""
@@ -181,8 +204,12 @@ class CompletionBody(Sampled):
     refused = COMPLETION_FIELDS
 
     prompt: Annotated[
-        str | list[str] | list[TokenId] | list[list[TokenId]] | None,
-        expected("a text, a list of texts, a list of token ids, or a list of such lists"),
+        str
+        | Annotated[list[str], Field(fail_fast=True, max_length=MAX_PROMPTS)]
+        | Ids
+        | Annotated[list[Ids], Field(fail_fast=True, max_length=MAX_PROMPTS)]
+        | None,
+        expected(f"a text, up to {MAX_PROMPTS} texts, a list of token ids, or up to {MAX_PROMPTS} such lists"),
     ]
     """null: the text begins with the answer."""
     max_tokens: Annotated[
@@ -217,5 +244,5 @@ class TokenizeBody(Body):
 class DetokenizeBody(Body):
     """POST /detokenize"""
 
-    tokens: list[TokenId]
+    tokens: Ids
     model: str | None = None

@@ -15,14 +15,13 @@ from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
-from nanochat_core.serve.errors import ApiError
+from nanochat_core.serve.errors import CLIENT_CLOSED, ApiError
 from nanochat_core.serve.jobs import Answers, Update
 from nanochat_core.serve.limits import Limits
 from nanochat_core.serve.replies import Reply
 
 log = logging.getLogger(__name__)
 DONE = "[DONE]"
-CLIENT_CLOSED = 499  # nginx's status for it; nobody reads the answer
 SEPARATOR = "\n"
 
 

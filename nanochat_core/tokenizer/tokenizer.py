@@ -51,9 +51,11 @@ class Tokenizer:
     def __init__(self, ranks: Sequence[bytes], pattern: str = SPLIT_PATTERN) -> None:
         self.ranks = list(ranks)
         self.pattern = pattern
-        longest = max(map(len, self.ranks))
+        self.longest_bytes = max(map(len, self.ranks))
         # another pattern may cut letters or marks where ours does not; a token of a window's length may be the window
-        self._cut_above = 2 * WINDOW_CHARS if pattern == SPLIT_PATTERN and longest < WINDOW_CHARS else math.inf
+        self._cut_above = (
+            2 * WINDOW_CHARS if pattern == SPLIT_PATTERN and self.longest_bytes < WINDOW_CHARS else math.inf
+        )
         self._special = {name: len(self.ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
         self._encoding = tiktoken.Encoding(
             "nanochat",

@@ -1,0 +1,52 @@
+"""How the server listens: uvicorn's settings, with a `Door` before the application and a log that has a budget."""
+
+import logging
+import os
+import resource
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from nanochat_core.serve.app import create_app
+from nanochat_core.serve.connections import Door
+from nanochat_core.serve.log_budget import LogBudget
+
+if TYPE_CHECKING:
+    from nanochat_core.serve.pool import ModelPool
+
+BACKLOG = 128  # connections that one turn of the event loop may take on before any is looked at
+KEPT_DESCRIPTORS = 64  # for models, logs and what else is opened
+LEAST_CONNECTIONS = 8
+
+
+def server_config(pool: "ModelPool", *, token: str | None, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Config:
+    """uvicorn, set up for these models; the caller binds the socket."""
+    limits = pool.limits
+    door = Door(limits, most=_places())
+    app: Callable[..., Any] = create_app(pool, token=token)
+    return uvicorn.Config(
+        app, host=host, port=port, log_config=None, access_log=False, server_header=False,
+        # our own reader of HTTP, whether or not httptools is installed; nothing here speaks WebSocket
+        http=door.protocol(), ws="none", lifespan="on", backlog=min(BACKLOG, door.most),
+        timeout_keep_alive=int(limits.keep_alive_s), timeout_graceful_shutdown=int(limits.shutdown_s) + 1,
+        h11_max_incomplete_event_size=limits.max_header_bytes,
+    )  # fmt: skip
+
+
+def limit_log() -> None:
+    """Give every handler of the process a budget."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogBudget())
+
+
+def _places() -> int:
+    """Connections that the descriptors which are left suffice for, with one turn's arrivals and some to spare."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 1 << 20
+    try:
+        num_open = len(os.listdir("/dev/fd"))
+    except OSError:
+        num_open = KEPT_DESCRIPTORS
+    return max(LEAST_CONNECTIONS, soft - num_open - KEPT_DESCRIPTORS - min(BACKLOG, soft // 4))

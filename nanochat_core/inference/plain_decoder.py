@@ -56,6 +56,10 @@ class PlainDecoder:
         """Free a row; its next token starts a new sequence."""
         self._tokens[row] = []
 
+    def scrub_row(self, row: int) -> None:
+        """As `Decoder.scrub_row`: what is held are ids, and those are numbers."""
+        self._tokens[row] = []
+
     def shrink(self, rows: Sequence[int]) -> None:
         """Keep `rows` only, in that order."""
         self._tokens = [self._tokens[row] for row in rows]

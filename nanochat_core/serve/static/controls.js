@@ -1,5 +1,8 @@
 // The settings: how the next answer is sampled, and the system prompt.
 //
+// They are this browser's, and kept, unless the shown conversation came with settings of its own: those of a link are
+// somebody else's words. They are in force in that conversation alone, and kept with it and nowhere else.
+//
 // Every field is checked against the same limits as a link or a file (record.js). A blank field is off, or left to the
 // server; a blank seed is drawn anew for each answer and stands under it, so that any answer can be made again.
 
@@ -10,9 +13,13 @@ const DEFAULTS = { temperature: 0.6, top_k: 50, top_p: null, max_tokens: null, s
 
 export class Controls {
   #form;
+  #own;
+  #conversation = null;
+  #onChange;
 
-  constructor(form) {
+  constructor(form, onChange = () => {}) {
     this.#form = form;
+    this.#onChange = onChange;
     for (const [name, [least, most, isWhole]] of Object.entries(SAMPLING_LIMITS)) {
       Object.assign(form.elements[name], { min: String(least), max: String(most), step: isWhole ? "1" : "any" });
     }
@@ -22,6 +29,13 @@ export class Controls {
       this.show(DEFAULTS);
     });
     this.show(keptSampling());
+  }
+
+  /** Shows the settings that are in force in a conversation. */
+  use(conversation) {
+    const isSame = conversation === this.#conversation;
+    this.#conversation = conversation;
+    if (!isSame) this.show(conversation.sampling ?? this.#own);
   }
 
   /** Fills the form, and keeps it. */
@@ -48,7 +62,9 @@ export class Controls {
     }
     read.temperature ??= DEFAULTS.temperature;
     this.sampling = samplingFrom(read);
-    keepSettings({ sampling: this.sampling });
+    if (this.#conversation?.sampling) this.#conversation.sampling = this.sampling;
+    else keepSettings({ sampling: (this.#own = this.sampling) });
+    this.#onChange();
   }
 }
 

@@ -43,7 +43,7 @@ export function fromFragment(fragment) {
     models: query.getAll("model").slice(0, 2),
     refs: query.getAll("ref").slice(0, 2),
     sampling,
-    conversation: conversationBefore(query.get("before")),
+    conversation: { ...conversationBefore(query.get("before")), sampling },
     prompt: query.get("prompt") ?? "",
   };
 }

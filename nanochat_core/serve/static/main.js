@@ -19,6 +19,7 @@ import { nextTheme, theme, THEME_ICONS } from "./theme.js";
 import { Thread } from "./thread.js";
 import { lastShown } from "./tree.js";
 
+let isReady = false;
 const byId = (id) => document.getElementById(id);
 drawIcons(document);
 
@@ -26,7 +27,7 @@ const notice = new Notice(byId("notice"), byId("toasts"));
 const toast = (message, action) => notice.toast(message, action);
 const store = new ConversationStore((message) => toast(message));
 const api = new Api(document.baseURI, readToken);
-const controls = new Controls(byId("settings-form"));
+const controls = new Controls(byId("settings-form"), drawInstructions);
 const picker = new ModelPicker(
   { first: byId("model"), second: byId("model-b"), versus: byId("versus"), compare: byId("compare") },
   drawChoice,
@@ -90,8 +91,25 @@ function openConversation(conversation) {
   composer.focus();
 }
 
+/** What goes to the model besides the shown messages: it stands above the box before anything is sent. */
+function drawInstructions() {
+  if (!isReady) return; // the parts are being put together
+  const { conversation } = chat;
+  const last = lastShown(conversation, "assistant");
+  const failed = last === null ? [] : conversation.nodes[last].answers.filter(({ status }) => status === "error");
+  const said = new Set([controls.sampling, ...failed.map(({ sampling }) => sampling)].map(({ system }) => system));
+  said.delete("");
+  byId("instructions").hidden = !said.size;
+  byId("instructions-of").textContent = conversation.sampling
+    ? "System prompt of this conversation, from a link:"
+    : "System prompt:";
+  byId("instructions-text").textContent = [...said].join("\n\n");
+}
+
 function drawBranch() {
   const { conversation } = chat;
+  controls.use(conversation);
+  drawInstructions();
   const isEmpty = !conversation.nodes.length;
   byId("empty").hidden = !isEmpty;
   byId("thread").hidden = isEmpty;
@@ -131,7 +149,6 @@ function openLink() {
     if (!asked) return;
     globalThis.history.replaceState(null, "", location.pathname + location.search);
     const missing = picker.choose(asked.models);
-    controls.show(asked.sampling);
     openConversation(asked.conversation);
     composer.text = asked.prompt;
     const refOf = (id) => picker.find(id)?.nanochat?.ref;
@@ -179,6 +196,7 @@ addEventListener("keydown", (event) => {
   }
 });
 
+isReady = true;
 drawTheme();
 drawBranch();
 connection.connect();

@@ -88,25 +88,25 @@ export class ModelPicker {
     this.setCompare(kept.isCompare === true && entries.length > 1);
   }
 
-  setCompare(isCompare) {
+  setCompare(isCompare, { isKept = true } = {}) {
     const { compare, second, versus } = this.parts;
     compare.setAttribute("aria-pressed", String(isCompare));
     second.hidden = versus.hidden = !isCompare;
-    this.#changed();
+    this.#changed({ isKept });
   }
 
-  /** Chooses by id, as a link asks for; gives the ids that the server does not have. */
+  /** Chooses by id, as a link asks for, until the page goes; gives the ids that the server does not have. */
   choose(ids) {
     const [first, second] = ids.map((id) => this.find(id)?.id);
     if (first) this.parts.first.value = first;
     if (second) this.parts.second.value = second;
-    this.setCompare(Boolean(second));
+    this.setCompare(Boolean(second), { isKept: false });
     return ids.filter((id) => !this.find(id));
   }
 
-  #changed() {
+  #changed({ isKept = true } = {}) {
     const { first, second } = this.parts;
-    keepSettings({ model: first.value, compareWith: second.value, isCompare: this.isCompare });
+    if (isKept) keepSettings({ model: first.value, compareWith: second.value, isCompare: this.isCompare });
     for (const select of [first, second]) select.title = figuresOf(this.find(select.value)).join(" · ");
     this.#onChange(this.chosen);
   }

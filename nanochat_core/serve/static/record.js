@@ -48,6 +48,8 @@ export function conversationFrom(value) {
     updatedAt: number(source.updatedAt, "updatedAt", 0, 1e14),
     chosen: checkChild(source.chosen ?? null, null),
     nodes,
+    // settings of this conversation alone, which came with a link
+    ...(source.sampling ? { sampling: samplingFrom(source.sampling) } : {}),
   };
 }
 

@@ -1,11 +1,14 @@
 """Clients that mean no good: slow ones, many, odd bodies, damaged weights. The others are answered meanwhile."""
 
+import dataclasses
 import json
 import logging
+import re
 import socket
 import time
 import tracemalloc
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +20,7 @@ from nanochat_core.base.errors import CorruptError
 from nanochat_core.inference.engine import Engine
 from nanochat_core.inference.sampling import Sampling
 from nanochat_core.model.weights import check_finite
-from nanochat_core.serve import bodies
+from nanochat_core.serve import bodies, schema
 from nanochat_core.serve.catalogue import ModelCard
 from nanochat_core.serve.errors import ApiError
 from nanochat_core.serve.jobs import Job
@@ -351,3 +354,11 @@ def test_a_log_has_a_budget(caplog):
         log.warning("no %d", number)
     log.removeHandler(handler)
     assert written == ["no 0", "no 1", "no 2", "no 999 (and 996 like it before)"]
+
+
+def test_the_document_lists_the_limits_that_hold():
+    text = (Path(__file__).parents[3] / "docs/serving.md").read_text()
+    listed = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+)", text, re.MULTILINE))
+    assert listed == {field.name: str(field.default) for field in dataclasses.fields(Limits)}
+    for number in (schema.MAX_MESSAGES, schema.MAX_PARTS, bodies.MAX_VALUES, bodies.MAX_CONTAINERS, bodies.MAX_DEPTH):
+        assert f"{number} " in text

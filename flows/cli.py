@@ -16,7 +16,7 @@ from flows.configured import settings
 from flows.server import EmbeddedServer, prefect_server
 from flows.session import confirm_cost, leave, run_flow
 from nanochat_core import observe
-from nanochat_core.base import environment
+from nanochat_core.base import environment, redaction
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.limits import raise_open_files
 from nanochat_core.base.stopping import stop_on_signals, stop_quietly
@@ -193,11 +193,12 @@ stack_cli.register(app)
 def main() -> None:
     output.name_files_in_utf8()
     output.prepare()
+    redaction.install()
     raise_open_files()
     stop_quietly()
     try:
         for line in [*environment.adopt(), *settle()]:
-            print(f"note: {line}", file=sys.stderr)
+            print(f"note: {redaction.redact(line)}", file=sys.stderr)
         stack_cli.adopt_stack()
         app(prog_name="nanochat")
     except NanochatError as error:  # outside of every verb: the help text, or the stack of this home

@@ -18,6 +18,7 @@ import yaml
 
 from flows.configured import check_configured, settings
 from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.base.redaction import redact_value, refuse
 from nanochat_core.base.text import read_text
 from nanochat_core.cli.app import Json
 
@@ -90,7 +91,7 @@ def deploy(
 
 def _short(value: Any) -> str:
     """A value on one line."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(redact_value(value), ensure_ascii=False)
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}..."
 
 
@@ -126,9 +127,11 @@ def read(path: Path) -> Any:
     if not path.is_file():
         raise MissingError(f"{path} is not there", hint="run it from a checkout of the repository")
     try:
-        return yaml.safe_load(read_text(path, error=ConfigError))
+        described = yaml.safe_load(read_text(path, error=ConfigError))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
+    refuse(described, path.name, hint="give it to the worker by its environment, or name a block of Prefect's")
+    return described
 
 
 def read_deployments(root: Path) -> list[Spec]:

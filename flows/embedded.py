@@ -10,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 
+from nanochat_core.base import redaction
 from nanochat_core.base.process import die_with_parent
 
 GRACE_S = 2
@@ -26,6 +27,7 @@ class Server(uvicorn.Server):
 
 def main() -> None:
     """Serve Prefect's API on 127.0.0.1 until SIGINT or the parent's end."""
+    redaction.install()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(signal.SIGINT)
     config = uvicorn.Config(

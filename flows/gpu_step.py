@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from prefect import flow, runtime
+from prefect import runtime
 from pydantic import BaseModel, ConfigDict, Field
 
 import tasks
 from flows.parameters import StepName, dated_name
+from flows.recorded import flow
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.config import RunConfig

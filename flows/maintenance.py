@@ -6,17 +6,18 @@ second one fails with the name of the first.
 
 from typing import Annotated, Any
 
-from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
+from prefect import get_run_logger
 from pydantic import Field
 
 from flows.parameters import run_name
+from flows.recorded import flow
 from nanochat_core import workspace
 from nanochat_core.base.units import size
 from nanochat_core.config import RuntimeConfig
 from nanochat_core.store.gc import Report, clean
 from nanochat_core.store.reach import Policy
 from tasks import policy as task_policy
+from tasks.artifacts import create_markdown_artifact
 
 ROWS_SHOWN = 200  # the artifact is for reading; `nanochat runs gc --json` has all of it
 DEFAULTS = RuntimeConfig()

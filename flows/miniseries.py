@@ -7,13 +7,12 @@ same for all, so they are made once; a depth added later runs that depth's steps
 import time
 from typing import TYPE_CHECKING, Any
 
-from prefect import flow
-from prefect.artifacts import create_markdown_artifact
 from prefect.context import TaskRunContext
 
 import tasks
 from flows.parameters import Placement, sweep_name
 from flows.placement import placed
+from flows.recorded import flow
 from flows.speedrun import run_until
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.sweep.cells import Cell, Sweep, last_step, plan_miniseries
@@ -22,6 +21,7 @@ from nanochat_core.sweep.finish import FinishedSweep, finish_sweep
 from nanochat_core.sweep.price import check_cost, price_sweep
 from nanochat_core.sweep.report import render_markdown
 from tasks import policy
+from tasks.artifacts import create_markdown_artifact
 
 if TYPE_CHECKING:
     from flows.speedrun import Steps

@@ -7,11 +7,12 @@ retry of the run goes on with the same night, from its last checkpoint.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from prefect import flow, runtime
+from prefect import runtime
 
 import tasks
 from flows.parameters import Placement, PresetName, check_cost, depth_of, run_name
 from flows.placement import placed
+from flows.recorded import flow
 from flows.speedrun import run_until
 from nanochat_core.gate.finish import FinishedNight, finish_night, raise_if_red
 from nanochat_core.gate.night import Asked, run_night

@@ -1,6 +1,7 @@
 """From the event of a red night to a webhook: a notification block and an automation on the Prefect server.
 
-The address is a secret of many chat services, so it is in a block of the server and in no file. Slack, Teams and the
+The address is a secret of many chat services, so it is a secret value of a block of the server, which its page does not
+show, and in no file. Slack, Teams and the
 like have blocks of their own; whoever prefers one points the automation at it in the UI, and it stays so.
 """
 
@@ -20,7 +21,11 @@ def register_webhook(url: str) -> str:
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
 
     block = CustomWebhookNotificationBlock(
-        name="nanochat", url=url, method="POST", json_data={"subject": "{{subject}}", "body": "{{body}}"}
+        name="nanochat",
+        url="{{address}}",
+        method="POST",
+        json_data={"subject": "{{subject}}", "body": "{{body}}"},
+        secrets={"address": url},
     )
     with server_client() as client:
         identity = block.save(BLOCK, overwrite=True, client=None)

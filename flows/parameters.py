@@ -17,6 +17,8 @@ from prefect import runtime
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from nanochat_core.base.errors import ConfigError, NanochatError
+from nanochat_core.base.redaction import redact
+from nanochat_core.base.secret_shapes import FORM_PATTERN
 from nanochat_core.base.units import exact_dollars
 from nanochat_core.config import RunConfig
 from nanochat_core.pipeline.steps import STEPS
@@ -55,6 +57,7 @@ def as_form(schema: dict[str, Any]) -> None:
         kinds = [kind for kind in field.pop("anyOf", []) if kind.get("type") != "null"]
         field.pop("default", None)
         field |= {**(kinds[0] if kinds else {}), "position": position}
+        _refuse_secrets(field)
 
 
 def form_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -65,9 +68,25 @@ def form_schema(schema: dict[str, Any]) -> dict[str, Any]:
             [kind] = [kind for kind in field.pop("anyOf") if kind.get("type") != "null"]
             field |= kind
             del field["default"]
+        _refuse_secrets(field)
     if overrides := schema["properties"].get("overrides"):
-        overrides["items"] = {"type": "string", "pattern": OVERRIDE}
+        overrides["items"] = {"type": "string", "pattern": OVERRIDE, **NO_SECRET}
     return schema
+
+
+NO_SECRET = {
+    "not": {
+        "description": "a password, a token or a signed address: parameters are kept and shown; "
+        "tokens and keys come from the worker's environment",
+        "pattern": FORM_PATTERN,
+    }
+}
+
+
+def _refuse_secrets(field: dict[str, Any]) -> None:
+    """The server keeps what is typed into a form before any code of ours sees it, so it must refuse by itself."""
+    if field.get("type") == "string" and "enum" not in field:
+        field |= NO_SECRET
 
 
 def _override_pattern() -> str:
@@ -172,7 +191,7 @@ def sweep_name() -> str:
 def run_name(flow: str, *parts: str) -> str:
     """A name that says what ran and when, for the current flow run; one that a person typed stays."""
     if not is_generated(str(runtime.flow_run.name or "")):
-        return str(runtime.flow_run.name)
+        return redact(str(runtime.flow_run.name))
     return dated_name(flow, *parts)
 
 

@@ -19,7 +19,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect.artifacts import create_link_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -46,6 +45,7 @@ from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact
 from tasks import policy
+from tasks.artifacts import create_link_artifact
 
 DEPLOYMENT, POOL = "gpu_step/gpu_step", "gpu"
 log = logging.getLogger("nanochat_core.placement")  # the loggers below this name reach the run's page

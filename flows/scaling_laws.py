@@ -6,11 +6,10 @@ pays for. Cells share everything but the training, and a finer grid later runs i
 
 import time
 
-from prefect import flow
-
 from flows.miniseries import publish, run_sweep
 from flows.parameters import Placement, sweep_name
 from flows.placement import placed
+from flows.recorded import flow
 from nanochat_core.sweep.cells import MIN_STEPS, plan_scaling_laws
 from nanochat_core.sweep.finish import FinishedSweep, finish_sweep
 from tasks import policy

@@ -8,11 +8,10 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
-from prefect import flow
-
 import tasks
 from flows.parameters import Placement, PresetName, Settings, StepName, check_cost, speedrun_name
 from flows.placement import placed
+from flows.recorded import flow
 from nanochat_core.cli.app import check_step, derived_plan
 from nanochat_core.pipeline.finish import FinishedRun
 from nanochat_core.pipeline.step import Ref

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.base.redaction import refuse
 from nanochat_core.config import RunConfig
 from nanochat_core.data.files import matches
 
@@ -124,6 +125,17 @@ def check_sources(config: RunConfig) -> None:
             f"sft.{wanted[0]} needs the data of a benchmark, and benchmarks.source is none",
             hint="set benchmarks.source to hub, or to path and benchmarks.path to a folder",
         )
+
+
+ELSEWHERE = (
+    "tokens and keys come from the environment (HF_TOKEN, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY); what has a "
+    "password or a signature in its address is fetched first, and set by its path"
+)
+
+
+def check_no_secrets(config: RunConfig) -> None:
+    """Raise ConfigError where a setting holds a secret: all of them are recorded, sent to Prefect and published."""
+    refuse(dataclasses.asdict(config), "", hint=ELSEWHERE)
 
 
 def check_bounds(config: RunConfig) -> None:

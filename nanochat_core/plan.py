@@ -11,7 +11,7 @@ from typing import Any
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.passes import usual_rows
-from nanochat_core.bounds import check_bounds
+from nanochat_core.bounds import check_bounds, check_no_secrets
 from nanochat_core.config import GPTConfig, PretrainConfig, RunConfig, RuntimeConfig
 from nanochat_core.model import shape
 from nanochat_core.schedules import Schedule
@@ -95,6 +95,7 @@ def plan_run(
     config: RunConfig, *, fresh: tuple[str, ...] = (), accept_drift: tuple[str, ...] = (), verify_inputs: bool = False
 ) -> RunPlan:
     """Derive the plan, or raise ConfigError naming the value that cannot work."""
+    check_no_secrets(config)
     check_bounds(config)
     pretrain = plan_pretrain(config.pretrain, vocab_size=config.tokenizer.vocab_size)
     _check_sft(config, sequence_len=pretrain.model.sequence_len, batch_tokens=pretrain.total_batch_tokens)

@@ -6,11 +6,12 @@ way before the run fails: a process that ends at once would lose it.
 
 from typing import Any
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.events import emit_event
 from prefect.events.worker import EventsWorker
 
+from nanochat_core.base.redaction import redact_value
 from nanochat_core.gate.finish import FinishedNight
+from tasks.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 EVENT = "nanochat.regression"
 DRAIN_S = 10
@@ -28,7 +29,7 @@ def publish_night(finished: FinishedNight) -> FinishedNight:
         link, text = finished.plot.as_uri(), str(finished.plot)
         create_link_artifact(link=link, link_text=text, key="nightly-history", description=f"{about}: the history")
     if finished.is_red:
-        emit_event(EVENT, resource=_resource(finished), payload=_payload(finished))
+        emit_event(EVENT, resource=_resource(finished), payload=redact_value(_payload(finished)))
         EventsWorker.drain_all(timeout=DRAIN_S, at_exit=False)
     return finished
 

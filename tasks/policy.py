@@ -21,6 +21,7 @@ from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 
 from nanochat_core import observe
+from nanochat_core.base import redaction
 from nanochat_core.base.errors import TrainingError
 from nanochat_core.base.stopping import was_told
 from nanochat_core.pipeline.checks_verdict import checks_of
@@ -51,7 +52,9 @@ def sending(sender: Sender | None) -> Iterator[None]:
 
 
 def begin_run() -> None:
-    """What a flow of ours does first: signs of life, and log lines that reach the server in bounded number."""
+    """What a flow of ours does first: signs of life, and log lines that reach the server in bounded number and
+    without secrets."""
+    redaction.install()
     show_core_logs()
     if name := flow_run.name:
         observe.call_run(name)
@@ -76,7 +79,8 @@ def as_task(function: StepFunction, *, name: str, run_name: str | Callable[[], s
 
     @functools.wraps(function)
     def body(*args: Any, **kwargs: Any) -> Any:
-        ref = function(*args, **kwargs)
+        with redaction.redacted_errors():  # a state keeps its error's text
+            ref = function(*args, **kwargs)
         if not ref.is_cached:
             return ref
         return Completed(name="Cached", message=f"found {ref.short} in the store", data=ref)

@@ -15,12 +15,6 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
 from prefect.context import TaskRunContext
 from prefect.exceptions import PrefectException
 
@@ -33,6 +27,12 @@ from nanochat_core.pipeline.step import ATTEMPT, LOG_FOLDER, STOPPED, Ref, step_
 from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import GPUS, RunPlan
 from nanochat_core.store.blobs import blob_key
+from tasks.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
 log = logging.getLogger(__name__)
 page_log = logging.getLogger("nanochat_core.steps")  # loggers below this name reach the run's page (prefect.yaml)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
-
 from nanochat_core import workspace
 from nanochat_core.pipeline.checks_verdict import checks_of
 from nanochat_core.pipeline.finish import FinishedRun, finish_run
@@ -19,6 +17,7 @@ from nanochat_core.pipeline.trainings import TENSORBOARD
 from nanochat_core.plan import RunPlan
 from nanochat_core.report import outline, scores
 from nanochat_core.report.markdown import summarize
+from tasks.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from tasks.progress import API_ERRORS, check_rows
 
 log = logging.getLogger(__name__)

@@ -34,6 +34,8 @@ EXCLUDED = {
     f"{PACKAGE}.base.source_memo": "the same",
     f"{PACKAGE}.base.source_tree": "the same",
     f"{PACKAGE}.base.syntax": "the same",
+    f"{PACKAGE}.base.redaction": "what logs, errors and records show of a text",
+    f"{PACKAGE}.base.secret_shapes": "the same",
     f"{PACKAGE}.config": "its values are in the key one by one",
     f"{PACKAGE}.observe": "hears what a step tells, and answers nothing",
     f"{PACKAGE}.pipeline.identity:pretrain_settings": "all that it says is in the key by value",

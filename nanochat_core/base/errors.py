@@ -1,8 +1,11 @@
 """Errors that people read: what was seen, and what to do about it.
 
 A `NanochatError` is shown as one line and a hint, without a traceback (`--debug` shows it); its class decides
-the exit code. Anything else that escapes is a bug of ours and keeps its traceback.
+the exit code. Anything else that escapes is a bug of ours and keeps its traceback. Messages repeat what was typed and
+what servers said, and end in logs and records: secrets in them are taken out here.
 """
+
+from nanochat_core.base.redaction import redact
 
 
 class NanochatError(Exception):
@@ -11,9 +14,9 @@ class NanochatError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = redact(message)
+        self.hint = redact(hint) if hint else hint
+        super().__init__(self.message)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions with keyword-only arguments do not pickle by themselves, and worker processes send them back.

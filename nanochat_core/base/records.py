@@ -7,6 +7,7 @@ number carries its unit in its name.
 import contextlib
 import json
 import os
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO, TextIO
 from nanochat_core.base import files
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.limits import limit_error
+from nanochat_core.base.redaction import redact, redacted_error
 
 RECORDS_NAME = "metrics.jsonl"
 RESULT_NAME = "result.json"
@@ -101,10 +103,10 @@ def told(error: Exception, *, near: Path | None = None) -> Record:
     The traceback goes into the log, where there is room for it.
     """
     with contextlib.suppress(OSError):
-        traceback.print_exception(error)
+        print("".join(traceback.format_exception(redacted_error(error))), end="", file=sys.stderr)
     if limit := limit_error(error, near=near):
         return failure(limit)
-    return {"status": "crashed", "message": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+    return {"status": "crashed", "message": redact(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")}
 
 
 def failure(error: NanochatError) -> Record:

@@ -15,6 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from nanochat_core.base.redaction import redact
 from nanochat_core.base.units import count, duration
 from nanochat_core.cli.output import Page
 
@@ -117,11 +118,11 @@ class _Recorder:
 
     def step_failed(self, step: str, message: str) -> None:
         state = self.states[step]
-        state.status, state.text = "failed", message.splitlines()[0]
+        state.status, state.text = "failed", redact(message.splitlines()[0])
         state.seconds = time.monotonic() - state.started_s
 
     def note(self, text: str) -> None:
-        self.notes.append(text)
+        self.notes.append(redact(text))
 
     def is_working(self) -> bool:
         """Whether a step is at work."""
@@ -155,7 +156,7 @@ class LiveTable(_Recorder):
     def note(self, text: str) -> None:
         """Above the table, where it stays: what a run left out is not to scroll away under what came later."""
         super().note(text)
-        self._live.console.print(Text(f"  {text}", "dim"))
+        self._live.console.print(Text(f"  {redact(text)}", "dim"))
 
     @staticmethod
     def _detail(state: StepState) -> Any:
@@ -203,11 +204,11 @@ class Lines(_Recorder):
 
     def step_failed(self, step: str, message: str) -> None:
         super().step_failed(step, message)
-        self._say(step, f"failed: {message.splitlines()[0]}")
+        self._say(step, f"failed: {redact(message.splitlines()[0])}")
 
     def note(self, text: str) -> None:
         super().note(text)
-        print(f"  {text}", file=sys.stderr, flush=True)
+        print(f"  {redact(text)}", file=sys.stderr, flush=True)
 
     def _say_sometimes(self, step: str) -> None:
         if time.monotonic() - self._said_s >= LINE_EVERY_S:

@@ -11,15 +11,15 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nanochat_core import workspace
 from nanochat_core.base import files, proxies
 from nanochat_core.base.errors import MissingError, NanochatError
+from nanochat_core.base.redaction import redact
 from nanochat_core.base.units import size
 from nanochat_core.cli import installed, prefect_api, prefect_home
-from nanochat_core.store.provenance import redact
 from nanochat_core.store.store import Store
 
 MIN_FREE_BYTES = 2 << 30
@@ -51,7 +51,10 @@ def examine() -> list[Finding]:
         _python, _packages, _installed, _torch, _home, _store, _prefect_home, _prefect_server, _proxies, _sandbox,
         _tried,
     )  # fmt: skip
-    return [check() for check in checks]
+    return [
+        replace(found, seen=redact(found.seen), mend=found.mend and redact(found.mend))
+        for found in (check() for check in checks)
+    ]
 
 
 def _python() -> Finding:

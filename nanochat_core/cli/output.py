@@ -28,6 +28,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from nanochat_core.base.errors import HardwareError, NanochatError
+from nanochat_core.base.redaction import redact
 from nanochat_core.base.text import one_line, visible
 
 PIPE_WIDTH = 10_000  # a file or a log has no width
@@ -172,7 +173,7 @@ def finish() -> int:
 def tell(error: NanochatError, *, debug: bool = False) -> int:
     """One line for people and a hint, on stderr; the exit code of its kind."""
     if debug:
-        traceback.print_exception(error)
+        print(redact("".join(traceback.format_exception(error))), end="", file=sys.stderr)
     if not isinstance(error, ClosedPipe):
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:

@@ -15,7 +15,7 @@ import requests
 
 from nanochat_core.base.errors import ConfigError, HardwareError, NanochatError
 from nanochat_core.base.proxies import LOOPBACK
-from nanochat_core.store.provenance import redact
+from nanochat_core.base.redaction import redact
 
 WAIT_S = 8.0  # for a server that is restarting: 4 s here
 POLL_S = 0.5

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nanochat_core.base import distributed
+from nanochat_core.base import distributed, redaction
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.hardware import num_threads, pick_device
@@ -41,6 +41,7 @@ def run_ranks(evaluate: Callable[[dict[str, Any], Rank], dict[str, Any]]) -> Non
 
     What `evaluate` returns on the first rank becomes the result; whichever rank fails says why.
     """
+    redaction.install()
     die_with_parent()
     plan = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     world = distributed.world_from_environment()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nanochat_core.base.child import LOG_NAME
 from nanochat_core.base.errors import TrainingError
 from nanochat_core.base.records import RECORDS_NAME, read_records
+from nanochat_core.base.redaction import redact
 from nanochat_core.pipeline import identity
 from nanochat_core.pipeline.step import LOG_FOLDER, StepRun
 from nanochat_core.plan import GPUS, RunPlan
@@ -172,6 +173,10 @@ def _keep_logs(run: StepRun, sheet: Path) -> None:
     folder = run.out / LOG_FOLDER
     folder.mkdir(exist_ok=True)
     shutil.copytree(run.attempt / TENSORBOARD, folder / TENSORBOARD)
-    for path in (run.attempt / RECORDS_NAME, run.attempt / LOG_NAME, run.attempt / "plan.json", sheet):
+    for path in (run.attempt / RECORDS_NAME, run.attempt / "plan.json", sheet):
         if path.is_file():
             shutil.copyfile(path, folder / path.name)
+    output = run.attempt / LOG_NAME  # what libraries print there, they print whole
+    if output.is_file():
+        text = redact(output.read_text(encoding="utf-8", errors="surrogateescape"))
+        (folder / LOG_NAME).write_text(text, encoding="utf-8", errors="surrogateescape")

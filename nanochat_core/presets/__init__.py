@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.foreign import MAX_SETTINGS_BYTES
+from nanochat_core.base.redaction import refuse
 from nanochat_core.base.text import read_text
-from nanochat_core.bounds import check_sources
+from nanochat_core.bounds import ELSEWHERE, check_no_secrets, check_sources
 from nanochat_core.config import RunConfig
 
 FOLDER = Path(__file__).parent
@@ -32,13 +33,24 @@ def preset_names() -> list[str]:
 
 def load_config(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     """The preset (a name, or the path of a TOML file) with `section.field=value` overrides applied in order."""
+    overrides = list(overrides)
+    _refuse_secrets(preset, overrides)
     values = _read_preset(preset)
     for override in overrides:
         _apply_override(values, override)
     _make_absolute(values)
     config: RunConfig = _build(RunConfig, {"preset": Path(preset).stem, **values}, where="")
+    check_no_secrets(config)  # before a missing file is told by its name
     check_sources(config)
     return config
+
+
+def _refuse_secrets(preset: str, overrides: Iterable[str]) -> None:
+    """What was typed is recorded as it was typed, also where a later `--set` takes it back (plan_run: the rest)."""
+    refuse(preset, "the preset's name", hint=ELSEWHERE)
+    for override in overrides:
+        name, _, text = override.partition("=")
+        refuse(text, name.strip(), hint=ELSEWHERE)
 
 
 def config_from_record(values: Mapping[str, Any], *, is_foreign: bool = False) -> RunConfig:

@@ -13,6 +13,7 @@ from typing import Any
 
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
+from nanochat_core.base.redaction import redact, shapes_in
 from nanochat_core.presets import config_from_record
 from nanochat_core.record import line_digests
 from nanochat_core.record.archive import entry_of, write_archive
@@ -70,7 +71,7 @@ def make_bundle(
     everything[RECORD] = seal_json(
         {
             "format": FORMAT,
-            "description": description or f"{claims['preset']}, depth {claims['depth']}",
+            "description": redact(description) or f"{claims['preset']}, depth {claims['depth']}",
             "target_bits_per_byte": target_bits_per_byte,
             "claims": claims,
             "files": {name: vars(entry_of(content)) for name, content in sorted(everything.items())},
@@ -95,7 +96,20 @@ def collect(store: Store, run_id: str) -> dict[str, bytes]:
             files |= {f"{artifact.step}/{name}": (folder / name).read_bytes() for name in names}
         if artifact.step == "pretrain" and (patch := _patch(record, artifact)) is not None:
             files[PATCH] = patch
+    _refuse_secrets(files)
     return files
+
+
+def _refuse_secrets(files: dict[str, bytes]) -> None:
+    """Records of earlier versions may hold what is refused or taken out today; every digest hangs on their bytes."""
+    for name, content in files.items():
+        text = content.decode(errors="replace")
+        for number, line in enumerate(text.splitlines() if shapes_in(text) else (), start=1):
+            if kinds := shapes_in(line):
+                raise ConfigError(
+                    f"{name} of this run holds {kinds[0]} in line {number}, and bundles are for strangers",
+                    hint="run it again without it: settings with secrets are refused now, and patches lose them",
+                )
 
 
 def plan_of(record: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.redaction import redact
 from nanochat_core.base.units import count, dollars, duration
 from nanochat_core.config import RunConfig
 from nanochat_core.plan import RunPlan, optim_values
@@ -223,8 +224,6 @@ def is_known_preset(config: RunConfig) -> bool:
 
 def settings(config: RunConfig) -> dict[str, str]:
     """Every setting by the name and in the words of `--set`, without what looks like a secret: reports travel."""
-    from nanochat_core.store.provenance import redact  # the store is no part of what a summary loads at its start
-
     found = {}
     for section, value in asdict(config).items():
         for name, chosen in (value if isinstance(value, dict) else {"": value}).items():

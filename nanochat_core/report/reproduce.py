@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nanochat_core.base.redaction import redact_value
 from nanochat_core.base.units import size
 from nanochat_core.plan import RunPlan
 from nanochat_core.report import outline
 from nanochat_core.store.manifest import Artifact
-from nanochat_core.store.provenance import redact
 
 MODEL_STEP = "pretrain"
 Artifacts = Mapping[str, Artifact | None]
@@ -81,7 +81,7 @@ def reproduction(plan: RunPlan, artifacts: Artifacts, *, run_id: str, device: st
         ],
         checksums="\n".join(files),
         num_files=len(files),
-        record=json.dumps(_clean(_record(plan, known, run_id=run_id, device=device)), indent=1, default=str),
+        record=json.dumps(redact_value(_record(plan, known, run_id=run_id, device=device)), indent=1, default=str),
     )
 
 
@@ -144,12 +144,3 @@ def _record(plan: RunPlan, artifacts: Mapping[str, Artifact], *, run_id: str, de
         "plan": asdict(plan.pretrain),
         "steps": {step: {name: getattr(a, name) for name in names} for step, a in artifacts.items()},
     }
-
-
-def _clean(value: Any) -> Any:
-    """`value` with secrets taken out of every text in it."""
-    if isinstance(value, Mapping):
-        return {str(name): _clean(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(inner) for inner in value]
-    return redact(value) if isinstance(value, str) else value

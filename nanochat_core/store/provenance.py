@@ -1,10 +1,10 @@
 """Who made an artifact: commit and uncommitted changes, arguments, packages, machine, time.
 
 For reading and for making it again, never part of an identity. No host name and no user name: manifests travel. The
-arguments and the URLs in them are stripped of anything that looks like a secret, by the name of the option and by the
-shape of the value; taking too much away costs nothing.
+arguments and the uncommitted changes come without secrets (base/redaction.py).
 """
 
+import functools
 import hashlib
 import os
 import platform
@@ -19,20 +19,13 @@ from typing import Any
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
 from nanochat_core.base.git import git
+from nanochat_core.base.redaction import redact, redact_arguments
 
 PACKAGES = (
     "nanochat-prefect", "torch", "numpy", "prefect", "tiktoken", "rustbpe", "datasets", "pyarrow", "safetensors",
     "fsspec", "s3fs",
 )  # fmt: skip
 PACKAGE = __name__.partition(".")[0]
-REDACTED = "***"
-SECRET_WORDS = {"key", "secret", "token", "password", "passwd", "pwd", "auth", "apikey", "credential", "credentials"}
-SECRET_VALUE = re.compile(
-    r"\b(AKIA|ASIA)[A-Z0-9]{12,}|\b(hf|sk|ghp|gho|pat|pnu|xoxb)[-_][A-Za-z0-9_-]{8,}|\bBearer\s+\S+"
-)
-URL_USER = re.compile(r"(?<=://)[^/@\s]+@")
-OPTION = re.compile(r"(?P<name>[\w.-]+)(?P<sign>[=:])(?P<value>.*)", re.DOTALL)
-QUERY_VALUE = re.compile(r"(?P<name>[?&;][^=&;\s]+)=[^&;\s]*")
 
 
 def collect(*, arguments: list[str], started_at: float) -> dict[str, Any]:
@@ -98,8 +91,19 @@ def _is_guest(root: Path) -> bool:
 
 
 def git_patch(root: Path) -> str | None:
-    """What differs from the last commit in the files that git knows; bytes that are no text as surrogates."""
-    return _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv")
+    """What differs from the last commit in the files that git knows; bytes that are no text as surrogates.
+
+    Without secrets, for it is shown: where one was taken out the patch makes another file than the one that ran.
+    """
+    patch = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-textconv")
+    return None if patch is None else _redacted_patch(patch)
+
+
+@functools.lru_cache(maxsize=2)
+def _redacted_patch(patch: str) -> str:
+    """A patch with the same lines, each without its secrets; those of a binary file are no text to look at."""
+    pieces = re.split(r"(?ms)(^GIT binary patch\n.*?(?=^diff --git |\Z))", patch)
+    return "".join(piece if number % 2 else redact(piece) for number, piece in enumerate(pieces))
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -109,33 +113,6 @@ def _git(root: Path, *arguments: str) -> str | None:
     except (MissingError, OSError, subprocess.SubprocessError):
         return None
     return done.stdout.decode("utf-8", "surrogateescape") if done.returncode == 0 else None
-
-
-def redact_arguments(arguments: list[str]) -> list[str]:
-    """`arguments` without secrets: after an option with a telling name, in its value, and by shape."""
-    clean, hides_next = [], False
-    for argument in arguments:
-        is_option = argument.startswith("-")
-        clean.append(REDACTED if hides_next and not is_option else redact(argument))
-        hides_next = is_option and "=" not in argument and _names_secret(argument)
-    return clean
-
-
-def redact(text: str) -> str:
-    """One argument or URL without what looks like a secret."""
-    option = OPTION.fullmatch(text)
-    if option and "//" not in option["name"] and not option["value"].startswith("//") and _names_secret(option["name"]):
-        return f"{option['name']}{option['sign']}{REDACTED}"
-    text = URL_USER.sub(f"{REDACTED}@", text)
-    text = QUERY_VALUE.sub(lambda m: f"{m['name']}={REDACTED}" if _names_secret(m["name"]) else m[0], text)
-    return SECRET_VALUE.sub(REDACTED, text)
-
-
-def _names_secret(name: str) -> bool:
-    # Whole words, so that vocab_size_tokens or monkey stay; the last pattern splits accessKeyId.
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    words = {word.lower() for word in re.split(r"[\W_]+", spaced)}
-    return bool(words & (SECRET_WORDS | {"signature"}))
 
 
 def _version(name: str) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.errors import CorruptError, MissingError
+from nanochat_core.base.redaction import redact_value
 from nanochat_core.store.blobs import Blobs, blob_key, seen
 from nanochat_core.store.cache import Cache
 from nanochat_core.store.failures import explained
@@ -93,7 +94,7 @@ class Store:
         def artifact(files: Mapping[str, FileEntry]) -> Artifact:
             return Artifact(
                 step=step, fingerprint=fingerprint, files=files, inputs=inputs, config=config,
-                code=code, packages=packages, metrics=metrics, provenance=provenance,
+                code=code, packages=packages, metrics=redact_value(metrics), provenance=redact_value(provenance),
             )  # fmt: skip
 
         artifact({}).to_json()  # a value that JSON cannot hold should fail before the upload, not after
@@ -357,7 +358,7 @@ class Store:
 
     def put_run(self, run_id: str, record: Mapping[str, Any]) -> None:
         """Write the record of a run, replacing an earlier one."""
-        self._files.write(_run_key(run_id), seal_json({"run_id": run_id, "record": record}))
+        self._files.write(_run_key(run_id), seal_json({"run_id": run_id, "record": redact_value(record)}))
 
     def run(self, run_id: str) -> dict[str, Any]:
         key = _run_key(run_id)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from nanochat_core.base import distributed, files
+from nanochat_core.base import distributed, files, redaction
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.hardware import num_threads, pick_device
 from nanochat_core.base.process import die_with_parent, exit_after_parent
@@ -33,6 +33,7 @@ ORPHAN_S = 12.0  # for a last checkpoint when the supervisor or torchrun has die
 
 
 def main() -> None:
+    redaction.install()
     die_with_parent()
     exit_after_parent(grace_s=ORPHAN_S)
     is_stopping = _stop_on_signals()

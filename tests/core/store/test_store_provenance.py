@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from nanochat_core.base.errors import MissingError
-from nanochat_core.store.provenance import collect, git_state, redact, redact_arguments
+from nanochat_core.base.redaction import redact, redact_arguments
+from nanochat_core.store.provenance import collect, git_state
 
 
 def git(folder: Path, *arguments: str) -> None:

@@ -1,0 +1,45 @@
+"""The decorator of our flows: what Prefect's server keeps of a run comes without secrets.
+
+A run's parameters and the text of the error that ended it are in the server's database for as long as the run is, and
+on its page. A setting with a secret is refused by the run itself; by then the server has been told of it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from prefect import Flow
+
+from nanochat_core.base.redaction import redact_value, redacted_errors
+
+
+class RecordedFlow(Flow[Any, Any]):
+    """A flow of Prefect's with clean parameters and errors."""
+
+    def __init__(self, fn: Callable[..., Any], **options: Any) -> None:
+        super().__init__(fn, **options)
+        self.fn = _redacting(fn)  # after it: the version is the digest of the file that the function is in
+
+    def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """As the server is told of them."""
+        told: dict[str, Any] = redact_value(super().serialize_parameters(parameters))
+        return told
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """As Prefect does; its errors repeat what was given."""
+        with redacted_errors():
+            return super().validate_parameters(parameters)
+
+
+def flow(**options: Any) -> Callable[[Callable[..., Any]], RecordedFlow]:
+    """Prefect's decorator of that name, for these flows."""
+    return lambda function: RecordedFlow(function, **options)
+
+
+def _redacting(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with redacted_errors():
+            return function(*args, **kwargs)
+
+    return call

@@ -216,6 +216,10 @@ SHAPES = (
     Shape("a secret with its name", NAMED, is_named),
 )  # fmt: skip
 # What the API refuses in a form's text, in words that JSON schema has: the shapes that a pattern alone can tell
+FORM_NAMED = (
+    rf"(?:{_any_case(STRONG)}|[A-Z0-9]_(?:{VARIABLE.upper()}))"
+    r"[\"']?[ \t]{0,3}[=:][ \t]{0,3}[\"']?[^\s\"'{<$%*.]{3}"
+)
 FORM_PATTERN = "|".join(
-    re.sub(r"\(\?P<\w+>", "(?:", shape.pattern.pattern) for shape in SHAPES if shape.pattern is not NAMED
+    FORM_NAMED if shape.pattern is NAMED else re.sub(r"\(\?P<\w+>", "(?:", shape.pattern.pattern) for shape in SHAPES
 )

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+from planted import PLANTED, WORD
 
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.redaction import redact, redact_arguments
-from nanochat_core.store.provenance import collect, git_state
+from nanochat_core.store.provenance import collect, git_patch, git_state
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -159,3 +160,18 @@ def test_without_git_a_search_says_so(checkout: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(MissingError, match="git is not installed"):
         bisect(checkout, "a", "b", asked=Asked(preset="tiny", overrides=()), tell=print)
+
+
+def test_a_patch_loses_its_secrets_and_keeps_its_lines_and_binary_files(checkout: Path) -> None:
+    (checkout / "nanochat_core/__init__.py").write_text("one = 1\n" + "".join(f"{each}\n" for each in PLANTED.values()))
+    blob = bytes(range(256)) * 40
+    (checkout / "nanochat_core/data.bin").write_bytes(blob)
+    git(checkout, "add", "-N", "nanochat_core/data.bin")
+    patch = git_patch(checkout)
+    assert patch is not None
+    assert WORD.findall(patch) == []
+    (checkout / "nanochat_core/data.bin").unlink()
+    git(checkout, "reset", "-q", "--hard")
+    subprocess.run(["git", "apply", "-"], cwd=checkout, input=patch.encode(), check=True)
+    assert (checkout / "nanochat_core/data.bin").read_bytes() == blob
+    assert git_patch(checkout) == patch  # what is applied is what was recorded

@@ -10,6 +10,7 @@ from typing import Any
 
 from prefect import Flow
 
+from nanochat_core.base import redaction
 from nanochat_core.base.redaction import redact_value, redacted_errors
 
 
@@ -26,7 +27,8 @@ class RecordedFlow(Flow[Any, Any]):
         return told
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """As Prefect does; its errors repeat what was given."""
+        """As Prefect does; its errors and its log repeat what was given."""
+        redaction.install()
         with redacted_errors():
             return super().validate_parameters(parameters)
 

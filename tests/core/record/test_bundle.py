@@ -30,6 +30,22 @@ def test_a_run_without_core_claims_nothing_about_it(runs: Runs, tmp_path: Path) 
     assert any("CORE was not measured" in note for note in verdict.notes)
 
 
+def test_evidence_with_a_secret_is_not_bundled(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As versions before the table of secrets recorded it."""
+    run_id = run_of(runs)
+    record = runs.store.run(run_id)
+    monkeypatch.setattr("nanochat_core.store.store.redact_value", lambda value: value)
+    runs.store.put_run(run_id, {**record, "remark": "https://me:hunter2@host/x"})
+    with pytest.raises(ConfigError, match=r"run.json of this run holds an address with a password") as error:
+        make_bundle(runs.store, [run_id], tmp_path / "b")
+    assert "hunter2" not in error.value.message
+    assert not (tmp_path / "b").exists()
+    monkeypatch.undo()
+    runs.store.put_run(run_id, {**record, "remark": "https://me:hunter2@host/x"})
+    assert make_bundle(runs.store, [run_id], tmp_path / "b", description="to https://me:hunter2@host/x").path.exists()
+    assert all(b"hunter2" not in path.read_bytes() for path in (tmp_path / "b").rglob("*") if path.is_file())
+
+
 def test_the_claims_are_those_of_hand_worked_numbers(runs: Runs, tmp_path: Path) -> None:
     # 30 steps of 512 tokens: ten at 900 ms count at the median of the others, 200 ms; two processes
     run_id = run_of(runs, step_ms=lambda step: 900.0 if step <= 10 else 200.0, world_size=2)

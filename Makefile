@@ -40,7 +40,7 @@ pin-images: ## Pin the container images of infra/ to the digests that their tags
 down: ## Stop it, after running trainings have saved a checkpoint; data stays
 	@$(COMPOSE) --profile gpu down
 
-setup: $(VENV)/.runtime ## Install what a run needs into .venv, versions locked
+setup: $(VENV)/.runtime ## Install what a run needs into .venv, versions locked (HASHES=1: all but torch as PyPI has it, or not at all)
 
 dev: $(VENV)/.dev ## Install what tests and checks need as well
 
@@ -52,6 +52,7 @@ $(VENV)/bin/python:
 
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo "installing the locked packages into $(VENV) (once; two to three minutes)"
+	@$(if $(HASHES),$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.hashes)
 	@$(BIN)/python -m pip install --quiet -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@$(BIN)/python -m nanochat_core.base.proxies

@@ -1,5 +1,7 @@
 #!/bin/sh
 # Pins the newest versions that pyproject.toml allows: requirements.lock, and requirements-dev.lock with what tests need besides.
+# requirements.hashes: the same with the digest of every file that the index has of each, all but torch, whose builds share
+# a version and differ in content (`make setup HASHES=1`).
 # Called by `make lock`, which gives the Python to build the throw-away environment with.
 set -eu
 python=${1:-python3}
@@ -17,3 +19,7 @@ pins > "$folder/runtime"
 pins | grep -vxFf "$folder/runtime" > "$folder/dev"
 write requirements.lock "$folder/runtime"
 write requirements-dev.lock "$folder/dev"
+"$folder/v/bin/python" -m pip install --quiet uv
+grep -v '^torch==' "$folder/runtime" > "$folder/hashed"
+"$folder/v/bin/uv" pip compile --quiet --no-deps --no-header --no-annotate --generate-hashes --python-version 3.11 \
+    "$folder/hashed" --output-file requirements.hashes

@@ -65,6 +65,16 @@ def test_the_lock_pins_every_dependency_and_keeps_the_known_limits() -> None:
     assert tuple(map(int, pins["SQLAlchemy"].split(".")[:2])) < (2, 1)
 
 
+def test_every_pin_but_torch_has_hashes() -> None:
+    locked = {line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"}
+    hashed = re.findall(r"^(\S+==\S+) \\\n(?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", _hashes(), re.MULTILINE)
+    assert {pin.lower() for pin in hashed} == {pin.lower() for pin in locked if not pin.startswith("torch==")}
+
+
+def _hashes() -> str:
+    return (ROOT / "requirements.hashes").read_text()
+
+
 def test_what_the_readme_links_to_is_there() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     linked = re.findall(r"\]\(([^)#:]+)\)", text) + re.findall(

@@ -16,7 +16,7 @@ $(shell $(BIN)/python infra/moved.py $(VENV) "$(MADE_IN)" "$(CURDIR)" || rm -rf 
 endif
 endif
 
-.PHONY: help up down speedrun setup dev check format test test-fast faults matrix newest gpu-check lock clean
+.PHONY: help up down speedrun setup dev check format test test-fast faults soak matrix newest gpu-check lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -82,6 +82,9 @@ test-fast: $(VENV)/.dev ## The tests that need no server and no training process
 faults: $(VENV)/.dev ## The long kills, damage and outages, then the kill matrix (OUT=table.md keeps it); under two hours
 	@$(BIN)/python -m pytest -s -m torture; tests=$$?; \
 		$(BIN)/python tests/faults/matrix.py --repeats 5 $(if $(OUT),--out $(OUT)); exit $$((tests | $$?))
+
+soak: $(VENV)/.dev ## RUNS=1000 short runs while servers, workers and automations are killed (OUT=table.md keeps the table)
+	@$(BIN)/python tests/faults/soak.py --runs $(or $(RUNS),1000) $(if $(OUT),--out $(OUT))
 
 matrix: ## What depends on Python and torch, with each at hand; gigabytes to download the first time
 	@$(PYTHON) tests/matrix.py

@@ -64,10 +64,10 @@ SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"
 class EmbeddedServer:
     """The child; `url` is its API, `auth` the user:password that it asks for."""
 
-    def __init__(self, home: Path, port: int, log: Path) -> None:
+    def __init__(self, home: Path, port: int, log: Path, *, auth: str | None = None) -> None:
         self.home = home
         self.url = f"http://127.0.0.1:{port}/api"
-        self.auth = os.environ.get(SERVER_AUTH) or f"nanochat:{secrets.token_urlsafe(12)}"
+        self.auth = auth or os.environ.get(SERVER_AUTH) or f"nanochat:{secrets.token_urlsafe(12)}"
         self.log = log
         self.num_deaths = 0
         self.is_lost = False  # it died so often that it was not started again

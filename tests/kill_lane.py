@@ -23,6 +23,8 @@ from prefect_team import Team, shorten_silence
 
 from flows.server import EmbeddedServer, _free_port, _seed_database, _template
 from nanochat_core.base.records import read_records
+from nanochat_core.data import documentation
+from nanochat_core.data.shards import write_shards
 from nanochat_core.store import Artifact, Store
 
 VICTIMS = ("worker", "flow process", "torchrun", "rank", "server")
@@ -103,7 +105,7 @@ class Lane:
         home.mkdir(parents=True)
         _seed_database(home, _template())
         self.folder, self._port = folder, _free_port()
-        self.server = self._start_server()
+        self.server = self.start_server()
         self.team = Team(folder, self.server, corpus)
         self.store = Store.open(str(folder / "home/store"), cache_folder=folder / "cache")
 
@@ -118,8 +120,9 @@ class Lane:
         self.team.stop()
         self.server.stop()
 
-    def _start_server(self) -> EmbeddedServer:
-        server = EmbeddedServer(self.folder / "prefect", self._port, self.folder / "server.log")
+    def start_server(self, auth: str | None = None) -> EmbeddedServer:
+        """A server over the lane's database; one that comes back asks for the password of the one before."""
+        server = EmbeddedServer(self.folder / "prefect", self._port, self.folder / "server.log", auth=auth)
         server.wait_until_ready()
         return server
 
@@ -199,7 +202,7 @@ class Lane:
         if cell.victim == "server":
             self.server.process.wait(30)
             looks = self._watch(run_id, _never, for_s=self.outage_s)
-            self.server = self._start_server()
+            self.server = self.start_server(self.server.auth)
         else:
             if cell.victim == "worker":
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -271,6 +274,16 @@ def _has_settled(seen: Seen) -> bool:
 
 def _never(_seen: Seen) -> bool:
     return False
+
+
+def write_corpus(folder: Path) -> Path:
+    """Two parquet shards of real documentation; the second is validation."""
+    modules = [entries for entries in documentation.package_entries("networkx") if entries][:60]
+    texts = [f"{entry.signature}\n\n{entry.doc}" for entries in modules for entry in entries if len(entry.doc) > 60]
+    for name, chosen in (("1", texts[:40]), ("0", texts[40:])):
+        write_shards(chosen, folder / name)
+        (folder / name / "00000.parquet").rename(folder / f"{name}.parquet")
+    return folder
 
 
 def digests(artifact: Artifact) -> dict[str, str]:

@@ -25,11 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from kill_lane import ALL_CELLS, NUM_STEPS, Cell, Lane, Outcome  # noqa: E402
+from kill_lane import ALL_CELLS, NUM_STEPS, Cell, Lane, Outcome, write_corpus  # noqa: E402
 from prefect_team import LEASES  # noqa: E402
-
-from nanochat_core.data import documentation  # noqa: E402
-from nanochat_core.data.shards import write_shards  # noqa: E402
 
 
 def run_matrix(lanes: list[Lane], cells: Iterable[Cell], *, seed: int) -> list[Outcome]:
@@ -96,16 +93,6 @@ def table(outcomes: list[Outcome]) -> str:
 def _worst(values: Iterable[float | None]) -> str:
     known = [value for value in values if value is not None]
     return f"{max(known):.1f}" if known else "–"
-
-
-def write_corpus(folder: Path) -> Path:
-    """Two parquet shards of real documentation; the second is validation."""
-    modules = [entries for entries in documentation.package_entries("networkx") if entries][:60]
-    texts = [f"{entry.signature}\n\n{entry.doc}" for entries in modules for entry in entries if len(entry.doc) > 60]
-    for name, chosen in (("1", texts[:40]), ("0", texts[40:])):
-        write_shards(chosen, folder / name)
-        (folder / name / "00000.parquet").rename(folder / f"{name}.parquet")
-    return folder
 
 
 @contextlib.contextmanager

@@ -1,0 +1,33 @@
+"""The soak's short form: ten runs, each thing killed once. The long one: `make soak`."""
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from prefect_team import LEASES
+from processes import processes_of
+
+sys.path.append(str(Path(__file__).parent))
+from soak import BLOWS, soak_in
+
+pytestmark = [pytest.mark.slow, pytest.mark.torture]
+MOMENTS = list(zip((2.0, 5.0, 8.0, 11.0), [blow for blow in BLOWS if blow != "worker TERM"], strict=True))
+
+
+def test_runs_among_kills_all_end_once_and_leave_nothing(
+    tmp_path_factory: pytest.TempPathFactory, small_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("soak")
+    monkeypatch.setenv("NANOCHAT_HOME", str(folder.parent))  # which has the empty database of the tests before
+    monkeypatch.setenv("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", LEASES)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker that ignores it ignores SIGTERM too
+    try:
+        with soak_in(folder, small_corpus, silence_s=20, num_runs=10, width=5, every_s=1.0, seed=3) as soak:
+            result = soak.play(MOMENTS)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not any(result.wrong.values()), result.table()
+    assert result.blows.total() >= len(MOMENTS) - 1, "there may have been no flow process to kill"
+    assert result.states.total() == 10
+    assert processes_of(folder) == []

@@ -86,7 +86,9 @@ def test_the_peak_of_learning_a_vocabulary_does_not_grow_with_the_corpus(tmp_pat
     assert growth_mib(TOKENIZER, *folders) < MOST_GROWTH_MIB
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize(
+    "ending", ["jsonl", *(pytest.param(ending, marks=pytest.mark.torture) for ending in ("json", "parquet"))]
+)
 def test_the_peak_of_reading_conversations_does_not_grow_with_the_file(tmp_path, ending):
     words = " ".join(f"word{number}" for number in range(160))
     files = [tmp_path / f"small.{ending}", tmp_path / f"large.{ending}"]

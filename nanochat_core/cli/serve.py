@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nanochat_core.serve.pool import ModelPool
 
 MIN_TOKEN_CHARS = 8
+SWITCH_S = 0.0005
 
 
 def register(app: typer.Typer) -> None:
@@ -81,6 +82,9 @@ def run_server(pool: "ModelPool", *, host: str, port: int, token: str | None) ->
 
     from nanochat_core.serve.listen import server_config
 
+    # every operation of the engine gives the interpreter away and waits to get it back: 5 ms, as it is, beside a body
+    # that is being read makes a step of a second
+    sys.setswitchinterval(SWITCH_S)
     config = server_config(pool, token=token, host=host, port=port)
     try:
         listening = config.bind_socket()

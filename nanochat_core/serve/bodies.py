@@ -20,9 +20,9 @@ from nanochat_core.serve.errors import CLIENT_CLOSED, ApiError
 MAX_VALUES = 1 << 19  # 64 prompts of 8,192 ids
 MAX_CONTAINERS = 1 << 16  # lists and objects: an empty one takes sixty bytes where it was sent as two
 MAX_DEPTH = 64
-STRING = r'"(?:[^"\\]++|\\.)*+"?'  # one without an end goes to the end of the text, so every character is met once
-STRUCTURE = re.compile(STRING + r"|[\[\]{},]", re.DOTALL)
-BRACKETS = re.compile(STRING + r"|[\[\]{}]", re.DOTALL)
+# a text without an end goes to the end of the body, so that every character is met once
+TEXTS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+BRACKETS = re.compile(r"[\[\]{}]")
 
 
 class JsonRequest(Request):
@@ -91,22 +91,19 @@ def check_size(text: str) -> None:
     num_containers = text.count("[") + text.count("{")  # those inside of texts too
     if num_containers <= MAX_DEPTH and num_containers + text.count(",") <= MAX_VALUES:
         return
-    pattern = BRACKETS if num_containers + text.count(",") <= MAX_VALUES else STRUCTURE
-    num_values = num_containers = depth = 0
-    for match in pattern.finditer(text):
-        mark = text[match.start()]
-        if mark in "[{":
-            num_containers, depth = num_containers + 1, depth + 1
-        elif mark in "]}":
-            depth -= 1
-        num_values += mark in "[{,"
-        for seen, most, what in (
-            (num_values, MAX_VALUES, "values"),
-            (num_containers, MAX_CONTAINERS, "lists and objects"),
-            (depth, MAX_DEPTH, "lists and objects within each other, or one of them has no end"),
-        ):
-            if seen > most:
-                raise ApiError(400, f"the body has more than {most} {what}")
+    bare = TEXTS.sub("", text)
+    num_containers = bare.count("[") + bare.count("{")
+    _check_most(num_containers + bare.count(","), MAX_VALUES, "values")
+    _check_most(num_containers, MAX_CONTAINERS, "lists and objects, or one of them has no end")
+    depth = 0
+    for match in BRACKETS.finditer(bare):
+        depth += 1 if bare[match.start()] in "[{" else -1
+        _check_most(depth, MAX_DEPTH, "lists and objects within each other, or one of them has no end")
+
+
+def _check_most(seen: int, most: int, what: str) -> None:
+    if seen > most:
+        raise ApiError(400, f"the body has more than {most} {what}")
 
 
 def _number(text: str) -> int | float:

@@ -44,6 +44,7 @@ class Connection(H11Protocol):
         self.client_key = ""
         self.began_s = time.monotonic()
         """When the header, body or answer that is under way began."""
+        self.heard_s = self.began_s
         self.num_body_bytes = 0
         """Of a body that is not complete."""
         self.full_since_s: float | None = None
@@ -62,8 +63,9 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         before = self.cycle
         super().data_received(data)
+        self.heard_s = time.monotonic()
         if self.cycle is not before:
-            self.began_s = time.monotonic()
+            self.began_s = self.heard_s
         self.door.note(self, len(data))
 
     def on_response_complete(self) -> None:
@@ -93,9 +95,9 @@ class Connection(H11Protocol):
         spent_s = now - self.began_s
         if self.is_waiting:
             return "no whole header" if spent_s > limits.header_s else None
-        if self.is_sending and spent_s > limits.body_s + self.num_body_bytes / limits.min_bytes_per_s:
-            return "a slow body"
-        return None
+        paced_s, heard_s = self.num_body_bytes / limits.min_bytes_per_s, self.heard_s - self.began_s
+        allowed_s = limits.body_s + min(paced_s, heard_s)
+        return "a slow body" if self.is_sending and spent_s > allowed_s else None
 
 
 class _Reader(h11.Connection):

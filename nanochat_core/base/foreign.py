@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import pickle
 import re
 import stat
 import struct
@@ -38,6 +39,11 @@ MAX_LINES = 1_000_000  # of all of those
 FREE_BYTES, MAX_RATIO = 8 << 20, 100  # a zip may unpack to so much, and to so many times its own size
 MAX_DIRECTORY_BYTES = 8 << 20  # a zip's table of contents, which is read at once
 CHUNK_BYTES = 1 << 20
+# models: setting -> most
+MAX_MODEL = {
+    "sequence_len": 1 << 20, "vocab_size": 1 << 20, "n_layer": 512, "n_head": 1024, "n_kv_head": 1024,
+    "n_embd": 1 << 16,
+}  # fmt: skip
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack a million to one, or need what is not installed
 ENCRYPTED = 0x1 | 0x40 | 0x2000  # bits of an entry's flags
 LOCAL_HEADER, LOCAL_MARK = struct.Struct("<4s5H3I2H"), b"PK\3\4"
@@ -45,6 +51,12 @@ LOCAL_HEADER, LOCAL_MARK = struct.Struct("<4s5H3I2H"), b"PK\3\4"
 NO_ZIP = (
     zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, OSError, NotImplementedError,
     RuntimeError, ValueError, OverflowError, KeyError, IndexError,
+)  # fmt: skip
+
+# what readers of pickles, tensors and tables raise for bytes that are none; MemoryError: for a length that is a lie
+NO_VALUES = (
+    ArithmeticError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError, RuntimeError, TypeError,
+    ValueError, pickle.UnpicklingError, struct.error,
 )  # fmt: skip
 
 STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -98,6 +110,20 @@ def check_depth(value: Any) -> None:
         if not level:
             return
     raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
+
+
+class PlainUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """Python's own unpickler in Python, knowing no name; who inherits says which it knows.
+
+    The one in C takes memory for as many values as a pickle of a few bytes says that it will keep.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it wants {module}.{name}")
+
+    def imported(self, module: str, name: str) -> Any:
+        """What the name stands for, for those that it is safe for."""
+        return super().find_class(module, name)
 
 
 def read_bounded(path: Path, *, most: int = MAX_FILE_BYTES, error: type[NanochatError] = CorruptError) -> bytes:

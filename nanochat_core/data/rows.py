@@ -151,14 +151,13 @@ def _content(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _parquet_lines(path: Path) -> Iterator[bytes]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(streams.for_arrow(path), buffer_size=streams.BLOCK_BYTES, pre_buffer=False)
         for batch in file.iter_batches(batch_size=PARQUET_ROWS, use_threads=False):
             yield from (json.dumps(row, default=str).encode() for row in batch.to_pylist())
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except streams.BROKEN as error:
         raise MissingError(
             f"{path} cannot be read as parquet: {(str(error).splitlines() or [''])[0]}", hint="fetch the file again"
         ) from error

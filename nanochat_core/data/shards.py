@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat_core.base.errors import MissingError
-from nanochat_core.data.streams import for_arrow
+from nanochat_core.data.streams import BROKEN, for_arrow
 
 ROW_GROUP_DOCS = 1000
 ROW_GROUP_BYTES = 2_000_000  # of documents so long that fewer make a row group: one is in memory at a time
@@ -59,7 +59,7 @@ def open_parquet(path: Path | str, *, column: str) -> pq.ParquetFile:
         # no memory map, whose pages would count as memory, and no row group read ahead
         file = pq.ParquetFile(for_arrow(path), buffer_size=READ_BYTES, pre_buffer=False)
         schema = file.schema_arrow
-    except (pa.ArrowException, OSError) as error:
+    except BROKEN as error:
         raise MissingError(
             f"{path} cannot be read as parquet: {(str(error).splitlines() or ['nobody says why'])[0]}",
             hint="decrypt it, or take it out of the folder" if "crypt" in str(error) else
@@ -79,7 +79,7 @@ def read_row_group(path: Path | str, row_group: int, *, column: str = "text") ->
     file = open_parquet(path, column=column)
     try:
         values = file.read_row_group(row_group, columns=[column]).column(0).to_pylist()
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+    except BROKEN as error:
         raise MissingError(
             f"{path}, row group {row_group}: {error}", hint="the file is damaged; fetch it again"
         ) from error

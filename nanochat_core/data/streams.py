@@ -21,10 +21,11 @@ import pyarrow as pa
 
 from nanochat_core.base import text
 from nanochat_core.base.errors import MissingError
+from nanochat_core.base.foreign import MAX_VALUE_BYTES as MAX_VALUE_BYTES
+from nanochat_core.base.foreign import NO_VALUES, check_depth
 
 BLOCK_BYTES = 1 << 20
-MAX_VALUE_BYTES = 32 << 20  # a line, or a value of a JSON file
-BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowInvalid)
+BROKEN = (*NO_VALUES, zlib.error, lzma.LZMAError, pa.ArrowException)
 
 
 def blocks(path: Path) -> Iterator[bytes]:
@@ -126,6 +127,7 @@ def json_values(path: Path) -> Iterator[tuple[int, Any]]:
                 _require_end(path, itertools.chain([buffer[at + 1 :]], pieces))
                 return
             value, at = decoder.raw_decode(buffer, at)
+            check_depth(value)
         except (ValueError, RecursionError) as error:
             if len(buffer) - at > MAX_VALUE_BYTES:
                 raise too_long(f"{path}, item {number + 1}") from error

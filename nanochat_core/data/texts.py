@@ -24,7 +24,6 @@ PART_CHARS = 1 << 20  # of a text file that is not the only one: longer ones are
 ONLY_FILE_PARTS, LEAST_PART_CHARS, MOST_PART_CHARS = 1000, 2_000, 1 << 16  # of one that is
 CUTS = ("\n\n", "\n", " ")
 BATCH_BYTES, MAX_BATCH_ROWS = 4 << 20, 1000
-NOT_TEXT = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError)
 
 
 @dataclass
@@ -130,7 +129,7 @@ def _parquet(path: Path, column: str) -> Iterator[str | None]:
             rows = _batch_rows(file, group, column)
             for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=[column], use_threads=False):
                 yield from _as_text(batch.column(0))
-    except (*NOT_TEXT, OSError, UnicodeDecodeError) as error:
+    except streams.BROKEN as error:
         raise MissingError(
             f"{path}: column {column!r} cannot be read as text: {(str(error).splitlines() or [''])[0]}",
             hint="text is needed; is the file whole, and corpus.text_column the right one?",

@@ -6,13 +6,11 @@ follows from the vocabulary, so it is not needed; where it lies beside the pickl
 """
 
 import io
-import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nanochat_core.base.errors import MissingError
+from nanochat_core.base.foreign import NO_VALUES, PlainUnpickler
 from nanochat_core.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 PICKLE, TOKEN_BYTES = "tokenizer.pkl", "token_bytes.pt"
@@ -30,13 +28,11 @@ class _Encoding:
         self.values = values
 
 
-class _Reader(pickle.Unpickler):
+class _Reader(PlainUnpickler):
     """Knows one name; everything else that a pickle could call is refused."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) != ENCODING_CLASS:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}")
-        return _Encoding
+        return _Encoding if (module, name) == ENCODING_CLASS else super().find_class(module, name)
 
 
 def load_peer_tokenizer(folder: Path) -> Tokenizer:
@@ -51,7 +47,7 @@ def load_peer_tokenizer(folder: Path) -> Tokenizer:
         if not isinstance(read, _Encoding) or not isinstance(read.values, dict):
             raise ValueError("it holds no tiktoken encoding with a vocabulary")
         tokenizer = _tokenizer(read.values)
-    except (pickle.UnpicklingError, ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError) as error:
+    except NO_VALUES as error:
         raise MissingError(
             f"{path} is not nanochat's tokenizer: {error}",
             hint="only a pickled tiktoken.Encoding is read, and nothing in it is run; GPT-2's or GPT-4's is not ours",
@@ -61,7 +57,9 @@ def load_peer_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _tokenizer(values: dict[Any, Any]) -> Tokenizer:
-    ranks = {bytes(token): int(rank) for token, rank in values["mergeable_ranks"].items()}
+    ranks = dict(values["mergeable_ranks"])
+    if not all(isinstance(token, bytes) and isinstance(rank, int) for token, rank in ranks.items()):
+        raise ValueError("its tokens are no bytes with ranks")
     tokens = sorted(ranks, key=lambda token: ranks[token])
     if [ranks[token] for token in tokens] != list(range(len(tokens))):
         raise ValueError("its ranks are not 0, 1, 2, ...")
@@ -80,7 +78,9 @@ def _check_token_bytes(path: Path, tokenizer: Tokenizer) -> None:
 
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        is_same = isinstance(stored, torch.Tensor) and stored.shape == (tokenizer.vocab_size,)
+        is_same = is_same and stored.tolist() == tokenizer.token_bytes().tolist()
+    except NO_VALUES as error:
         raise MissingError(f"{path} cannot be read: {error}", hint="copy it again, or remove it") from error
-    if not isinstance(stored, torch.Tensor) or not np.array_equal(stored.numpy(), tokenizer.token_bytes()):
+    if not is_same:
         raise MissingError(f"{path} does not belong to the {PICKLE} beside it", hint="copy both from one folder")

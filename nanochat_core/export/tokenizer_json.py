@@ -6,12 +6,12 @@ merges inside it are those of that stretch alone, so the two halves that last be
 token that no merge arrives at is found only when it is a whole piece of the split; `ignore_merges` is that rule.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nanochat_core.base.errors import MissingError
+from nanochat_core.base.errors import CorruptError, MissingError
+from nanochat_core.base.foreign import NO_VALUES, loads, read_bounded
 from nanochat_core.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 MODEL_TYPE = "BPE"
@@ -86,14 +86,18 @@ def last_pair(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] |
 def tokenizer_from_json(path: Path) -> Tokenizer:
     """Our tokenizer from a tokenizer.json that `tokenizers_json` made; MissingError for any other."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = loads(read_bounded(path).decode())
         tokenizer = _from_stored(stored)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        is_same = tokenizers_json(tokenizer)["model"] == {
+            **stored["model"],
+            "merges": _as_words(stored["model"]["merges"]),
+        }
+    except (CorruptError, *NO_VALUES) as error:
         raise MissingError(
             f"{path} is not a tokenizer of an exported model: {error}",
             hint="only a tokenizer.json written by nanochat export can be read back",
         ) from error
-    if tokenizers_json(tokenizer)["model"] != {**stored["model"], "merges": _as_words(stored["model"]["merges"])}:
+    if not is_same:
         raise MissingError(f"{path} merges differently from our tokenizer", hint="it was made by another program")
     return tokenizer
 

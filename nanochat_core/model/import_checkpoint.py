@@ -9,7 +9,7 @@ have our tensor names already; the shape of one for transformers goes by that li
 import re
 from dataclasses import fields
 from pathlib import Path
-from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from nanochat_core.base.errors import MissingError
+from nanochat_core.base.foreign import MAX_MODEL, NO_VALUES
 from nanochat_core.base.text import read_json
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.gpt import GPT
@@ -59,9 +60,14 @@ def load_nanochat_checkpoint(folder: Path) -> GPT:
         raise MissingError(
             f"{folder} holds nanochat's tokenizer and no weights", hint=f"nanochat import-tokenizer {folder} OUT"
         )
-    model = GPT(_read_config(folder))
+    config = _read_config(folder)
     weights = {our_name(name): tensor for name, tensor in _read_weights(folder).items()}
-    _check_weights(model, weights, folder)
+    try:
+        with torch.device("meta"):  # its shapes alone: a config of a few bytes may ask for all memory
+            _check_weights(GPT(config), weights, folder)
+    except (AssertionError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise MissingError(f"{folder}: its config is of no model: {error}", hint="copy the checkpoint again") from error
+    model = GPT(config)
     model.load_state_dict(weights)  # copies into fp32
     return model
 
@@ -89,17 +95,40 @@ def _read_config(folder: Path) -> GPTConfig:
         raise MissingError(
             f"{path} lacks {', '.join(missing)}", hint="it needs the model's config, as nanochat saves it"
         )
+    for name, most in MAX_MODEL.items():
+        if type(values[name]) is not int or not 1 <= values[name] <= most:
+            raise MissingError(
+                f"{path}: {name} is {values[name]!r:.40}, not a number between 1 and {most:,}",
+                hint="is it the model's?",
+            )
+    pattern = values.get("window_pattern", "L")
+    if not isinstance(pattern, str) or not pattern or set(pattern) - {"S", "L"} or values["n_embd"] % values["n_head"]:
+        raise MissingError(
+            f"{path} is of no model of nanochat's", hint="it needs the model's config, as nanochat saves it"
+        )
     return GPTConfig(**{name: values[name] for name in names if name in values})
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     path = _newest(folder, WEIGHT_FILES)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (SafetensorError, UnpicklingError, RuntimeError) as error:
-        raise MissingError(f"{path} cannot be read: {error}", hint="copy the checkpoint again") from error
+        is_ours = path.suffix == ".safetensors"
+        stored = load_file(path) if is_ours else torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (SafetensorError, *NO_VALUES) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise MissingError(f"{path} cannot be read: {said:.300}", hint="copy the checkpoint again") from error
+    if not isinstance(stored, dict) or not all(map(_is_weight, stored.items())):
+        raise MissingError(
+            f"{path} holds something other than weights by their names", hint="copy the checkpoint again"
+        )
+    return stored
+
+
+def _is_weight(item: tuple[Any, Any]) -> bool:
+    name, value = item
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and value.is_floating_point()
 
 
 def _newest(folder: Path, patterns: tuple[str, ...]) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 import tiktoken
 
 from nanochat_core.base.errors import CorruptError, MissingError
+from nanochat_core.base.foreign import NO_VALUES, loads, read_bounded
 from nanochat_core.tokenizer.long_runs import WINDOW_CHARS, cut_runs, cut_words, join
 
 SPLIT_PATTERN = (
@@ -71,14 +72,14 @@ class Tokenizer:
         if not path.is_file():
             raise MissingError(f"there is no {path}", hint="the tokenizer step makes it")
         try:
-            stored = json.loads(path.read_text(encoding="ascii"))
+            stored = loads(read_bounded(path).decode("ascii"))
             if stored["format"] != FORMAT or stored["special_tokens"] != list(SPECIAL_TOKENS):
                 raise ValueError(f"format {stored['format']!r}")
             tokens = [bytes.fromhex(token) for token in stored["tokens"]]
             if len(set(tokens)) != len(tokens) or not {bytes([value]) for value in range(256)} <= set(tokens):
                 raise ValueError("a token is there twice, or a byte is missing")
             return cls(tokens, stored["pattern"])
-        except (ValueError, KeyError, TypeError) as error:
+        except NO_VALUES as error:
             raise CorruptError(
                 f"{path} is not a tokenizer of ours: {error}", hint="remake it: --fresh tokenizer"
             ) from error

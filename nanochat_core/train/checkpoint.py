@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import platform
 import shutil
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 from nanochat_core.base import distributed, files
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import CorruptError, UnreadableError
+from nanochat_core.base.foreign import NO_VALUES, PlainUnpickler, loads
 from nanochat_core.base.records import RECORDS_NAME
 from nanochat_core.train import parts
 
@@ -171,13 +171,13 @@ def is_whole(checkpoint: Path) -> bool:
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with the bytes of a checkpoint; None: they are those that were written."""
     try:
-        description = json.loads((checkpoint / COMPLETE).read_text())
+        description = loads((checkpoint / COMPLETE).read_text())
         names = {path.name for path in checkpoint.iterdir()} - {COMPLETE}
         if not isinstance(description, dict) or set(description) != names or not names >= NEEDED:
             return f"its files are not those that {COMPLETE} names"
         wrong = [name for name, expected in description.items() if describe(checkpoint / name) != expected]
-    except (OSError, ValueError) as error:
-        return f"{error} ({COMPLETE})" if isinstance(error, ValueError) else str(error)
+    except (OSError, ValueError, RecursionError) as error:
+        return str(error) if isinstance(error, OSError) else f"{error} ({COMPLETE})"
     return f"{wrong[0]} does not hold the bytes that were written" if wrong else None
 
 
@@ -237,7 +237,12 @@ def newest_state(folder: Path) -> State | None:
 
 
 def _state(checkpoint: Path) -> State:
-    state: State = json.loads((checkpoint / STATE).read_text())
+    try:
+        state: State = loads((checkpoint / STATE).read_text())
+    except NO_VALUES as error:
+        raise CorruptError(f"{checkpoint} cannot be read: {STATE}: {error}") from error
+    if not isinstance(state, dict):
+        raise CorruptError(f"{checkpoint} cannot be read: {STATE} holds no state")
     return state
 
 
@@ -253,7 +258,7 @@ def load(checkpoint: Path, tensors: Mapping[str, torch.Tensor]) -> State:
         raise CorruptError(f"{checkpoint} cannot be read: {what}{others}") from error
     try:
         dcp.load(dict(tensors), storage_reader=reader, no_dist=True)
-    except (RuntimeError, ValueError, KeyError, CheckpointException) as error:
+    except (*NO_VALUES, CheckpointException) as error:
         raise CorruptError(f"{checkpoint} does not fit this model: {_first_cause(error)}{others}") from error
     return state
 
@@ -295,7 +300,7 @@ def _member_of(kind: Any, name: str) -> _MEM_FORMAT_ENCODING:
     return _MEM_FORMAT_ENCODING[name]
 
 
-class _LayoutUnpickler(pickle.Unpickler):
+class _LayoutUnpickler(PlainUnpickler):
     """Knows DCP's metadata classes and torch's plain value types by name, nothing else.
 
     Whole modules may not be allowed: what they import (os, pickle) could be named through them, and protocol 4 resolves
@@ -328,5 +333,5 @@ class _LayoutUnpickler(pickle.Unpickler):
             return stand_in
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.memory_format)
         if (module, name) in self.ALLOWED or is_dtype:
-            return super().find_class(module, name)
+            return self.imported(module, name)
         raise CorruptError(f"its layout file names {module}.{name}, which no checkpoint of ours holds")

@@ -19,6 +19,7 @@ from typing import Any, Literal, cast, get_args
 import yaml
 
 from nanochat_core.base.errors import CorruptError, MissingError
+from nanochat_core.base.foreign import MAX_SETTINGS_BYTES, NO_VALUES
 from nanochat_core.base.text import parse_json, read_text
 
 TASKS, TABLE, DATA = "core.yaml", "eval_meta_data.csv", "eval_data"
@@ -117,8 +118,8 @@ def _root(folder: Path) -> Path:
 
 def _tasks(path: Path) -> list[dict[str, Any]]:
     try:
-        content = yaml.safe_load(read_text(path, error=CorruptError))
-    except yaml.YAMLError as error:
+        content = yaml.safe_load(read_text(path, error=CorruptError, most=MAX_SETTINGS_BYTES))
+    except (yaml.YAMLError, *NO_VALUES) as error:
         raise CorruptError(f"{path} is no YAML: {error}", hint="fetch the bundle again") from error
     tasks = content.get("icl_tasks") if isinstance(content, dict) else None
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
@@ -127,25 +128,30 @@ def _tasks(path: Path) -> list[dict[str, Any]]:
 
 
 def _table(path: Path) -> dict[str, dict[str, str]]:
-    reader = csv.DictReader(io.StringIO(read_text(path, error=CorruptError)))
+    reader = csv.DictReader(io.StringIO(read_text(path, error=CorruptError, most=MAX_SETTINGS_BYTES)))
     columns = reader.fieldnames or []
     absent = [column for column in COLUMNS if column not in columns]
     if absent:
         raise CorruptError(
             f"{path} has no column {', '.join(map(repr, absent))}", hint=f"its columns are {', '.join(columns)}"
         )
-    return {row["Eval Task"]: row for row in reader}
+    try:
+        return {row["Eval Task"]: row for row in reader}
+    except csv.Error as error:
+        raise CorruptError(f"{path} is no table: {error}", hint="fetch the bundle again") from error
 
 
 def _benchmark(task: dict[str, Any], table: dict[str, dict[str, str]], *, where: str) -> Benchmark:
     try:
-        label, kind, data = str(task["label"]), task["icl_task_type"], str(task["dataset_uri"])
+        label, kind, data = task["label"], task["icl_task_type"], task["dataset_uri"]
+        if not isinstance(label, str) or not isinstance(kind, str) or not isinstance(data, str):
+            raise TypeError("its label, kind and data file are no texts")
         num_fewshot = int(task["num_fewshot"][0])
         row = table[label]
         baseline = float(row["Random baseline"])
     except KeyError as error:
         raise CorruptError(f"{where} lacks {error}, in itself or in {TABLE}", hint="fetch the bundle again") from error
-    except (TypeError, ValueError, IndexError) as error:
+    except (TypeError, ValueError, IndexError, OverflowError) as error:
         raise CorruptError(f"{where} has a value of another form: {error}", hint="fetch the bundle again") from error
     if kind not in get_args(Kind):
         raise CorruptError(f"{where} is of the kind {kind!r}", hint=f"known are {', '.join(get_args(Kind))}")

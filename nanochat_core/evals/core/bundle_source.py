@@ -5,13 +5,14 @@ bundle is of the content, so that a zip and the same files unpacked are one.
 """
 
 import shutil
-import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
+from nanochat_core.base.foreign import ForeignZip
 from nanochat_core.config import CoreConfig
 from nanochat_core.data.download import fetch_file
 from nanochat_core.data.hub import Patience
@@ -89,12 +90,11 @@ def _unpack(path: Path, folder: Path) -> Path:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith((TASKS, TABLE)) or (f"{DATA}/" in name and name.endswith(".jsonl")):
-                    archive.extract(name, part)  # takes ".." and absolute paths out of names
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, NotImplementedError) as error:
-        raise CorruptError(f"{path} is no whole zip file: {error}", hint="fetch it again") from error
+    with closing(ForeignZip(path)) as archive:
+        for name in archive.entries:
+            if name.endswith((TASKS, TABLE)) or (f"{DATA}/" in name and name.endswith(".jsonl")):
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                with (part / name).open("wb") as file:
+                    file.writelines(archive.blocks(name))
     part.replace(folder)
     return folder

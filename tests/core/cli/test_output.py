@@ -2,6 +2,8 @@
 
 import io
 import os
+import pty
+import re
 import subprocess
 import sys
 
@@ -171,3 +173,65 @@ def test_the_tables_of_a_plan_are_whole_in_a_pipe(capsys):
     shown = capsys.readouterr().out
     assert "/a/[/b]/" + "x" * 200 in shown
     assert reason.strip() in shown
+
+
+STRANGE = "\x1b[2J\x1b[31mred\x9b1m\x07\u202ebidi\u2066\x7f\u200b\u2028"
+OBEYED = set("\x1b\x9b\x07\u202e\u2066\x7f\u200b\u2028\r")
+PRINTERS = {
+    "print": "print(S)",
+    "stderr": "print(S, file=sys.stderr)",
+    "page": "Page().print(S)",
+    "page on stderr": "Page(stderr=True).print(S, markup=False)",
+    "markup": "Page().print(f'[bold]{said(S)}[/bold]')",
+    "table": "t = table('a'); t.add_row(S); Page().print(t)",
+    "live": "d = LiveTable({'s': S}, Page(stderr=True)); d.__enter__(); d.note(S); d.step_failed('s', S); d.__exit__()",
+    "lines": "d = display({'s': S}); d.note(S); d.step_started('s', S); d.step_failed('s', S)",
+    "log": "logging.basicConfig(force=True); logging.getLogger('x').warning('%s: %s', S, ValueError(S))",
+    "rich": "import rich.logging as r; logging.basicConfig(force=True, handlers=[r.RichHandler()]); logging.warning(S)",
+    "error": "tell(ConfigError(S, hint=S))",
+    "warning": "import warnings; warnings.warn(S)",
+    "traceback": "raise ValueError(S)",
+    "echo": "import click; click.echo(S); click.echo(S, err=True)",
+    "json": "import json; json.loads(output.visible(json.dumps({S: S}))); print(json.dumps({S: S}))",
+}
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_nothing_that_is_printed_moves_a_terminal(is_terminal):
+    """On a terminal rich may colour and move its own table; what it is given is spelt out all the same."""
+    code = (
+        "import logging, sys, traceback; from nanochat_core.cli.output import *; from nanochat_core.cli import output\n"
+        "from nanochat_core.cli.display import LiveTable, display; from nanochat_core.base.errors import ConfigError\n"
+        f"output.prepare(); S = {STRANGE!r}\n"
+        f"for name, code in {PRINTERS!r}.items():\n"
+        "    print('@@', name, file=sys.stderr, flush=True)\n"
+        "    try: exec(code)\n"
+        "    except ValueError: traceback.print_exc()\n"
+    )
+    shown = (_on_terminal if is_terminal else _in_pipe)(code)
+    own = re.compile(r"\x1b\[\??[0-9;]*[A-Za-z]|\r") if is_terminal else re.compile("(?!)")
+    assert shown.count("@@") == len(PRINTERS)
+    assert shown.count("red") >= len(PRINTERS)
+    assert not OBEYED & set(own.sub("", shown)), shown
+    assert "\x1b[2J" not in shown
+    assert "\x1b[31mred" not in shown
+
+
+def _in_pipe(code):
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.stdout.decode()
+
+
+def _on_terminal(code):
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    pieces = []
+    try:
+        while piece := os.read(ours, 65536):
+            pieces.append(piece)
+    except OSError:  # the other end is closed
+        pass
+    process.wait()
+    os.close(ours)
+    return b"".join(pieces).decode("utf-8", "replace")

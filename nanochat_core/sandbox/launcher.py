@@ -276,8 +276,11 @@ def _has_room(root: Path, child: int, limit_bytes: int) -> bool:
             continue  # just removed
         except OSError:
             return False  # deeper than a path can be long: there could be anything
-    for pid in _descendants(child):
+    below = [child]
+    for pid in below:  # by the kernel's own lists of children: a look at every process of the machine takes far longer
         with contextlib.suppress(OSError):  # just ended; or not ours to see, in a container without CAP_SYS_PTRACE
+            for task in os.listdir(f"/proc/{pid}/task"):
+                below += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
             for name in os.listdir(f"/proc/{pid}/fd"):
                 found = os.stat(f"/proc/{pid}/fd/{name}")
                 if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:

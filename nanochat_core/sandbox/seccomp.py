@@ -91,18 +91,20 @@ CLONE_FLAGS = 0x100 | 0x200 | 0x400 | 0x800 | 0x4000 | 0x10000 | 0x40000 | 0x800
 CLONE_SIGNAL = 0xFF  # the signal that the parent gets at the end
 AF_UNIX, SOCK_STREAM, SOCK_FLAGS = 1, 1, 0x80800  # CLOEXEC and NONBLOCK
 O_ASYNC = 0x2000  # a signal whenever a descriptor is ready
-# Duplicates, flags and record locks (SQLite). Not: owner and signal, leases, watches of folders, sizes of pipes.
-FCNTL = (0, 1, 2, 3, 5, 6, 7, 36, 37, 38, 1030)
+# Duplicates and flags. Not: owner and signal, leases, watches of folders, sizes of pipes.
+FCNTL = (0, 1, 2, 3, 1030)
 F_SETFL = 4
-# TCGETS, TCGETS2, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX, FICLONE. Not: attributes, owner and signal.
-IOCTL = (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x40049409)
+LOCKS = (5, 6, 7, 36, 37, 38)  # of records, for SQLite
+# FIONCLEX, FIOCLEX, FICLONE; with an address TCGETS, TCGETS2, TIOCGWINSZ, FIONBIO. Not: attributes, owner and signal.
+IOCTL, IOCTL_AT = (0x5450, 0x5451, 0x40049409), (0x5401, 0x802C542A, 0x5413, 0x5421)
 PRCTL = (15, 16)  # the name of a thread
 ARCH_SET_FS = 0x1002  # where a thread's own variables are
 RLIMIT_CORE, NUM_LIMITS = 4, 16
 OWNER = 0o700
 
 Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, operand
-Test = tuple[int, int, tuple[int, ...]]  # which half of which argument, the bits that count, what they may be
+# Which half of which argument, the bits that count, what they may be; nothing: anything but zero.
+Test = tuple[int, int, tuple[int, ...]]
 Rule = tuple[tuple[int | None, int | None], list[Test]]  # the call's numbers, the tests that all must hold
 
 
@@ -115,6 +117,7 @@ def _zero(argument: int) -> list[Test]:
     return [(2 * argument, WORD, (0,)), (2 * argument + 1, WORD, (0,))]
 
 
+_FAR_UP: Test = (2 * 2 + 1, WORD, ())  # argument 2 lies above 4 GiB
 # A call may have several: one that holds is enough.
 RULES: list[Rule] = [
     (MMAP, [_low(2, 0, bits=PROT_EXEC), _low(3, 0, bits=MAP_HUGETLB)]),
@@ -131,7 +134,11 @@ RULES: list[Rule] = [
     ),
     ((72, 25), [_low(1, *FCNTL)]),
     ((72, 25), [_low(1, F_SETFL), _low(2, 0, bits=O_ASYNC)]),
+    # What the kernel reads or writes at an address: the C library's is on the stack, far up. Python's fcntl and ioctl
+    # take integers too, of 32 bits, and where the heap lies low a program could so change any memory of its own.
+    ((72, 25), [_low(1, *LOCKS), _FAR_UP]),
     ((16, 29), [_low(1, *IOCTL)]),
+    ((16, 29), [_low(1, *IOCTL_AT), _FAR_UP]),
     ((157, 167), [_low(0, *PRCTL)]),
     ((158, None), [_low(0, ARCH_SET_FS)]),
     ((53, 199), [_low(0, AF_UNIX), _low(1, SOCK_STREAM, bits=WORD & ~SOCK_FLAGS)]),  # socketpair
@@ -220,7 +227,7 @@ def _rule(number: int, tests: list[Test]) -> list[Instruction]:
     """Allow the call when every test holds; else go on after the last instruction."""
     body: list[Instruction] = [(RETURN, 0, 0, RET_ALLOW)]
     for half, bits, values in reversed(tests):
-        fits = [(JUMP_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)]
+        fits = [(JUMP_EQUAL, len(values) - i, 0, value) for i, value in enumerate(values)] or [(JUMP_EQUAL, 0, 1, 0)]
         body = [
             (LOAD_WORD, 0, 0, ARGUMENT_AT + 4 * half),
             (AND, 0, 0, bits),

@@ -95,7 +95,8 @@ def test_arguments_decide_where_a_call_does_good_and_harm(column: int, machine: 
 
     kept = [
         ("clone", FORK), ("clone", THREAD), ("mmap", 0, 4096, 3, 0x22), ("mmap", 0, 4096, 5, 2, 4),
-        ("fcntl", 1, 4, 0x800), ("fcntl", 1, 1030), ("ioctl", 1, 0x5401), ("mkdirat", 0, 0, 0o777), ("umask", 0o077),
+        ("fcntl", 1, 4, 0x800), ("fcntl", 1, 1030), ("ioctl", 1, 0x5401, 0x7F0000000000), ("ioctl", 1, 0x5451),
+        ("fcntl", 1, 6, 0x7F0000000000), ("mkdirat", 0, 0, 0o777), ("umask", 0o077),
         ("prlimit64", 0, 7, 0, 1), ("prlimit64", 0, 4, 0, 1), ("prlimit64", 0, 7, 1),
         ("sendto", 3, 1, 1), ("socketpair", 1, 0x80801),
         ("mprotect", 0, 4096, 3), ("prctl", 15),
@@ -104,7 +105,9 @@ def test_arguments_decide_where_a_call_does_good_and_harm(column: int, machine: 
     refused = [
         ("clone", 0x1200011 | 0x8000), ("clone", 0x1200009), ("clone", 0x10000011), ("clone", 17 | 1 << 33),
         ("mmap", 0, 4096, 4, 0x22), ("mmap", 0, 4096, 6, 2, 4), ("mmap", 0, 4096, 3, 0x40022), ("mprotect", 0, 4096, 4),
-        ("fcntl", 1, 8, 1), ("fcntl", 1, 10, 9), ("fcntl", 1, 15), ("fcntl", 1, 4, 0x2000), ("fcntl", 1, 1024),
+        ("fcntl", 1, 5, 0xA5DAA8), ("fcntl", 1, 6, 0xFFFFFFFF), ("ioctl", 1, 0x541B, 0xA5DAA8),
+        ("ioctl", 1, 0x5421, 0xA5DAA8), ("fcntl", 1, 8, 1), ("fcntl", 1, 10, 9), ("fcntl", 1, 15),
+        ("fcntl", 1, 4, 0x2000), ("fcntl", 1, 1024),
         ("fcntl", 1, 1026), ("fcntl", 1, 1031), ("fcntl", 1, 1033), ("ioctl", 1, 0x40086602), ("ioctl", 1, 0x401C5820),
         ("ioctl", 1, 0x5412), ("ioctl", 1, 0x8901), ("ioctl", 1, 0x5452), ("mkdirat", 0, 0, 0o077), ("umask", 0o777),
         ("prlimit64", 1, 7, 0, 1), ("prlimit64", 1, 7, 1), ("prlimit64", 0, 4, 1), ("sendto", 3, 1, 1, 0, 0x10),
@@ -265,3 +268,16 @@ def test_no_native_code_is_loaded_and_no_program_started(run, program: str) -> N
     outcome = run(program)
     assert outcome.status == "failed", outcome
     assert re.match(r"PermissionError|ImportError|OSError: \[Errno 38\]", outcome.error), outcome.error
+
+
+@pytest.mark.parametrize("call", ["ioctl(r, 0x541B, address)", "fcntl(file, 5, address)"], ids=["count", "lock"])
+def test_no_integer_is_taken_for_an_address_to_write_to(run, call: str) -> None:
+    """Where the heap lies low, as in Debian's Python, a program could change any memory of its own: the audit hook."""
+    program = (
+        "import fcntl, os\nr, w = os.pipe(); os.write(w, b'x' * 7)\nvictim = bytes(1000)\n"
+        "file = os.open('f', os.O_RDWR | os.O_CREAT)\naddress = id(victim) + 40\n"
+        f"try: fcntl.{call}; print('done')\nexcept (PermissionError, OverflowError): print('refused')\n"
+        "assert victim == bytes(1000)"
+    )
+    outcome = run(program)
+    assert (outcome.status, outcome.stdout) == ("passed", "refused\n"), outcome

@@ -88,5 +88,6 @@ ORDINARY = [
     "a1b2c3d4-e5f6-7890-abcd-ef1234567890",
     "diff --git a/x.py b/x.py\nindex 2ab8f04..9f86d08 100644\n--- a/x.py\n+++ b/x.py\n"
     "@@ -1 +1 @@\n-key = 1\n+key = 2\n",
+    'SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"',
     'CACHE_KEY = "gc/intent.json"', "webhook: str", "the password must be given", '"secret": "required"', "auth: none",
 ]  # fmt: skip

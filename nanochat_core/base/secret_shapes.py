@@ -137,6 +137,7 @@ NAMED = re.compile(
     rf"(?P<bare>{NO_VALUE}[^\s\"'`,;&<>(){{}}\[\]\\]{{3,2000}})(?P<after>.?))"
 )
 CODE = re.compile(r"[A-Za-z_][\w.]*")
+OTHER_NAME = re.compile(r"[A-Z]+(?:_[A-Z0-9]+)+")  # SECRET = "MY_SECRET": a variable is named, not given
 PLACEHOLDERS = {
     "none", "null", "true", "false", "str", "int", "bytes", "bool", "any", "required", "optional", "password", "secret",
     "user:password", "key", "token", "testing", "unset", "empty",
@@ -159,7 +160,7 @@ def is_named(found: Find) -> bool:
     """Whether what a name is given is a secret: code and prose only speak of passwords."""
     kind = _kind_of_name(found["name"])
     value = (found["quoted"] or found["bare"]).rstrip(".")
-    if not kind or value.lower() in PLACEHOLDERS or not value.strip("xX*.•-_"):
+    if not kind or value.lower() in PLACEHOLDERS or not value.strip("xX*.•-_") or OTHER_NAME.fullmatch(value):
         return False
     if kind == "weak":
         return _is_random(value)

@@ -7,7 +7,7 @@ import re
 import socket
 import time
 import tracemalloc
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_server import byte_tokenizer, random_model, serve_here
+from pydantic import ValidationError
+from text_kinds import kinds
 
 from nanochat_core.base.errors import CorruptError
 from nanochat_core.inference.engine import Engine
@@ -225,13 +227,43 @@ fuzzed = st.tuples(
 )
 
 
-@settings(max_examples=60)
-@given(fuzzed)
-def test_no_body_is_a_failure_of_the_server(case):
+def _is_no_failure(case):
     path, value = case
     body = value if isinstance(value, bytes) else json.dumps(value).encode()
     with served_once() as address:
         assert ask(address, path, body)[0] < 500
+
+
+test_no_body_is_a_failure_of_the_server = settings(max_examples=60)(given(fuzzed)(_is_no_failure))
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@settings(max_examples=50_000, deadline=None)
+@given(fuzzed)
+def test_none_of_fifty_thousand_bodies_is_a_failure_of_the_server(case):
+    _is_no_failure(case)
+
+
+def _seconds(text):
+    """CPU time of reading and checking bodies that hold this text wherever text may be."""
+    bodies_ = [(schema.ChatBody, {"messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]}),
+               (schema.ChatBody, {"messages": [{"role": text, "content": text}], "stop": [text, 0], "user": text}),
+               (schema.CompletionBody, {"prompt": [text, text], "stop": text, "model": text}),
+               (schema.TokenizeBody, {"prompt": text, text[:50]: text})]  # fmt: skip
+    started = time.process_time()
+    for kind, body in bodies_:
+        with suppress(ValidationError):
+            kind.model_validate(bodies.parse(json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")))
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize("size", [20_000, pytest.param(1 << 20, marks=pytest.mark.torture)])
+def test_checking_four_times_the_text_takes_four_times_the_time(size):
+    longer = dict(kinds(4 * size))
+    for name, text in kinds(size):
+        bound = 4 * 3 * min(_seconds(text) for _ in range(2)) + 0.02
+        assert any(_seconds(longer[name]) <= bound for _ in range(4)), name
 
 
 @settings(max_examples=40)

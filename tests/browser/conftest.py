@@ -17,6 +17,8 @@ import s3_server
 from browser.prefect_page import PrefectPage
 from conftest import ROOT
 
+from flows import stack_store
+
 playwright_api = pytest.importorskip("playwright.sync_api")
 
 CHROMIUM = shutil.which("chromium")
@@ -80,7 +82,7 @@ def server(small_corpus: Path) -> Iterator[Server]:
     with contextlib.suppress(subprocess.SubprocessError, OSError):  # else the store is a folder
         venv = s3_server.install().parent
         (folder / "home/tools").mkdir(parents=True)
-        (folder / "home/tools" / venv.name).symlink_to(venv)
+        (folder / "home/tools" / stack_store._swift_venv().name).symlink_to(venv)
     try:
         server.nanochat("up", "--local", "--folder", str(folder / "stack"), "--port", str(port))
         server.nanochat("deploy", "speedrun")

@@ -28,10 +28,10 @@ OTHERS = {
     b"PK\x03\x04": "a zip archive",
     b"PAR1\x15": "parquet",
 }
-# controls but line feed and tab; marks of direction, separators, invisible operators, surrogates, tags
+# controls but line feed and tab; marks of direction, separators, invisible operators, tags
 UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164"
-    "\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    "\ufeff\uffa0\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 OTHER_HINT = "fetch a pointer's file by git lfs pull; give others the ending of what they are, or unpack them"
 

@@ -185,7 +185,8 @@ class Page(Console):
     """A console whose tables are as wide as their values: in a pipe on one line each, on a terminal folded at words."""
 
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
-        super().__init__(stderr=stderr, file=_drawn(sys.stderr if stderr else sys.stdout), **options)
+        options.setdefault("file", _drawn(sys.stderr if stderr else sys.stdout))
+        super().__init__(stderr=stderr, **options)
         if not self.is_terminal:
             self.width = PIPE_WIDTH
 

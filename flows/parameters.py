@@ -184,7 +184,7 @@ def speedrun_name() -> str:
 
 def sweep_name() -> str:
     """miniseries-series-2026-11-22-a1b2: the flow, its preset, the day."""
-    preset = Path(str(runtime.flow_run.parameters.get("preset", ""))).stem
+    preset = redact(Path(str(runtime.flow_run.parameters.get("preset", ""))).stem)  # before a cut hides its shape
     return run_name(str(runtime.flow_run.flow_name), preset[:20])
 
 
@@ -213,5 +213,5 @@ def depth_of(parameters: dict[str, Any]) -> str:
     try:
         config: RunConfig = load_config(preset, [*settings.overrides(), *(parameters.get("overrides") or [])])
     except (NanochatError, AttributeError):
-        return str(preset)[:20]
+        return redact(str(preset))[:20]
     return f"d{config.pretrain.depth}"

@@ -24,6 +24,9 @@ LOOKED_AT = {
     "nanochat_core.sandbox.zygote:described": "names the file of the answer that failed",
     "nanochat_core.sandbox.zygote:run_program": "runs the answer of a model, which is an input",
     "nanochat_core.sandbox.zygote:serve": "loads modules of Python ahead of time",
+    "nanochat_core.sandbox.zygote:ExtensionFileLoader": "a name of Python's, to load its own modules ahead of time",
+    "nanochat_core.sandbox.zygote:ModuleSpec": "a name of Python's, to load its own modules ahead of time",
+    "nanochat_core.sandbox.zygote:map_compiled": "loads Python's own compiled modules ahead of time",
     "nanochat_core.train.worker:_train": "what it loads is named by the job, in the step's own body",
 }
 ALL_STEPS = {**STEPS, "token_part": token_parts._step("train/00000.parquet")}
@@ -57,6 +60,7 @@ def test_what_is_in_no_key_is_there_and_has_its_reason() -> None:
 # What bodies name in modules that are in no key, apart from errors. A new name here: is what it decides in the key?
 NAMED = {
     "nanochat_core.base.fingerprint": {"identity_digest", "package_versions", "step_code"},  # of keys and their values
+    "nanochat_core.base.redaction": {"install", "redact", "redacted_error"},  # of logs and errors, of no result
     "nanochat_core.config": {"GPTConfig"},  # a model's shape, which is in the key by value
     "nanochat_core.observe": {"current"},
     "nanochat_core.plan": {"GPUS", "RunPlan", "optim_values"},  # peaks for the log; a hint; in the key by value

@@ -57,13 +57,14 @@ def test_the_chat_model_is_the_one_that_practised_last():
 
 
 def test_gsm8k_is_practised_on_its_training_questions_and_measured_on_its_test(home, tmp_path):
+    data = tmp_path / "benchmarks"  # not beside the home: its files are of the folder's then, and change
     for split, count in (("train", 40), ("test", 12)):
         rows = [{"question": f"{split} {n}?", "answer": f"<<{n}+1={n + 1}>>\n#### {n + 1}"} for n in range(count)]
         rows.append({"question": "asked in both?", "answer": "#### 3"})
-        (tmp_path / "gsm8k").mkdir(exist_ok=True)
-        (tmp_path / f"gsm8k/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (data / "gsm8k").mkdir(parents=True, exist_ok=True)
+        (data / f"gsm8k/{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sets = ["rl.enabled=true", "rl.source=gsm8k", "rl.num_questions=none", "rl.held_out_questions=13",
-            "benchmarks.source=path", f"benchmarks.path={tmp_path}"]  # fmt: skip
+            "benchmarks.source=path", f"benchmarks.path={data}"]  # fmt: skip
     plan = plan_run(load_config("tiny", sets))
     ref = steps.rl_questions(plan)
     folder = workspace.current().store.fetch(workspace.current().store.find("rl_questions", ref.fingerprint))

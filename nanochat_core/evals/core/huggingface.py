@@ -6,25 +6,20 @@ shared here: it works with any causal model, and only the head is kept to the sc
 Needs the optional extra `transformers`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.base.hardware import pick_device, pick_dtype
 from nanochat_core.evals.core.bundle import Bundle
 from nanochat_core.evals.core.measure import Measured, Progress, measure
-from nanochat_core.evals.core.prompts import Prompt, Prompts, write_prompts
-from nanochat_core.evals.core.scoring import Progress as ItemProgress
-from nanochat_core.evals.core.scoring import Score
+from nanochat_core.evals.core.prompts import Prompts, write_prompts
+from nanochat_core.evals.core.row_scoring import RowScorer
 
 BOS_NAMES = ("<|bos|>", "<|endoftext|>")
 INSTALL_HINT = "pip install 'nanochat-prefect[transformers]'"
-HEAD_ELEMENTS = 1 << 24  # logits at once
 
 
 class HuggingFaceEncoder:
@@ -47,69 +42,14 @@ class HuggingFaceEncoder:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
 
-class HuggingFaceScorer:
+class HuggingFaceScorer(RowScorer):
     """Scores with a causal language model of transformers."""
 
     def __init__(self, model: Any, *, batch_tokens: int) -> None:
         self.model = model.eval()
-        self.batch_tokens = batch_tokens
+        self.batch_tokens, self.device, self.vocab_size = batch_tokens, model.device, model.config.vocab_size
         self.max_tokens = int(getattr(model.config, "max_position_embeddings", None) or 1 << 30)
         self._has_plain_head = _has_plain_head(model)
-
-    def score(self, prompts: Sequence[Prompt], progress: ItemProgress) -> list[Score]:
-        """One score per prompt; `progress` hears how many are done."""
-        rows = [row for number, prompt in enumerate(prompts) for row in self._rows(number, prompt)]
-        losses = [[np.inf] * len(prompt.suffixes) for prompt in prompts]
-        greedy = [[False] * len(prompt.suffixes) for prompt in prompts]
-        left = np.bincount([row.prompt for row in rows], minlength=len(prompts))
-        for batch in self._batches(rows):
-            for row, (loss, hits) in zip(batch, self._run(batch), strict=True):
-                losses[row.prompt][row.choice], greedy[row.prompt][row.choice] = loss, hits
-                left[row.prompt] -= 1
-            progress(int((left == 0).sum()))
-        return [Score(loss, hits) for loss, hits in zip(losses, greedy, strict=True)]
-
-    def _rows(self, number: int, prompt: Prompt) -> list["_Row"]:
-        rows = []
-        for choice, (suffix, count) in enumerate(zip(prompt.suffixes, prompt.num_scored, strict=True)):
-            if count:  # a choice with nothing to score keeps its infinite loss
-                ids = np.concatenate([prompt.prefix, suffix])[-self.max_tokens :].astype(np.int64)
-                rows.append(_Row(number, choice, ids, min(count, len(ids) - 1)))
-        return rows
-
-    def _batches(self, rows: list["_Row"]) -> list[list["_Row"]]:
-        """Rows of similar length together, the longest first."""
-        batches: list[list[_Row]] = []
-        for row in sorted(rows, key=lambda row: -len(row.ids)):
-            if not batches or (len(batches[-1]) + 1) * len(batches[-1][0].ids) > self.batch_tokens:
-                batches.append([])
-            batches[-1].append(row)
-        return batches
-
-    @torch.no_grad()
-    def _run(self, batch: list["_Row"]) -> list[tuple[float, bool]]:
-        """(mean loss, all most likely) of each row. Padding stands behind, where a causal model does not look."""
-        device = self.model.device
-        ids = torch.zeros(len(batch), len(batch[0].ids) - 1, dtype=torch.long)
-        for number, row in enumerate(batch):
-            ids[number, : len(row.ids) - 1] = torch.from_numpy(row.ids[:-1])
-        places = np.concatenate(
-            [
-                np.arange(len(row.ids) - 1 - row.num_scored, len(row.ids) - 1) + i * ids.size(1)
-                for i, row in enumerate(batch)
-            ]
-        )
-        targets = torch.from_numpy(np.concatenate([row.ids[-row.num_scored :] for row in batch])).to(device)
-        streams = self._streams(ids.to(device))[torch.from_numpy(places).to(device)]
-        losses, hits = [], []
-        step = max(1, HEAD_ELEMENTS // self.model.config.vocab_size)
-        for part, target in zip(streams.split(step), targets.split(step), strict=True):
-            logits = self._logits(part)
-            losses.append(logits.logsumexp(1) - logits.gather(1, target.unsqueeze(1)).squeeze(1))
-            hits.append(logits.argmax(1) == target)
-        counts = [row.num_scored for row in batch]
-        by_row = zip(torch.cat(losses).double().cpu().split(counts), torch.cat(hits).cpu().split(counts), strict=True)
-        return [(float(loss.mean()), bool(hit.all())) for loss, hit in by_row]
 
     def _streams(self, ids: torch.Tensor) -> torch.Tensor:
         """(B T, C) before the head; (B T, V) where the model does more than a head."""
@@ -121,16 +61,6 @@ class HuggingFaceScorer:
 
     def _logits(self, stream: torch.Tensor) -> torch.Tensor:
         return (self.model.get_output_embeddings()(stream) if self._has_plain_head else stream).float()
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One choice of one prompt, cropped."""
-
-    prompt: int
-    choice: int
-    ids: np.ndarray
-    num_scored: int
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from nanochat_core.config import GPTConfig
-from nanochat_core.evals.core.huggingface import HuggingFaceScorer
 from nanochat_core.evals.core.prompts import Prompt
+from nanochat_core.evals.core.row_scoring import RowScorer
 from nanochat_core.evals.core.scoring import MAX_CONTEXTS, GPTScorer, Scorer
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.probe import drawn, probe_config
@@ -20,12 +20,12 @@ TOLERANCE_NATS = 5e-3  # of losses of some tens of nats, in fp32; another networ
 SHAPES = ((40, (5, 12, 1), (5, 12, 1)), (3, (90,), (4,)), (150, (2, 2), (2, 1)), (20, (1, 1, 1, 1), (1, 1, 1, 1)))
 
 
-class PlainScorer(HuggingFaceScorer):
+class PlainScorer(RowScorer):
     """Every choice is a row of its own that goes through `GPT.forward`: slower, and always the trained network."""
 
     def __init__(self, model: GPT, *, batch_tokens: int) -> None:
         self.model = model.eval()
-        self.batch_tokens = batch_tokens
+        self.batch_tokens, self.device, self.vocab_size = batch_tokens, model.device, model.config.vocab_size
         self.max_tokens = MAX_CONTEXTS * model.config.sequence_len
 
     def _streams(self, ids: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,13 @@ def two_runs(tmp_path):
     ids = []
     for seed in (42, 43):
         plan = plan_with(f"seed={seed}")
-        ids.append(runs.add(plan, step_records(plan)))
+        sway = 10.0 * (seed - 42)  # no machine takes the same times twice, and no other seed ends at the same bits
+        records = step_records(
+            plan,
+            step_ms=lambda step, sway=sway: 100.0 + sway * (-1) ** step,
+            bits=lambda step, sway=sway: 2.0 + 1.0 / (1 + step) + sway / 1e4,
+        )
+        ids.append(runs.add(plan, records))
     return ids
 
 

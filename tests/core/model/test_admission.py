@@ -61,10 +61,12 @@ def make_model(tokenizer):
 
 
 @pytest.fixture(autouse=True)
-def fresh():
+def fresh(monkeypatch):
     caches = (decoding.why_plain, plain_scoring.why_plain, admission.is_loss_of_logits)
     for cached in caches:
         cached.cache_clear()
+    for module in (decoding, plain_scoring, admission):  # ours may have been silenced by a test before
+        monkeypatch.setattr(module, "log", logging.getLogger(f"admission of {module.__name__}"))
     yield
     for cached in caches:
         cached.cache_clear()

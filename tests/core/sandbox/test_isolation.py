@@ -1,5 +1,6 @@
 """What a program must not reach: secrets, files, sockets, other processes. Each attack works where nothing stops it."""
 
+import contextlib
 import json
 import os
 import socket
@@ -204,7 +205,12 @@ def test_no_capability_is_kept(sandbox: Sandbox) -> None:
 def test_where_roots_programs_cannot_reach_their_folder_it_lies_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     closed = tempfile.mkdtemp()
     monkeypatch.setattr(tempfile, "tempdir", closed)
-    with Sandbox(num_workers=1, modes=["landlock"]) as one:
+    with contextlib.ExitStack() as stack:
+        try:
+            one = stack.enter_context(Sandbox(num_workers=1, modes=["landlock"]))
+        except HardwareError as error:
+            assert "use a Python outside of it" in str(error)
+            pytest.skip(f"root's Python is in a closed folder: {sys.executable}")
         assert one.run("open('f', 'w').write('x')").has_passed
         assert os.listdir(closed) == []
     os.rmdir(closed)

@@ -209,7 +209,8 @@ def test_where_roots_programs_cannot_reach_their_folder_it_lies_elsewhere(monkey
         try:
             one = stack.enter_context(Sandbox(num_workers=1, modes=["landlock"]))
         except HardwareError as error:
-            assert "use a Python outside of it" in str(error)
+            if "use a Python outside of it" not in str(error):
+                raise
             pytest.skip(f"root's Python is in a closed folder: {sys.executable}")
         assert one.run("open('f', 'w').write('x')").has_passed
         assert os.listdir(closed) == []

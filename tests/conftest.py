@@ -3,6 +3,7 @@
 `slow` marks what starts a server or a training; `make test-fast` leaves those out.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from nanochat_core.data import documentation
 from nanochat_core.data.shards import write_shards
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
+from nanochat_core.serve.log_budget import LogBudget
 
 pytest_plugins = ["s3_server"]
 hypothesis.settings.register_profile("any machine", deadline=None)  # 0.2 s an example are no law where others compute
@@ -137,6 +139,14 @@ def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from model_server import make_home
 
     return make_home(tmp_path_factory.mktemp("model-home"))
+
+
+@pytest.fixture(autouse=True)
+def _no_stray_log_budget() -> Iterator[None]:
+    """A server that a test ran in this process gave the handlers of later tests a budget as well."""
+    yield
+    for handler in logging.getLogger().handlers:
+        handler.filters = [each for each in handler.filters if not isinstance(each, LogBudget)]
 
 
 @pytest.fixture(autouse=True)

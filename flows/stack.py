@@ -129,9 +129,9 @@ def load(folder: Path) -> Stack | None:
 
 def save(stack: Stack) -> None:
     """Write down the stack, the exports for a shell, and where the home finds both."""
-    _write_private(stack.path / FILE, json.dumps(asdict(stack), indent=1))
+    write_private(stack.path / FILE, json.dumps(asdict(stack), indent=1))
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in stack.exports.items()]
-    _write_private(stack.path / ENV_FILE, "".join(lines))
+    write_private(stack.path / ENV_FILE, "".join(lines))
     announce(stack)
 
 
@@ -211,7 +211,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
+    """A file whole or not at all, which only its owner reads."""
     part = path.with_name(f"{path.name}.part")
     with open(part, "w", encoding="utf-8", errors="surrogateescape", opener=_private) as file:
         file.write(text)

@@ -16,7 +16,7 @@ from signal import SIGINT
 from urllib.parse import quote
 
 from flows import stack_store
-from flows.stack import Stack
+from flows.stack import Stack, write_private
 from flows.stack_environment import PROGRAM, SERVER, STORE_KEYS, WORKER, passed_on
 from flows.stack_process import Part, launched_at
 from flows.stack_worker import GRACE_S, WORKER_S
@@ -117,9 +117,7 @@ def _init_database(stack: Stack, programs: Path, data: Path) -> None:
     shutil.rmtree(data, ignore_errors=True)  # a first start that was interrupted
     _give(data, stack.user)
     password = stack.path / "database.password"
-    password.unlink(missing_ok=True)
-    password.touch(mode=0o600)
-    password.write_text(stack.database_password)
+    write_private(password, stack.database_password)
     if stack.user:
         shutil.chown(password, stack.user)
     command = [str(programs / "initdb"), "-D", str(data), "-U", DATABASE, "--encoding=UTF8", "--locale=C.UTF-8"]

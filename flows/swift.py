@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flows.stack import write_private
+
 LOCK = Path(__file__).resolve().parents[1] / "infra/s3_requirements.lock"
 """The pinned versions, for a venv of its own."""
 STORAGE_SERVICES = ("account", "container", "object")
@@ -112,5 +114,4 @@ def _write(path: Path, sections: Sections) -> None:
     lines = [
         f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in held.items()) for name, held in sections.items()
     ]
-    path.touch(mode=0o600)  # the proxy's holds the key
-    path.write_text("".join(lines), encoding="utf-8")
+    write_private(path, "".join(lines))  # the proxy's holds the key

@@ -6,6 +6,8 @@
 import logging
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +18,11 @@ import pytest
 # Two workers share two cores: the threads of tiny models would only wait for each other's. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from nanochat_core.base.log_budget import LogBudget
 from nanochat_core.data import documentation
 from nanochat_core.data.shards import write_shards
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
-from nanochat_core.serve.log_budget import LogBudget
 
 pytest_plugins = ["s3_server"]
 hypothesis.settings.register_profile("any machine", deadline=None)  # 0.2 s an example are no law where others compute
@@ -139,6 +141,18 @@ def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from model_server import make_home
 
     return make_home(tmp_path_factory.mktemp("model-home"))
+
+
+@pytest.fixture
+def other_users() -> None:
+    """For tests that start this Python as another user: skipped where root's is in a folder that only root enters."""
+    code = "import encodings, grp, json, socket, ssl"
+    command = [os.path.realpath(sys.executable), "-I", "-c", code]
+    try:
+        user = {"user": 4242, "group": 4242, "extra_groups": []} if os.geteuid() == 0 else {}
+        subprocess.run(command, cwd="/", env={}, check=True, capture_output=True, **user)  # type: ignore[call-overload]
+    except (PermissionError, subprocess.CalledProcessError):
+        pytest.skip(f"other users cannot start {command[0]}")
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,9 @@ NO_VALUES = (
     ValueError, pickle.UnpicklingError, struct.error,
 )  # fmt: skip
 
-STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# a text without an end goes to the end of all, so that every character is met once
+TEXTS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+BRACKETS = re.compile(r"[\[\]{}]")
 LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGITS}}}|\d[eE]\+?\d{{3}}")  # also in text: then every number is looked at
 
 
@@ -70,19 +72,34 @@ def loads(
 
     `is_strict`: also no NaN, no infinity, and no number that another program would read as one.
     """
-    if _num_marks(text) > MAX_VALUES and _num_marks(STRING.sub("", text)) > MAX_VALUES:
-        raise ValueError(f"it has more than {MAX_VALUES:,} values")
+    if (much := excess(text, values=MAX_VALUES, containers=MAX_VALUES, depth=MAX_DEPTH)) is not None:
+        raise ValueError(f"it has more than {much[0]:,} {much[1]}")
     hooks: dict[str, Any] = {"object_pairs_hook": object_pairs_hook} | ({"parse_constant": _float} if is_strict else {})
     if is_strict and LONG_NUMBER.search(text):
         hooks |= {"parse_int": _integer, "parse_float": _float}
-    value = json.loads(text, **hooks)
-    if text.count("[") + text.count("{") > MAX_DEPTH:
-        check_depth(value)
-    return value
+    return json.loads(text, **hooks)
 
 
-def _num_marks(text: str) -> int:
-    return text.count(",") + text.count("[") + text.count("{") if len(text) > MAX_VALUES else 0
+def excess(text: str, *, values: int, containers: int, depth: int) -> tuple[int, str] | None:
+    """How many of what a JSON text may have and has more of; None: nothing. Linear, and said before any is made.
+
+    `values`: all of them, about; `containers`: lists and objects; `depth`: of these within each other.
+    """
+    num_containers = text.count("[") + text.count("{")  # those inside of texts too
+    if num_containers <= min(depth, containers) and num_containers + text.count(",") <= values:
+        return None
+    bare = TEXTS.sub("", text)
+    num_containers = bare.count("[") + bare.count("{")
+    if num_containers + bare.count(",") > values:
+        return values, "values"
+    if num_containers > containers:
+        return containers, "lists and objects, or one of them has no end"
+    level = 0
+    for match in BRACKETS.finditer(bare):
+        level += 1 if bare[match.start()] in "[{" else -1
+        if level > depth:
+            return depth, "lists and objects within each other, or one of them has no end"
+    return None
 
 
 def _integer(digits: str) -> int:

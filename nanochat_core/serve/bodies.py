@@ -6,7 +6,6 @@ elsewhere can send text/plain, a form or no type at all without asking first, ap
 """
 
 import json
-import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,14 +14,12 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 
+from nanochat_core.base.foreign import excess
 from nanochat_core.serve.errors import CLIENT_CLOSED, ApiError
 
 MAX_VALUES = 1 << 19  # 64 prompts of 8,192 ids
 MAX_CONTAINERS = 1 << 16  # lists and objects: an empty one takes sixty bytes where it was sent as two
 MAX_DEPTH = 64
-# a text without an end goes to the end of the body, so that every character is met once
-TEXTS = re.compile(r'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
-BRACKETS = re.compile(r"[\[\]{}]")
 
 
 class JsonRequest(Request):
@@ -88,22 +85,8 @@ def parse(raw: bytes) -> Any:
 
 def check_size(text: str) -> None:
     """ApiError for a JSON text of more values, or deeper ones, than any request has: said before they are made."""
-    num_containers = text.count("[") + text.count("{")  # those inside of texts too
-    if num_containers <= MAX_DEPTH and num_containers + text.count(",") <= MAX_VALUES:
-        return
-    bare = TEXTS.sub("", text)
-    num_containers = bare.count("[") + bare.count("{")
-    _check_most(num_containers + bare.count(","), MAX_VALUES, "values")
-    _check_most(num_containers, MAX_CONTAINERS, "lists and objects, or one of them has no end")
-    depth = 0
-    for match in BRACKETS.finditer(bare):
-        depth += 1 if bare[match.start()] in "[{" else -1
-        _check_most(depth, MAX_DEPTH, "lists and objects within each other, or one of them has no end")
-
-
-def _check_most(seen: int, most: int, what: str) -> None:
-    if seen > most:
-        raise ApiError(400, f"the body has more than {most} {what}")
+    if (much := excess(text, values=MAX_VALUES, containers=MAX_CONTAINERS, depth=MAX_DEPTH)) is not None:
+        raise ApiError(400, f"the body has more than {much[0]} {much[1]}")
 
 
 def _number(text: str) -> int | float:

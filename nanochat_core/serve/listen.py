@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
+from nanochat_core.base.log_budget import Budget, LogBudget
 from nanochat_core.serve.app import create_app
 from nanochat_core.serve.connections import Door
-from nanochat_core.serve.log_budget import LogBudget
 
 if TYPE_CHECKING:
     from nanochat_core.serve.pool import ModelPool
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BACKLOG = 128  # connections that one turn of the event loop may take on before any is looked at
 KEPT_DESCRIPTORS = 64  # for models, logs and what else is opened
 LEAST_CONNECTIONS = 8
+LINES_AT_ONCE, LINE_S = 5, 12.0  # of each place in the code: five lines, then one in twelve seconds
 
 
 def server_config(pool: "ModelPool", *, token: str | None, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Config:
@@ -35,9 +36,13 @@ def server_config(pool: "ModelPool", *, token: str | None, host: str = "127.0.0.
 
 
 def limit_log() -> None:
-    """Give every handler of the process a budget."""
+    """Give every handler of the process a budget: strangers cannot fill the log."""
     for handler in logging.getLogger().handlers:
-        handler.addFilter(LogBudget())
+        handler.addFilter(LogBudget(handler, _place, lambda: Budget(LINES_AT_ONCE, LINE_S)))
+
+
+def _place(record: logging.LogRecord) -> tuple[str, int]:
+    return record.pathname, record.lineno
 
 
 def _places() -> int:

@@ -148,6 +148,7 @@ def test_the_password_is_no_argument_of_any_process(deployed: Team) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+@pytest.mark.usefixtures("other_users")
 def test_who_was_quicker_at_a_port_is_not_taken_for_ours(tmp_path: Path) -> None:
     """The password would go to them, and workers would do as they say."""
     for name in ("logs", "pids"):

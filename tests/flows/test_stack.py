@@ -276,6 +276,7 @@ def test_a_service_is_not_told_the_secrets_of_others(stack: Stack) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+@pytest.mark.usefixtures("other_users")
 def test_another_user_of_the_machine_reads_and_lists_nothing(stack: Stack) -> None:
     held = json.loads((stack.folder / "stack/stack.json").read_text())
     secrets = {name: held[name] for name in ("server_auth", "database_password", "store_secret")}

@@ -195,6 +195,7 @@ def test_who_waits_for_other_gpus_is_not_in_the_way(machine: Machine) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may start a process of another user")
+@pytest.mark.usefixtures("other_users")
 def test_another_user_takes_another_gpu(machine: Machine) -> None:
     machine.start("theirs", user="nobody", HOME="/", PYTHONDONTWRITEBYTECODE="1")
     machine.until_it_has("theirs", 0)

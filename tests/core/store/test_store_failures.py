@@ -103,6 +103,7 @@ def publish_into(store: Path, workplace: Path, *, user: int) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.usefixtures("other_users")
 def test_a_read_only_folder_is_named():
     with tempfile.TemporaryDirectory() as name:  # not tmp_path: pytest keeps that from other users
         workplace = Path(name)

@@ -54,6 +54,7 @@ QUIET = {
 IMPATIENT = {"PREFECT_CLIENT_MAX_RETRIES": "3", "PREFECT_CLIENT_RETRY_JITTER_FACTOR": "0"}
 POLL_S = 0.5
 ASK_EVERY_S, ANSWER_S, NUM_SILENT = 4.0, 2.0, 3  # whether it lives; 20 s without an answer is a hang
+HANGS_S, END_S = 1.0, 5.0  # at the end: without an answer it is killed at once, else it has its time
 MAX_RESTARTS = 3
 
 
@@ -168,9 +169,9 @@ class EmbeddedServer:
                 self.process.wait()
                 return "did not answer any more"
 
-    def _answers(self) -> bool:
+    def _answers(self, *, timeout_s: float = ANSWER_S) -> bool:
         with contextlib.suppress(*SILENT):
-            ask(f"{self.url}/health", timeout_s=ANSWER_S).close()
+            ask(f"{self.url}/health", timeout_s=timeout_s).close()
             return listener(self._port) in (os.geteuid(), None)  # and nobody else who was quicker at the port
         return False
 
@@ -192,9 +193,10 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         self._is_over.set()
+        hangs = listener(self._port) is not None and not self._answers(timeout_s=HANGS_S)
         self.process.send_signal(signal.SIGINT)
         try:
-            self.process.wait(5)
+            self.process.wait(0 if hangs else END_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

@@ -155,6 +155,15 @@ def other_users() -> None:
         pytest.skip(f"other users cannot start {command[0]}")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _environment_kept() -> Iterator[None]:
+    """Commands that a test calls in this process set variables for their children, which later files must not see."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(autouse=True)
 def _no_stray_log_budget() -> Iterator[None]:
     """A server that a test ran in this process gave the handlers of later tests a budget as well."""

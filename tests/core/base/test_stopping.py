@@ -23,6 +23,29 @@ except KeyboardInterrupt:
 open({where!r}, "w").write("done")
 """
 
+IN_VAIN = """
+import signal, time
+from nanochat_core.base.stopping import stop_on_signals
+from prefect.exceptions import TerminationSignal
+stop_on_signals()
+
+def prefects(number, _frame):
+    raise TerminationSignal(signal=number)
+
+class Dropping:
+    def __del__(self):
+        signal.raise_signal({number})
+        for _ in range(10):
+            time.sleep(0)
+
+signal.signal(signal.SIGTERM, {handler})
+try:
+    Dropping()
+    time.sleep(60)
+except (KeyboardInterrupt, TerminationSignal):
+    raise SystemExit(130)
+"""
+
 
 def hearing():
     """Whoever runs these tests may be deaf, and children inherit that."""
@@ -56,3 +79,19 @@ def test_a_hang_up_that_nohup_took_away_is_none(tmp_path):
         child.send_signal(signal.SIGHUP)
         assert child.wait(60) == 0
     assert (tmp_path / "end").read_text() == "done"
+
+
+@pytest.mark.parametrize(
+    ("number", "handler"),
+    [
+        ("signal.SIGINT", "signal.getsignal(15)"),
+        ("signal.SIGTERM", "signal.getsignal(15)"),
+        ("signal.SIGTERM", "prefects"),
+    ],
+)
+def test_a_signal_that_meets_a_destructor_is_heard(number, handler):
+    body = IN_VAIN.format(number=number, handler=handler)
+    done = subprocess.run(
+        [sys.executable, "-c", body], cwd=ROOT, capture_output=True, text=True, preexec_fn=hearing, timeout=50
+    )
+    assert (done.returncode, done.stderr) == (130, "")

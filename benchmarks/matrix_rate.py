@@ -12,13 +12,13 @@ import json
 from collections import Counter
 
 import torch
+from shapes import model_shape
 from timing import median_s
 
 from nanochat_core.base.hardware import pick_device
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.cross_entropy import CHUNK_TOKENS
 from nanochat_core.model.shape import MLP_RATIO, kv_dim
-from nanochat_core.train.bench_step import StepBenchConfig
 
 Shape = tuple[int, int, int]  # tokens, columns in, columns out
 DTYPES = (torch.float32, torch.bfloat16)
@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = pick_device(options.device)
     for depth in options.depth:
-        shape = StepBenchConfig(depth=depth, vocab_size=options.vocabulary).shape
+        shape = model_shape(depth, vocab_size=options.vocabulary, sequence_len=2048)
         counts = products(shape, num_tokens=options.tokens)
         print(json.dumps({"depth": depth, "threads": options.threads} | rates(counts, device, options.repeats)))
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from nudge import nudge
 
+from benchmarks.reference_decoder import ReferenceDecoder
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.config import GPTConfig
 from nanochat_core.inference.decoder import Decoder
-from nanochat_core.inference.decoder_reference import ReferenceDecoder
 from nanochat_core.model.gpt import GPT
 
 # windows of 128 in a context of 512, two query heads to a key head, value embeddings on layers 0 and 2

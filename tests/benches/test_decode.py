@@ -7,10 +7,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from nanochat_core.base.errors import ConfigError
-from nanochat_core.cli import bench
-from nanochat_core.inference.decoder import Decoder
-from nanochat_core.inference.decoder_bench import (
+from benchmarks.decode import (
     BenchConfig,
     _ahead,
     _likeliest,
@@ -18,6 +15,9 @@ from nanochat_core.inference.decoder_bench import (
     decode_bytes,
     random_model,
 )
+from nanochat_core.base.errors import ConfigError
+from nanochat_core.cli import bench
+from nanochat_core.inference.decoder import Decoder
 from nanochat_core.inference.device_steps import DeviceSteps
 
 SMALL = {"depth": 2, "vocab_size": 256, "prompt_tokens": 8, "new_tokens": 6, "num_repeats": 2}

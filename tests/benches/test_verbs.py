@@ -1,10 +1,16 @@
 """`nanochat bench`: one JSON on the screen and in the file, or a table."""
 
 import json
+from itertools import islice
 
+import typer
 from typer.testing import CliRunner
 
-from nanochat_core.cli.bench import bench_app
+from benchmarks.verbs import bench_app
+from nanochat_core.base.errors import MissingError
+from nanochat_core.cli import bench
+from nanochat_core.data.documentation import documents
+from nanochat_core.data.shards import write_shards
 
 TRAIN = ("train", "--depth", "1", "--vocabulary", "100", "--rows", "1", "--length", "16", "--steps", "1")
 
@@ -33,3 +39,18 @@ def test_the_tokenizer_and_loader_benches_print_their_rows():
     assert "documents whose tokens differ" in text
     text = run("loader", "--row-len", "33", "--batch-rows", "2", "--steps", "3", "--documents", "40")
     assert "read batches" in text
+
+
+def test_without_a_clone_the_verb_says_where_the_benches_are(tmp_path):
+    app = typer.Typer()
+    bench.register(app, tmp_path)
+    app.command()(lambda: None)  # more than one verb, as the product has
+    done = CliRunner().invoke(app, ["bench", "decode", "--rows", "8"])
+    assert isinstance(done.exception, MissingError)
+    assert done.exception.hint == "run it in a clone: make setup"
+
+
+def test_the_tokenizer_bench_reads_text_of_ones_own(tmp_path):
+    write_shards(islice(documents(), 50), tmp_path)
+    options = ("--vocabulary", "300", "--repeats", "1", "--corpus", str(tmp_path), "--json")
+    assert json.loads(run("tokenizer", *options))["num_documents"] == 50

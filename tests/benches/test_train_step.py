@@ -5,16 +5,16 @@ import json
 import pytest
 import torch
 
+from benchmarks.loader import LoaderBenchConfig, bench_loader
+from benchmarks.reference_step import PlainLoss
+from benchmarks.step_profile import KINDS, kind_of, table
+from benchmarks.tokenizer import TokenizerBenchConfig, bench_tokenizer
+from benchmarks.train_step import StepBenchConfig, batch, bench_step, compile_blocks, profile_variant
 from nanochat_core.base.errors import ConfigError, HardwareError
 from nanochat_core.base.hardware import has_fast_bf16
 from nanochat_core.config import GPTConfig
 from nanochat_core.data.documentation import documents
 from nanochat_core.model.gpt import GPT
-from nanochat_core.train.bench_loader import LoaderBenchConfig, bench_loader
-from nanochat_core.train.bench_reference import PlainLoss
-from nanochat_core.train.bench_step import StepBenchConfig, batch, bench_step, compile_blocks, profile_variant
-from nanochat_core.train.bench_tokenizer import TokenizerBenchConfig, bench_tokenizer
-from nanochat_core.train.profile import KINDS, kind_of, table
 
 CPU = torch.device("cpu")
 SMALL = StepBenchConfig(depth=2, vocab_size=200, num_rows=2, sequence_len=32, num_steps=2, variants=("plain", "fp32"))

@@ -32,6 +32,7 @@ GPUS: dict[str, tuple[float, float, float]] = {
     "RTX4090": (165e12, 24.0, 0.50),
     "CPU": (0.1e12, 16.0, 0.04),  # a core with AVX512-bf16 gives about this much on a small model; rented, not owned
 }
+NO_GPU = ("cpu", "mps")  # devices that a training names and nobody rents
 EXPECTED_MFU = 0.45  # nanochat's d24 on 8xH100 reaches 0.47 to 0.50 of the bf16 peak in training steps
 EXPECTED_CPU_MFU = 0.6  # small shapes, one process; measured on 2 cores with the tiny preset
 
@@ -277,9 +278,9 @@ def estimate(plan: RunPlan) -> Estimate:
         raise ConfigError(f"runtime.gpu = {runtime.gpu!r} is not in the table", hint=f"one of {', '.join(GPUS)}")
     if runtime.num_gpus < 1:
         raise ConfigError(f"runtime.num_gpus = {runtime.num_gpus} is below 1")
-    peak, capacity_gib, price = GPUS[runtime.gpu]
+    peak, capacity_gib, listed = GPUS[runtime.gpu]
+    price = listed if runtime.usd_per_gpu_hour is None else runtime.usd_per_gpu_hour
     mfu = EXPECTED_CPU_MFU if runtime.gpu == "CPU" else EXPECTED_MFU
-    price = runtime.usd_per_gpu_hour if runtime.usd_per_gpu_hour is not None else price
     hours = plan.pretrain.total_flops / (peak * runtime.num_gpus * mfu) / 3600
     rows = runtime.device_batch_rows or _rows_to_fit(plan, capacity_gib)
     memory_gib = memory_bytes(plan.pretrain, device_batch_rows=rows) / 2**30
@@ -292,6 +293,21 @@ def estimate(plan: RunPlan) -> Estimate:
         memory_gib=memory_gib,
         fits=memory_gib < capacity_gib,
     )
+
+
+def gpu_named(device: str) -> str | None:
+    """The GPU of the table that a device's own name means ("NVIDIA H100 80GB HBM3"); None: none of them."""
+    if device.split(":")[0] in NO_GPU:
+        return None
+    return next((gpu for gpu in GPUS if gpu.lower() in device.lower().replace(" ", "")), None)
+
+
+def usd_per_gpu_hour(device: str, configured: float | None) -> float | None:
+    """The price that was configured, else the table's; 0 for one's own processor, None for an unknown GPU."""
+    if device.split(":")[0] in NO_GPU:
+        return 0.0
+    gpu = gpu_named(device)
+    return configured if configured is not None else GPUS[gpu][2] if gpu else None
 
 
 def _rows_to_fit(plan: RunPlan, capacity_gib: float) -> int:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
+from nanochat_core.accounting.clock import WARMUP_STEPS, read_clock
 from nanochat_core.pipeline.step import LOG_FOLDER, Ref
-from nanochat_core.plan import GPUS, RunPlan
-from nanochat_core.record.clock import WARMUP_STEPS, read_clock
+from nanochat_core.plan import GPUS, RunPlan, gpu_named
 from nanochat_core.record.step_log import FIELDS, read_log
 from nanochat_core.store.store import Store
 
@@ -96,7 +96,6 @@ def _speed(logged: Sequence[Mapping[str, Any]], plan: RunPlan, *, device: str) -
         "step_ms_p95": cuts[94],
         "step_ms_p99": cuts[98],
     }
-    peak = next((GPUS[name][0] for name in GPUS if name in device), None)
-    if peak is not None:
-        found["bf16_mfu"] = plan.pretrain.flops_per_token * tokens_per_s / (peak * world_size)
+    if gpu := gpu_named(device):
+        found["bf16_mfu"] = plan.pretrain.flops_per_token * tokens_per_s / (GPUS[gpu][0] * world_size)
     return found

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from nanochat_core.accounting.clock import Clock, read_clock
 from nanochat_core.evals.core.gpt2 import GPT2_CORE
-from nanochat_core.plan import GPUS
-from nanochat_core.record.clock import Clock, read_clock
+from nanochat_core.plan import NO_GPU, usd_per_gpu_hour
 from nanochat_core.record.core_scores import is_whole
 from nanochat_core.record.evidence import PATCH, WEIGHTS, Evidence
 from nanochat_core.record.problems import Problem, differences, shown
@@ -20,7 +20,6 @@ from nanochat_core.record.significance import above, below
 from nanochat_core.store.manifest import Artifact
 
 Claims = dict[str, Any]
-NO_GPU = ("cpu", "mps")
 SOURCES = {  # claim of a run -> the evidence that it is computed from, as a refusal names it
     "clock_s": "the step log",
     "device_s": "the step log",
@@ -182,16 +181,6 @@ def _device_claims(evidence: Evidence, clock: Clock) -> Claims:
         "usd_per_gpu_hour": price,
         "usd": None if price is None else price * clock.device_s / 3600,
     }
-
-
-def usd_per_gpu_hour(device: str, configured: float | None) -> float | None:
-    """The price that was configured, else the table's; 0 for one's own processor, None for an unknown GPU."""
-    if device.split(":")[0] in NO_GPU:
-        return 0.0
-    if configured is not None:
-        return configured
-    known = next((name for name in GPUS if name.lower() in device.lower().replace(" ", "")), None)
-    return GPUS[known][2] if known else None
 
 
 def _source_claims(evidence: Evidence, pretrain: Artifact) -> Claims:

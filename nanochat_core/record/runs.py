@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from nanochat_core.accounting.clock import Clock, read_clock
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import config_from_record
-from nanochat_core.record.clock import Clock, read_clock
 from nanochat_core.record.step_log import FIELDS, read_log
 from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.store import Store

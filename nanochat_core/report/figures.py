@@ -89,8 +89,6 @@ def _headline(report: dict[str, Any], times: dict[str, Any]) -> dict[str, Any]:
         "core": report["core"].get("core"),
         "tokens_per_s": pretrain.get("tokens_per_s"),
         "peak_memory_gib": pretrain.get("peak_memory_gib"),
-        # How long the attempts took: with the refs' seconds it is all that the ledger needs.
-        "attempts": {step: found for step, n in times.items() if (found := n.get("attempts"))} or None,
     }
     known = {name: value for name, value in numbers.items() if value is not None}
     return known | {"samples": samples[:SAMPLES_IN_METRICS]}

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nanochat_core.accounting.ledger import Windows, ledger_rows
 from nanochat_core.plan import RunPlan
 from nanochat_core.report import outline, scores
-from nanochat_core.report.ledger_rows import Windows, ledger_rows
 
 if TYPE_CHECKING:
     from nanochat_core.pipeline.step import Ref

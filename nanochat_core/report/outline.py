@@ -9,6 +9,7 @@ from collections.abc import Container
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from nanochat_core.accounting.ledger import run_ledger
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.redaction import redact
 from nanochat_core.base.units import count, dollars, duration
@@ -16,7 +17,6 @@ from nanochat_core.config import RunConfig
 from nanochat_core.plan import RunPlan, optim_values
 from nanochat_core.presets import load_config, preset_names
 from nanochat_core.report import scores
-from nanochat_core.report.ledger_rows import known_ledger
 
 if TYPE_CHECKING:
     from nanochat_core.pipeline.step import Ref, Step
@@ -106,7 +106,7 @@ def headline_numbers(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None 
         Number("trained on", count(derived.num_tokens), f"tokens, {derived.num_steps:,} steps"),
         Number("this run", duration(took_s), f"{len(made)} steps made, {len(refs) - len(made)} cached"),
     ]
-    usd = known_ledger(plan, refs).rate.usd(took_s)
+    usd = run_ledger(refs, plan.config.runtime).rate.usd(took_s)
     return [*numbers, Number("cost", dollars(usd), "at the machine's rental price")] if usd else numbers
 
 

@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
+from nanochat_core.accounting.ledger import ledger_rows, window
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.units import count, duration
 from nanochat_core.plan import RunPlan
 from nanochat_core.report import outline, scores
 from nanochat_core.report.core_table import core_rows
-from nanochat_core.report.ledger import window
-from nanochat_core.report.ledger_rows import ledger_rows
 from nanochat_core.report.markdown import summarize
 from nanochat_core.report.reproduce import reproduction
 from nanochat_core.store.manifest import LOG_FOLDER, Artifact

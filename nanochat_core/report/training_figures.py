@@ -4,7 +4,7 @@ From metrics.jsonl alone. Where a curve would be a single point there is none: t
 """
 
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 
 from nanochat_core.base.records import read_records
 from nanochat_core.base.units import count, duration
-from nanochat_core.report.attempts import attempts
 from nanochat_core.report.canvas import SERIES_A, SERIES_B, SERIES_C, Chart, label_end, name_axes
 
 RECORDS_FILE = "log/metrics.jsonl"
@@ -88,7 +87,6 @@ def training_times(log: TrainingLog) -> dict[str, Any]:
         "step_ms": statistics.median(record["step_ms"] for record in recent),
         "tokens_per_s": statistics.median(record["tokens_per_s"] for record in recent),
         "peak_memory_gib": max(record["memory_gib"] for record in log.steps),
-        "attempts": [asdict(attempt) for attempt in attempts(log.records)],
     }
 
 

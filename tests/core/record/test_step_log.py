@@ -7,7 +7,7 @@ from core.record.synthetic import lines, plan_with, step_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat_core.record.clock import read_clock
+from nanochat_core.accounting.clock import read_clock
 from nanochat_core.record.step_log import LogRules, check_log, read_log
 
 

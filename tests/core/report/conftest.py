@@ -160,14 +160,24 @@ def plan() -> RunPlan:
     return plan_run(load_config("tiny", ["sft.epochs=2"]))
 
 
+# a clock of the ranks' own, which says more seconds than the step took
+TRY = {"world_size": 1, "started_at_s": 0.0, "ended_at_s": 100.0, "queue_s": 0.0,
+       "buckets": {"start": 0.0, "train": 96.0, "evaluate": 4.0}}  # fmt: skip
 METRICS: dict[str, dict[str, Any]] = {
     "corpus": {"train_docs": 12_345, "train_bytes": 9_876_543},
     "tokenizer": {"vocab_size": 2048, "bytes_per_token": 3.31},
     "tokens": {"train_tokens": 3_400_000, "train_rows": 13_000},
-    "pretrain": {"num_steps": 416, "bits_per_byte": 1.93, "device": "cpu", "dtype": "bfloat16", "train_s": 79.0},
+    "pretrain": {
+        "num_steps": 416,
+        "bits_per_byte": 1.93,
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "train_s": 79.0,
+        "tries": [TRY],
+    },
     "evaluate_base": {"bits_per_byte": 1.9},
     "conversations": {"conversations": 17_000, "rows": 3_000},
-    "sft": {"num_steps": 230, "bits_per_byte": 0.5},
+    "sft": {"num_steps": 230, "bits_per_byte": 0.5, "tries": [TRY]},
     "evaluate_chat": {"bits_per_byte": 2.1, "benchmarks": BENCHMARKS},
     "report": {"num_figures": 8, "samples": [{"prompt": "What is 37 + 58?", "answer": "[37 + 58 = 95] 95 | <b>"}]},
 }

@@ -5,72 +5,16 @@ import random
 
 import pytest
 
+from nanochat_core.accounting.ledger import critical_path, ledger_rows, machine_rate, run_ledger, window
 from nanochat_core.config import RuntimeConfig
 from nanochat_core.plan import GPUS
-from nanochat_core.report.attempts import Attempt, attempts
-from nanochat_core.report.ledger import critical_path, machine_rate, run_ledger, step_buckets, window
-from nanochat_core.report.ledger_rows import ledger_rows
 
 
-def _records(*, begin_s: float, first: int = 1, last: int = 20, step_s: float = 2.0, before_s: float = 0.0):
-    """One attempt: its first step compiles for 30 s more; one validation of 5 s and one checkpoint of 1 s."""
-    clock, train_s = begin_s, before_s
-    yield {"event": "start", "time_s": clock, "step": first - 1, "world_size": 8}
-    for step in range(first, last + 1):
-        seconds = step_s + (30.0 if step == first else 0.0)
-        clock, train_s = clock + seconds, train_s + seconds
-        yield {"event": "step", "time_s": clock, "step": step, "step_ms": 1e3 * seconds, "train_s": train_s}
-    yield {"event": "validate", "time_s": clock + 5, "step": last, "validate_s": 5.0}
-    yield {"event": "checkpoint", "time_s": clock + 6, "step": last, "save_s": 1.0}
-
-
-def test_an_attempt_tells_steps_from_compiling():
-    (found,) = attempts(_records(begin_s=100.0))
-    assert (found.train_s, found.compile_s, found.validate_s, found.checkpoint_s) == pytest.approx((40, 30, 5, 1))
-    assert (found.started_at_s, found.ended_at_s, found.world_size) == (100.0, 176.0, 8)
-
-
-def test_a_resumed_attempt_counts_only_its_own_steps():
-    records = [*_records(begin_s=0.0, last=10), *_records(begin_s=500.0, first=11, before_s=50.0)]
-    first, second = attempts(records)
-    assert first.train_s == second.train_s == pytest.approx(20.0)
-
-
-def test_a_log_without_a_start_or_clock_is_one_attempt():
-    (found,) = attempts([{"event": "step", "step": 1, "step_ms": 500.0, "train_s": 0.5}])
-    assert (found.train_s, found.started_at_s) == (0.5, None)
-    assert attempts([]) == []
-
-
-def test_buckets_of_a_training_name_what_the_log_has_and_leave_the_rest_to_the_start():
-    found = attempts(_records(begin_s=100.0))
-    buckets = step_buckets("pretrain", 100.0, found, ended_at_s=180.0)
-    assert buckets == pytest.approx({"train": 40, "evaluate": 5, "checkpoint": 1, "upload": 4, "lost": 0, "start": 50})
-
-
-def test_time_between_the_last_kept_record_and_a_restart_is_lost():
-    found = attempts([*_records(begin_s=0.0, last=10), *_records(begin_s=200.0, first=11, before_s=50.0)])
-    assert step_buckets("pretrain", 500.0, found)["lost"] == pytest.approx(200.0 - 56.0)
-
-
-def test_buckets_always_add_up_to_the_steps_seconds():
-    rng = random.Random(4)
-    for _ in range(200):
-        tries = [
-            Attempt(world_size=1, started_at_s=rng.choice([None, rng.uniform(0, 50)]), ended_at_s=rng.uniform(50, 90),
-                    train_s=rng.uniform(0, 60), compile_s=1.0, validate_s=rng.uniform(0, 9), checkpoint_s=rng.random())
-            for _ in range(rng.randrange(4))
-        ]  # fmt: skip
-        seconds = rng.choice([0.0, rng.uniform(0, 400)])
-        step = rng.choice(["pretrain", "sft", "corpus", "evaluate_core", "benchmark_chat", "unheard_of"])
-        buckets = step_buckets(step, seconds, tries, ended_at_s=rng.choice([None, rng.uniform(0, 200)]))
-        assert sum(buckets.values()) == pytest.approx(seconds)
-        assert min(buckets.values()) >= 0
-
-
-def test_a_step_without_a_log_is_one_bucket(ref):
-    assert step_buckets("evaluate_core", 9.0, []) == {"evaluate": 9.0}
-    assert step_buckets("corpus", 9.0, []) == {"steps": 9.0}
+def test_a_step_without_attempts_is_one_bucket(ref):
+    names = ("evaluate_core", "corpus", "pretrain", "unheard_of")
+    ledger = run_ledger([ref(name, seconds=9.0, metrics={}) for name in names], RuntimeConfig())
+    found = [step.buckets for step in ledger.steps]
+    assert found == [{"evaluate": 9.0}, {"steps": 9.0}, {"start": 9.0}, {"steps": 9.0}]
 
 
 @pytest.fixture
@@ -99,18 +43,6 @@ def test_made_and_reused_are_counted_apart(graph):
         assert total == ledger.seconds(is_cached=is_cached)
 
 
-def test_attempts_before_the_step_began_are_not_in_its_seconds(ref):
-    records = [*_records(begin_s=0.0, last=10), *_records(begin_s=200.0, first=11, before_s=50.0)]
-    made = ref("pretrain", seconds=80.0, metrics={"device": "cpu"})
-    found = {"pretrain": attempts(records)}
-    for windows in (None, {"pretrain": (190.0, 270.0)}):
-        (step,) = run_ledger([made], RuntimeConfig(), attempts=found, windows=windows).steps
-        assert step.buckets["train"] == pytest.approx(20.0)
-        assert step.earlier_s == pytest.approx(56.0)
-    (whole,) = run_ledger([made], RuntimeConfig(), attempts=found, windows={"pretrain": (-1.0, 270.0)}).steps
-    assert whole.earlier_s == 0.0
-
-
 @pytest.mark.parametrize(
     ("device", "runtime", "usd"),
     [
@@ -130,10 +62,8 @@ def test_the_price_is_that_of_the_machine_that_trained(ref, device, runtime, usd
 
 
 def test_dollars_follow_the_number_of_processes_in_the_log(ref, plan):
-    found = {"pretrain": [vars(attempt) for attempt in attempts(_records(begin_s=100.0))]}
-    refs = [ref("pretrain", seconds=3600.0, metrics={"device": "NVIDIA H100"}),
-            ref("report", seconds=0.0, metrics={"attempts": found})]  # fmt: skip
-    rows = ledger_rows(plan, refs)
+    metrics = {"device": "NVIDIA H100", "tries": [_try(begin_s=0.0, seconds=3600.0)]}
+    rows = ledger_rows(plan, [ref("pretrain", seconds=3600.0, metrics=metrics)])
     assert rows.total.made_usd == f"${8 * GPUS['H100'][2]:.2f}"
     assert rows.step_usd["pretrain"] == rows.total.made_usd
 
@@ -163,6 +93,18 @@ def _try(*, begin_s: float, seconds: float, lost_s: float = 0.0) -> dict:
     }
 
 
+def test_buckets_always_add_up_to_the_steps_seconds(ref):
+    rng = random.Random(4)
+    for _ in range(200):
+        begins = sorted(rng.uniform(0, 400) for _ in range(rng.randrange(4)))
+        tries = [_try(begin_s=begin_s, seconds=rng.uniform(11, 60)) for begin_s in begins]
+        made = ref("sft", seconds=rng.choice([0.0, rng.uniform(0, 400)]), metrics={"tries": tries})
+        window = rng.choice([None, (rng.uniform(0, 400), 500.0)])
+        (step,) = run_ledger([made], RuntimeConfig(), windows={"sft": window} if window else None).steps
+        assert sum(step.buckets.values()) == pytest.approx(made.seconds)
+        assert min(step.buckets.values()) >= 0
+
+
 def test_a_timesheet_tells_of_every_attempt_and_the_step_has_its_own(ref):
     tries = [_try(begin_s=0.0, seconds=60.0, lost_s=20.0), _try(begin_s=100.0, seconds=40.0)]
     made = ref("pretrain", seconds=45.0, metrics={"device": "NVIDIA H100", "tries": tries})
@@ -180,9 +122,6 @@ def test_a_timesheet_tells_of_every_attempt_and_the_step_has_its_own(ref):
 def test_gpu_time_counts_the_attempts_before_this_run(ref, plan):
     tries = [_try(begin_s=0.0, seconds=3600.0), _try(begin_s=4000.0, seconds=3600.0)]
     metrics = {"device": "NVIDIA H100", "tries": tries}
-    attempt = {"world_size": 8, "started_at_s": 4000.0, "ended_at_s": 7600.0, "train_s": 1.0, "compile_s": 0.0,
-               "validate_s": 0.0, "checkpoint_s": 0.0}  # fmt: skip
-    refs = [ref("pretrain", seconds=3600.0, metrics=metrics),
-            ref("report", seconds=0.0, metrics={"attempts": {"pretrain": [attempt]}})]  # fmt: skip
+    refs = [ref("pretrain", seconds=3600.0, metrics=metrics)]
     usd = 2 * 8 * GPUS["H100"][2]
     assert any(f"16 h 00 min of GPU time, ${usd:.2f}" in sentence for sentence in ledger_rows(plan, refs).sentences)

@@ -148,11 +148,10 @@ def test_smoothing_does_not_lag_behind_a_fall():
 def test_a_change_to_the_page_or_the_model_does_not_redraw_figures():
     modules = {name.partition(":")[0] for name in code_closure(["nanochat_core.report.figures"])}
     assert modules <= {
-        "nanochat_core", "nanochat_core.base", "nanochat_core.base.compiling", "nanochat_core.base.files",
-            "nanochat_core.base.records",
+        "nanochat_core", "nanochat_core.base", "nanochat_core.base.files", "nanochat_core.base.records",
         "nanochat_core.base.units",
         "nanochat_core.evals", "nanochat_core.evals.core", "nanochat_core.evals.core.gpt2",
-        "nanochat_core.report", "nanochat_core.report.attempts", "nanochat_core.report.benchmark_figures",
+        "nanochat_core.report", "nanochat_core.report.benchmark_figures",
         "nanochat_core.report.canvas", "nanochat_core.report.core_figures", "nanochat_core.report.core_table",
         "nanochat_core.report.figures", "nanochat_core.report.references", "nanochat_core.report.rl_figures",
         "nanochat_core.report.training_figures",

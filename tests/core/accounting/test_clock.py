@@ -2,7 +2,7 @@
 
 import pytest
 
-from nanochat_core.record.clock import read_clock
+from nanochat_core.accounting.clock import read_clock
 
 
 def start(step, world_size=1):

@@ -1,21 +1,19 @@
 """What a run cost: seconds and dollars of each step by bucket, and the chain of steps that decides how long it takes.
 
-Pure: from the refs (who took how long and depends on whom), the attempts in the training logs and a price. The buckets
-of a step add up to its seconds; what the log does not name (starting processes, loading, compiling) is `start`. A
-training that kept a timesheet says itself where each second of all its attempts went (train/tries.py). A step or an
-attempt of an earlier run is counted apart, since this run did not pay for it. All steps are priced as if the machine
-that trained was rented for them too, which is so when one machine does everything.
+Pure: from the refs (who took how long and depends on whom) and a price. The buckets of a step add up to its seconds. A
+training says itself where each second of all its attempts went (train/tries.py); what it does not name (the lease,
+inputs, publishing) is `start`. A step or an attempt of an earlier run is counted apart, since this run did not pay for
+it. All steps are priced as if the machine that trained was rented for them too, which is so when one machine does all.
 """
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from nanochat_core.base.units import dollars, duration
 from nanochat_core.config import RuntimeConfig
-from nanochat_core.plan import GPUS
-from nanochat_core.report.attempts import Attempt
+from nanochat_core.plan import NO_GPU, RunPlan, usd_per_gpu_hour
 
 if TYPE_CHECKING:
     from nanochat_core.pipeline.step import Ref
@@ -32,6 +30,9 @@ BUCKETS = {
 }
 TRAININGS = ("pretrain", "sft", "rl")
 EVALUATIONS = ("evaluate_", "benchmark_")  # how their names begin
+CENT = 0.01
+Windows = Mapping[str, tuple[float, float]]
+"""Between which wall-clock times each step was made."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ class StepCost:
     is_critical: bool
     """On the longest chain of the whole graph."""
     earlier_s: float = 0.0
-    """Work of attempts before the one that finished (what was kept of it, in logs without a timesheet); not in
-    `seconds`."""
+    """Of attempts before the one that finished; not in `seconds`."""
     earlier_gpu_s: float = 0.0
     lost_s: float = 0.0
     """Of `earlier_s`: taken again, or nobody found it."""
@@ -100,39 +100,26 @@ class Ledger:
         return trained_s * self.num_gpus + sum(step.earlier_gpu_s for step in self.steps)
 
 
-def run_ledger(
-    refs: "list[Ref]",
-    runtime: RuntimeConfig,
-    *,
-    attempts: Mapping[str, list[Attempt]] | None = None,
-    windows: Mapping[str, tuple[float, float]] | None = None,
-) -> Ledger:
-    """The ledger of `refs`, with the attempts of the trainings by step.
-
-    `windows` are the wall-clock times between which each step was made; without them only the last attempt counts.
-    """
-    known = attempts or {}
+def run_ledger(refs: "list[Ref]", runtime: RuntimeConfig, *, windows: Windows | None = None) -> Ledger:
+    """The ledger of `refs`; without `windows` only the last attempt of a training counts as this run's."""
     critical = critical_path(refs)
-    steps = []
-    for ref in refs:
-        tries = known.get(ref.step, [])
-        window = (windows or {}).get(ref.step)
-        if told := [values for values in ref.metrics.get("tries", ()) if values["buckets"]]:
-            steps.append(_from_tries(ref, told, window, is_critical=ref.step in critical))
-            continue
-        inside = [one for one in tries if window and (one.started_at_s or 0) >= window[0]] or tries[-1:]
-        buckets = step_buckets(ref.step, ref.seconds, inside, ended_at_s=window[1] if window else None)
-        earlier_s = sum(one.train_s + one.compile_s + one.validate_s + one.checkpoint_s
-                        for one in tries[: len(tries) - len(inside)])  # fmt: skip
-        steps.append(StepCost(ref.step, ref.seconds, buckets, ref.is_cached, ref.step in critical, earlier_s))
-    num_gpus = max((one.world_size for tries in known.values() for one in tries), default=runtime.num_processes)
+    steps = [_cost(ref, (windows or {}).get(ref.step), is_critical=ref.step in critical) for ref in refs]
+    sizes = (one["world_size"] for ref in refs for one in ref.metrics.get("tries", ()))
+    num_gpus = max(sizes, default=runtime.num_processes)
     return Ledger(tuple(steps), machine_rate(refs, runtime, num_gpus=num_gpus), tuple(critical), num_gpus)
+
+
+def _cost(ref: "Ref", window: tuple[float, float] | None, *, is_critical: bool) -> StepCost:
+    if tries := ref.metrics.get("tries"):
+        return _from_tries(ref, tries, window, is_critical=is_critical)
+    bucket = "evaluate" if ref.step.startswith(EVALUATIONS) else "start" if ref.step in TRAININGS else "steps"
+    return StepCost(ref.step, ref.seconds, {bucket: ref.seconds}, ref.is_cached, is_critical)
 
 
 def _from_tries(
     ref: "Ref", tries: list[dict[str, Any]], window: tuple[float, float] | None, *, is_critical: bool
 ) -> StepCost:
-    """The cost of a training that kept a timesheet: its tries inside of the window (else the last) are this run's."""
+    """The cost of a training: its tries inside of the window (else the last) are this run's."""
     begin_s = window[0] if window else tries[-1]["started_at_s"]
     inside = [one for one in tries if one["started_at_s"] >= begin_s] or tries[-1:]
     earlier = tries[: len(tries) - len(inside)]
@@ -152,34 +139,6 @@ def _from_tries(
         earlier_gpu_s=sum(one_s * one["world_size"] for one_s, one in zip(seconds, earlier, strict=True)),
         lost_s=sum(one["buckets"].get("lost", 0.0) for one in earlier),
     )
-
-
-def step_buckets(
-    step: str, seconds: float, attempts: list[Attempt], *, ended_at_s: float | None = None
-) -> dict[str, float]:
-    """`seconds` of a step by bucket; `attempts` are those that the seconds cover, oldest first."""
-    if not attempts:
-        name = "evaluate" if step.startswith(EVALUATIONS) else "start" if step in TRAININGS else "steps"
-        return {name: seconds}
-    last = attempts[-1].ended_at_s
-    told = {
-        "train": sum(one.train_s for one in attempts),
-        "evaluate": sum(one.validate_s for one in attempts),
-        "checkpoint": sum(one.checkpoint_s for one in attempts),
-        "upload": max(0.0, ended_at_s - last) if ended_at_s is not None and last is not None else 0.0,
-        "lost": sum(_gap(one, other) for one, other in itertools.pairwise(attempts)),
-    }
-    total = sum(told.values())
-    if total > seconds:  # two clocks: a parent's and a child's
-        told = {name: value * seconds / total for name, value in told.items()}
-    return {"start": max(0.0, seconds - total), **told}
-
-
-def _gap(one: Attempt, other: Attempt) -> float:
-    """From the last record that was kept to the next start: steps that were taken again, and the restart."""
-    if one.ended_at_s is None or other.started_at_s is None:
-        return 0.0
-    return max(0.0, other.started_at_s - one.ended_at_s)
 
 
 def critical_path(refs: "Iterable[Ref]", seconds: "Callable[[Ref], float] | None" = None) -> list[str]:
@@ -202,10 +161,9 @@ def machine_rate(refs: "list[Ref]", runtime: RuntimeConfig, *, num_gpus: int) ->
     device = devices[0] if devices else ""
     if not device:
         return Rate("an unknown machine", None)
-    if device.split(":")[0] in ("cpu", "mps"):
+    if device.split(":")[0] in NO_GPU:
         return Rate("this machine's own processor" if device == "cpu" else device, 0.0)
-    known = next((gpu for gpu in GPUS if gpu.lower() in device.lower().replace(" ", "")), None)
-    price = runtime.usd_per_gpu_hour if runtime.usd_per_gpu_hour is not None else GPUS[known][2] if known else None
+    price = usd_per_gpu_hour(device, runtime.usd_per_gpu_hour)
     if price is None:
         return Rate(f"{num_gpus} x {device}", None)
     return Rate(f"{num_gpus} x {device} at ${price:.2f} per GPU-hour", price * num_gpus)
@@ -218,3 +176,99 @@ def window(provenance: Mapping[str, Any]) -> tuple[float, float] | None:
         return None
     begin, end = (datetime.fromisoformat(str(moment)).timestamp() for moment in told)
     return begin, end
+
+
+@dataclass(frozen=True)
+class BucketRow:
+    """One kind of cost."""
+
+    key: str
+    name: str
+    made: str
+    reused: str
+    made_usd: str
+    share: float
+    """Of what this run made, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class LedgerRows:
+    """What the page and report.md say of time and money."""
+
+    rows: tuple[BucketRow, ...]
+    total: BucketRow
+    has_reused: bool
+    has_usd: bool
+    critical: tuple[str, ...]
+    sentences: tuple[str, ...]
+    step_usd: Mapping[str, str]
+
+
+def ledger_rows(
+    plan: RunPlan, refs: "list[Ref]", *, seconds: float | None = None, windows: Windows | None = None
+) -> LedgerRows:
+    """`seconds` is the run's wall clock: what its steps do not add up to becomes a row of its own."""
+    ledger = run_ledger(refs, plan.config.runtime, windows=windows)
+    made_s, reused_s = ledger.seconds(is_cached=False), ledger.seconds(is_cached=True)
+    total_s = made_s if seconds is None else seconds
+    rows = [
+        _row(ledger, key, name, ledger.bucket_s(key, is_cached=False), ledger.bucket_s(key, is_cached=True), total_s)
+        for key, name in BUCKETS.items()
+    ]
+    if total_s > made_s:
+        rows.append(_row(ledger, "between", "between steps", total_s - made_s, 0.0, total_s))
+    return LedgerRows(
+        rows=tuple(row for row in rows if row.made or row.reused),
+        total=_row(ledger, "total", "in all", total_s, reused_s, total_s),
+        has_reused=reused_s > 0,
+        has_usd=bool(ledger.rate.usd_per_hour),
+        critical=ledger.critical,
+        sentences=tuple(_sentences(ledger, refs, made_s=made_s, total_s=total_s)),
+        step_usd={step.step: _usd(ledger, step.seconds) for step in ledger.steps},
+    )
+
+
+def _row(ledger: Ledger, key: str, name: str, made_s: float, reused_s: float, total_s: float) -> BucketRow:
+    share = made_s / total_s if total_s else 0.0
+    made, reused = (duration(value) if value > 0 else "" for value in (made_s, reused_s))
+    return BucketRow(key, name, made, reused, _usd(ledger, made_s) if made_s > 0 else "", share)
+
+
+def _usd(ledger: Ledger, seconds: float) -> str:
+    usd = ledger.rate.usd(seconds)
+    return "" if usd is None else "<$0.01" if 0 < usd < CENT else dollars(usd)
+
+
+def _sentences(ledger: Ledger, refs: "list[Ref]", *, made_s: float, total_s: float) -> list[str]:
+    all_s = sum(step.seconds for step in ledger.steps)
+    told = [_price(ledger)]
+    if ledger.rate.usd_per_hour and ledger.gpu_s > 0:
+        usd = ledger.gpu_s / 3600 * ledger.rate.usd_per_hour / ledger.num_gpus
+        told.append(f"Trainings took {duration(ledger.gpu_s)} of GPU time, {dollars(usd)}, all attempts counted.")
+    if ledger.critical:
+        told.append(
+            f"The critical path of a run that makes everything: {' → '.join(ledger.critical)}, "
+            f"{duration(ledger.critical_s)} of {duration(all_s)} in steps."
+        )
+    made = [ref for ref in refs if not ref.is_cached]
+    if made and len(made) < len(refs):
+        path = critical_path(refs, seconds=lambda ref: 0.0 if ref.is_cached else ref.seconds)
+        own = [step for step in path if step in {ref.step for ref in made}]
+        told.append(f"This run waited for {' → '.join(own)}.")
+    if total_s < made_s:
+        told.append(f"Steps that ran side by side saved {duration(made_s - total_s)}.")
+    if ledger.earlier_s > 0:
+        told.append(
+            f"Trainings went on from earlier attempts: {duration(ledger.earlier_s)} of them are not counted above"
+            + (f", {duration(ledger.lost_s)} of it lost." if ledger.lost_s else ".")
+        )
+    return told
+
+
+def _price(ledger: Ledger) -> str:
+    rate = ledger.rate
+    if rate.usd_per_hour is None:
+        return f"Trained on {rate.machine}, whose price is not known (runtime.usd_per_gpu_hour sets it)."
+    if rate.usd_per_hour == 0:
+        return f"Trained on {rate.machine}: no rental price."
+    return f"Priced as {rate.machine}, {dollars(rate.usd_per_hour)} per hour, for all steps."

@@ -26,6 +26,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from flows.configured import check_configured, may_be_configured, settings
 from flows.stack_environment import SERVER, passed_on
@@ -72,7 +73,6 @@ class EmbeddedServer:
         self.log = log
         self.num_deaths = 0
         self.is_lost = False  # it died so often that it was not started again
-        self._port = port
         self._is_over = threading.Event()
         self.process = self._launch()
 
@@ -97,6 +97,10 @@ class EmbeddedServer:
                 start_new_session=True,
                 preexec_fn=_die_with_driver,
             )
+
+    @property
+    def _port(self) -> int:
+        return urlsplit(self.url).port or 0
 
     @property
     def page(self) -> str:

@@ -173,7 +173,7 @@ class Lane:
 
     def look(self, run_id: str) -> Seen:
         ranks = self.team.processes("nanochat_core.train.worker")
-        workers = {pid for pid, command in ranks.items() if "torch.distributed.run" not in command}
+        workers = {pid for pid, command in ranks.items() if "nanochat_core.base.one_node" not in command}
         step, step_at = 0, 0.0
         for plan in {ranks[pid].split()[-1] for pid in workers}:
             with contextlib.suppress(OSError):
@@ -225,7 +225,7 @@ class Lane:
 
     def _victims(self, victim: str) -> list[int]:
         team = self.team
-        torchruns = team.processes("torch.distributed.run")
+        torchruns = team.processes("nanochat_core.base.one_node")
         found = {
             NOBODY: [],
             "worker": [team.workers["driver"].pid],

@@ -8,7 +8,7 @@ from pathlib import Path
 from nanochat_core.base.records import read_records
 
 TIMEOUT_S = 120
-RANK, TORCHRUN = b"nanochat_core.train.worker", b"torch.distributed.run"
+RANK, TORCHRUN = b"nanochat_core.train.worker", b"nanochat_core.base.one_node"
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 One place sets it up and takes it down. Without torchrun the world is one process and no group is made.
 """
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from nanochat_core.base.torchrun import STORE
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,15 @@ def current_world() -> World:
 def start(world: World, device: torch.device) -> None:
     """Join the process group; gloo for CPU tensors, NCCL beside it on GPUs."""
     if world.size > 1:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=_store(), rank=world.rank, world_size=world.size)
+
+
+def _store() -> dist.Store | None:
+    """Where the ranks of one machine look each other up; of several, at torchrun's, which is a port: None."""
+    if (path := os.environ.get(STORE)) is None:
+        return None
+    return dist.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], dist.FileStore(path))  # each start begins anew
 
 
 def stop() -> None:
@@ -101,12 +112,37 @@ def any_rank(flag: bool, world: World) -> bool:
 
 
 def from_main(value: Any, world: World) -> Any:
-    """The first rank's `value` (anything that pickles), on every rank; what other ranks pass is ignored."""
+    """The first rank's `value` (anything that JSON holds), on every rank; what other ranks pass is ignored.
+
+    Never a pickle: whoever gets between two ranks may spoil what they compute, and not run code as their user.
+    """
     if world.size == 1:
         return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-    return box[0]
+    told = _as_bytes(value) if world.is_main else torch.empty(0, dtype=torch.uint8)
+    size = torch.tensor([told.numel()])
+    dist.broadcast(size, src=0)
+    told = told if world.is_main else torch.empty(int(size.item()), dtype=torch.uint8)
+    dist.broadcast(told, src=0)
+    return json.loads(told.numpy().tobytes())
+
+
+def to_main(value: Any, world: World) -> list[Any]:
+    """Every rank's `value` (anything that JSON holds) in the order of ranks, on the first one; nothing on the others."""
+    if world.size == 1:
+        return [value]
+    told = _as_bytes(value)
+    sizes = torch.zeros(world.size, dtype=torch.int64)
+    sizes[world.rank] = told.numel()
+    dist.all_reduce(sizes)
+    padded = torch.zeros(int(sizes.max()), dtype=torch.uint8)
+    padded[: told.numel()] = told
+    parts = [torch.empty_like(padded) for _ in range(world.size)] if world.is_main else None
+    dist.gather(padded, parts, dst=0)
+    return [json.loads(part[:size].numpy().tobytes()) for part, size in zip(parts or [], sizes.tolist(), strict=False)]
+
+
+def _as_bytes(value: Any) -> torch.Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 
 def fill_from_main(tensors: Iterable[torch.Tensor], world: World) -> None:

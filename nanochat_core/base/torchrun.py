@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from nanochat_core.base.errors import ConfigError
 
 NODE_RANK, RENDEZVOUS = "NANOCHAT_NODE_RANK", "NANOCHAT_RENDEZVOUS"
+STORE = "NANOCHAT_RANKS"  # the file where the ranks of one machine look each other up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,8 @@ class Nodes:
     num: int = 1
     rank: int = 0
     """0 leads: it opens the rendezvous, runs the pipeline and publishes."""
-    rendezvous: str = "127.0.0.1:0"  # not the name: some containers do not know localhost
-    """host:port of the leader; port 0 with one node: any free one."""
+    rendezvous: str = ""
+    """host:port of the leader; one node needs none."""
     run_id: str = "none"
     """Trainings with the same id meet; those with another one at the same port do not."""
 
@@ -51,13 +52,10 @@ class Nodes:
 def torchrun(module: str, *arguments: str, num_processes: int, nodes: Nodes | None = None) -> list[str]:
     """torchrun for this node's `num_processes` ranks of `python -m module arguments`."""
     nodes = nodes or Nodes()
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes.num}", "--max-restarts=0"]
-    command += [f"--nproc-per-node={num_processes}", f"--rdzv-endpoint={nodes.rendezvous}"]
+    ranks = [f"--nproc-per-node={num_processes}", "--max-restarts=0", "-m", module, *arguments]
     if nodes.num == 1:
-        # by its own name, which not every machine can resolve, the ranks would wait for each other without end
-        command += ["--rdzv-backend=c10d", "--local-addr=127.0.0.1"]
-    else:
-        host, _, port = nodes.rendezvous.rpartition(":")
-        command += ["--rdzv-backend=static", f"--node-rank={nodes.rank}", f"--rdzv-id={nodes.run_id}"]
-        command += [f"--master-addr={host}", f"--master-port={port}"]
-    return [*command, "-m", module, *arguments]
+        return [sys.executable, "-m", "nanochat_core.base.one_node", *ranks]
+    host, _, port = nodes.rendezvous.rpartition(":")
+    meeting = ["--rdzv-backend=static", f"--rdzv-endpoint={nodes.rendezvous}", f"--rdzv-id={nodes.run_id}"]
+    meeting += [f"--nnodes={nodes.num}", f"--node-rank={nodes.rank}", f"--master-addr={host}", f"--master-port={port}"]
+    return [sys.executable, "-m", "torch.distributed.run", *meeting, *ranks]

@@ -16,7 +16,7 @@ import tiktoken
 
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.base.foreign import NO_VALUES, loads, read_bounded
-from nanochat_core.tokenizer.long_runs import WINDOW_CHARS, cut_runs, cut_words, join
+from nanochat_core.tokenizer.long_runs import WINDOW_CHARS, cut, cut_runs, encode_windows
 
 SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
@@ -117,13 +117,15 @@ class Tokenizer:
         return [token for piece in pieces for token in self._encode_piece(piece)]
 
     def _encode_piece(self, text: str) -> list[int]:
-        parts = cut_words(text) if len(text) > self._cut_above else [text]
-        ids = self._encoding.encode_ordinary(parts[0])
-        for part in parts[1:]:
-            following = self._encoding.encode_ordinary(part)
-            if not join(ids, following, merge=self._encoding._encode_single_piece, bytes_of=self.ranks.__getitem__):
-                return self._encoding.encode_ordinary(text)
-        return ids
+        if len(text) <= self._cut_above:
+            return self._encoding.encode_ordinary(text)
+        return [token for windows, is_piece in cut(text) for token in self._encode_windows(windows, is_piece)]
+
+    def _encode_windows(self, windows: Sequence[str], is_piece: bool) -> list[int]:
+        merge = self._encoding._encode_single_piece
+        encode = merge if is_piece else self._encoding.encode_ordinary
+        ids = encode_windows(windows, encode=encode, merge=merge, bytes_of=self.ranks.__getitem__)
+        return encode("".join(windows)) if ids is None else ids
 
     def encode_with_special(self, text: str) -> list[int]:
         """Ids of text in which a special token's name is that token; for what our own code writes, never for a user's
@@ -134,7 +136,7 @@ class Tokenizer:
     def encode_to_numpy(self, text: str) -> np.ndarray:
         """As `encode`, as a (num_tokens,) uint32 array; saves a Python list per document."""
         try:
-            if len(text) > WINDOW_CHARS:  # a Python list is short beside what encoding a long text takes
+            if len(text) > 4 * WINDOW_CHARS:  # a Python list is short beside what encoding a long text takes
                 return np.array(self.encode(text), dtype=np.uint32)
             return self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError:  # a lone surrogate; encode_ordinary replaces it

@@ -196,14 +196,15 @@ def load_newest(
         for torn in folder.glob("step-*.tmp*"):  # by a kill in mid-write, or by a driver that was taken over
             shutil.rmtree(torn, ignore_errors=True)
         found, state, problems = _load_readable(folder, whole)
-    found, state, problems = distributed.from_main((found, state, problems), world)
-    if found is None:
+    name, state, problems = distributed.from_main((found and str(found), state, problems), world)
+    if name is None:
         if not problems:
             return None
         raise UnreadableError(
             f"none of the checkpoints can be read: {'; '.join(problems)}",
             hint="go on with the Python and torch that wrote them, or begin this step anew: --fresh and its name",
         )
+    found = Path(name)
     distributed.fill_from_main(whole.values(), world)
     if has_common_disk and sharded:
         load(found, sharded)

@@ -3,7 +3,7 @@
 Too little memory: again with half the rows per pass; ranks that hang: again from the last checkpoint. What it took is
 booked (timesheet.py), and a budget stops it.
 
-The command works by hand as well: python -m torch.distributed.run ... -m nanochat_core.train.worker plan.json
+By hand: python -m nanochat_core.base.one_node --nproc-per-node=2 -m nanochat_core.train.worker plan.json
 """
 
 import dataclasses

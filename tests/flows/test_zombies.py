@@ -55,7 +55,7 @@ def assert_ranks_end(team: Team) -> None:
     began = time.monotonic()
     team.until(team.ranks, lambda ranks: not ranks, timeout_s=RANKS_GONE_S)
     assert time.monotonic() - began <= RANKS_GONE_S
-    assert team.processes("torch.distributed.run") == {}
+    assert team.processes("nanochat_core.base.one_node") == {}
 
 
 def checkpoints(team: Team) -> set[str]:

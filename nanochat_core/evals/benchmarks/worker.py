@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
-
-from nanochat_core.base.distributed import World
+from nanochat_core.base.distributed import World, to_main
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.hardware import num_threads, pick_dtype
 from nanochat_core.evals.benchmarks.protocol import ITEMS_NAME, PREPARED_NAME, Item, read_item_file
@@ -87,7 +85,7 @@ def _answer_together(
     answered = []
     if ours:
         answered = answer_items(engine, ours, asking, run_programs=sandboxed(job, world), progress=progress)
-    return _gather(answered, world)
+    return _gather(answered, items, world)
 
 
 def sandboxed(job: BenchmarkJob, world: World) -> RunPrograms:
@@ -101,16 +99,13 @@ def sandboxed(job: BenchmarkJob, world: World) -> RunPrograms:
     return run
 
 
-def _gather(answered: list[Answered], world: World) -> list[Answered]:
+def _gather(answered: list[Answered], items: Sequence[Item], world: World) -> list[Answered]:
     """All ranks' answers in the order of the items, on the first rank; nothing on the others."""
     if world.size == 1:
         return answered
-    everyone: list[Any] | None = [None] * world.size if world.is_main else None
-    dist.gather_object(answered, everyone)
-    if everyone is None:
-        return []
-    total = sum(len(part) for part in everyone)
-    return [everyone[number % world.size][number // world.size] for number in range(total)]
+    everyone = to_main([[one.answers, one.marks, one.is_too_long] for one in answered], world)
+    dealt = enumerate(items if world.is_main else [])
+    return [Answered(item, *everyone[number % world.size][number // world.size]) for number, item in dealt]
 
 
 def _write(answered: Sequence[Answered], job: BenchmarkJob) -> dict[str, Any]:

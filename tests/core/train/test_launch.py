@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import ROOT
@@ -18,7 +19,7 @@ from processes import wait_until_no_ranks
 
 from nanochat_core.base.child import OutOfMemoryError
 from nanochat_core.base.records import read_records
-from nanochat_core.base.torchrun import Nodes
+from nanochat_core.base.torchrun import STORE, Nodes
 from nanochat_core.train import checkpoint, heartbeat, launch
 from nanochat_core.train.launch import run_booked, run_training
 from nanochat_core.train.settings import TrainJob
@@ -125,6 +126,25 @@ class Enough(Exception):
     """Raised by a test to stop a training."""
 
 
+def test_ranks_of_one_machine_listen_on_it_alone_and_torchrun_not_at_all(pretrain_job, tmp_path: Path) -> None:
+    """SECURITY.md, "While a training runs": no store and no rendezvous has a port."""
+    seen: dict[int, set[str]] = {}
+    stores: set[str] = set()
+
+    def look(record: dict) -> None:
+        if record["event"] == "step":
+            for one in psutil.Process().children(recursive=True):
+                seen[one.pid] = {at.laddr.ip for at in one.net_connections() if at.status == psutil.CONN_LISTEN}
+                stores.update(filter(None, [one.environ().get(STORE)]))
+            raise Enough
+
+    with pytest.raises(Enough):
+        run_training(pretrain_job(tmp_path, num_steps=10_000, num_processes=2), look)
+    assert sorted(seen.values(), key=len) == [set(), {"127.0.0.1"}, {"127.0.0.1"}], "torchrun, and two ranks with gloo"
+    assert len(stores) == 1
+    assert not os.path.lexists(stores.pop()), "it ended with torchrun"
+
+
 def test_a_budget_that_is_spent_stops_with_a_checkpoint_and_a_higher_one_goes_on(pretrain_job, tmp_path: Path) -> None:
     job = pretrain_job(tmp_path, num_steps=1_000_000, usd_per_gpu_hour=3600.0)  # a dollar a second
     sheet = tmp_path / "timesheet.jsonl"
@@ -192,7 +212,7 @@ def poll(watch: heartbeat.Watch) -> None:
 KILLED_AT = """
 import os, signal, sys
 from pathlib import Path
-from nanochat_core.base.torchrun import Nodes
+from nanochat_core.base.torchrun import STORE, Nodes
 from nanochat_core.train.launch import run_booked
 from nanochat_core.train.settings import TrainJob
 

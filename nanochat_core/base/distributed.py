@@ -127,7 +127,7 @@ def from_main(value: Any, world: World) -> Any:
 
 
 def to_main(value: Any, world: World) -> list[Any]:
-    """Every rank's `value` (anything that JSON holds) in the order of ranks, on the first one; nothing on the others."""
+    """Every rank's `value` (anything that JSON holds), by rank, on the first one; nothing on the others."""
     if world.size == 1:
         return [value]
     told = _as_bytes(value)

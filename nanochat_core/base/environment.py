@@ -65,8 +65,9 @@ def search_path(theirs: Iterable[str]) -> list[str]:
 
 
 def loopback() -> dict[str, str]:
-    """For ranks that all run here: gloo would look up this machine's name, which need not resolve, and NCCL would listen
-    where the network comes in."""
+    """For ranks that all run here: gloo would look up this machine's name, which need not resolve, and NCCL would
+    listen where the network comes in.
+    """
     return {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if "lo" in _interfaces() else {}
 
 

@@ -155,10 +155,10 @@ class _Walk:
             kind = "is there already" if record["step"] <= self.step else f"follows step {self.step}"
             self._say(record, "step", f"step {record['step']} {kind}")
         self.step = record["step"]
-        if record["step_ms"] <= 0:
+        seconds, num_tokens = record["step_ms"] / 1e3, self.rules.tokens_per_step
+        if seconds <= 0:  # the smallest numbers become 0 here
             self._say(record, "step_ms", f"{shown(record['step_ms'])} is no time")
             return
-        seconds, num_tokens = record["step_ms"] / 1e3, self.rules.tokens_per_step
         if not is_close(record["train_s"], self.train_s + seconds):
             grown = shown(round(1e3 * (record["train_s"] - self.train_s), 6))
             self._say(record, "step_ms", f"{shown(record['step_ms'])}, train_s grows by {grown} ms")

@@ -49,6 +49,14 @@ def test_an_empty_log_is_refused():
     assert check_log([], rules(plan_with()), file="log")
 
 
+@pytest.mark.parametrize("step_ms", [0, -1, 5e-324])
+def test_a_step_without_time_is_named(step_ms):
+    records = step_records(plan_with())
+    next(record for record in records if record["event"] == "step")["step_ms"] = step_ms
+    problems = check_log(records, rules(plan_with()), file="log")
+    assert any("is no time" in str(problem) for problem in problems)
+
+
 def test_no_loss_can_be_infinite_or_no_number():
     for value in ("NaN", "Infinity", "1e999", "null", '"2"', "true"):
         records = step_records(plan_with())

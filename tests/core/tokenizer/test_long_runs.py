@@ -55,7 +55,9 @@ def test_long_white_space_is_cut_where_it_changes_nothing(merging, data):
     drawn = random.Random(data.draw(st.integers(0, 2**32)))
     text = ""
     for _ in range(4):  # before it: a letter, a number, marks, what this Unicode does not know yet
-        text += drawn.choice(["", "a", "中", "½", "!", "€", "'s", "\x1c", "\u0378", "\U00016d6a"]) + drawn.choice(["", "\n", "\r\n\n"])
+        text += drawn.choice(["", "a", "中", "½", "!", "€", "'s", "\x1c", "\u0378", "\U00016d6a"]) + drawn.choice(
+            ["", "\n", "\r\n\n"]
+        )
         lines = drawn.choice([0, 1, 100])
         white = drawn.choices(" \n\r\t\u3000\x1c", weights=[1000, lines, lines / 9, 1, 1, 0.1], k=drawn.randrange(9000))
         text += "".join(white) + drawn.choice(["", "x", " x", "="])

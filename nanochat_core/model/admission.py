@@ -43,7 +43,7 @@ def is_loss_of_logits(config: GPTConfig) -> bool:
     with torch.no_grad():
         measured = model.hidden(ids)
         plain = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
-    off = float((hidden - measured).abs().max())
+    off = float((hidden.detach() - measured).abs().max())
     if not off <= probe.TOLERANCE:
         raise ConfigError(
             f"with gradients the network computes something else than without: the stream differs by {off:.2g}",

@@ -196,12 +196,15 @@ class EmbeddedServer:
             return json.load(answer)
 
     def stop(self) -> None:
+        """End it: at once where it hangs or somebody will not wait (a second Ctrl-C), else it has its time."""
         self._is_over.set()
-        hangs = listener(self._port) is not None and not self._answers(timeout_s=HANGS_S)
-        self.process.send_signal(signal.SIGINT)
         try:
+            hangs = listener(self._port) is not None and not self._answers(timeout_s=HANGS_S)
+            self.process.send_signal(signal.SIGINT)
             self.process.wait(0 if hangs else END_S)
         except subprocess.TimeoutExpired:
+            pass
+        finally:
             self.process.kill()
             self.process.wait()
 

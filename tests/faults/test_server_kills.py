@@ -236,6 +236,9 @@ def _hit_at(folder: Path, corpus: Path, moment: float, number: int, *, server: b
     finally:
         run.kill()
     print(f"  at {moment:5.1f} s: exit {ended.code}, {ended.since_last_step_s:5.1f} s after the last step", flush=True)
+    deadline = time.monotonic() + 2 * _slowness()  # a server that its dead parent told to end is on its way
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert processes_of(folder) == []
     return ended
 

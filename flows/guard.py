@@ -6,25 +6,18 @@ answered, and no page but its own. Plain ASGI around Prefect's app, so that noth
 """
 
 import os
-import re
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")  # names that nobody can point elsewhere
-HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.IGNORECASE)
+from nanochat_core.base.proxies import LOOPBACK
+from nanochat_core.base.web_guard import host_name, safely
+
 SCHEMES = {"http": 80, "https": 443}
 API = "/api"
-SAFE_HEADERS = {
-    "Content-Security-Policy": "frame-ancestors 'none'",
-    "X-Frame-Options": "DENY",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+POLICIES = {"Content-Security-Policy": "frame-ancestors 'none'", "Referrer-Policy": "same-origin"}
 Origin = tuple[str, str, int]
 
 
@@ -51,12 +44,12 @@ class Guard:
             path = scope.get("raw_path", scope["path"].encode()).decode("latin-1") + (f"?{query}" if query else "")
             await RedirectResponse(f"{_text(self.origin)}{path}")(scope, receive, send)
         else:
-            await self.app(scope, receive, _safely(send))
+            await self.app(scope, receive, safely(send, POLICIES))
 
     def _problem(self, scope: Scope, headers: Headers) -> str | None:
         """Why this request is not let in."""
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or _name(hosts[0]) not in self.hosts or not scope["path"].startswith("/"):
+        if len(hosts) != 1 or host_name(hosts[0]) not in self.hosts or not scope["path"].startswith("/"):
             return "this server answers under its own names only"
         if any(origin_of(origin) != self.origin for origin in headers.getlist("origin")):
             return "this server answers no other page than its own"
@@ -98,12 +91,6 @@ def _text(origin: Origin | None) -> str:
     return f"{scheme}://{named}" + ("" if SCHEMES.get(scheme) == port else f":{port}")
 
 
-def _name(host: str) -> str | None:
-    """The host of a Host header."""
-    found = HOST.fullmatch(host)
-    return (found[1] or found[2]).lower() if found else None
-
-
 def _is_get(scope: Scope) -> bool:
     return scope.get("method") in ("GET", "HEAD")
 
@@ -112,17 +99,4 @@ async def _refuse(problem: str, scope: Scope, receive: Receive, send: Send) -> N
     if scope["type"] == "websocket":  # before it is accepted: the client sees a 403
         await send({"type": "websocket.close", "code": 1008, "reason": problem})
     else:
-        await PlainTextResponse(f"{problem}\n", 403)(scope, receive, _safely(send))
-
-
-def _safely(send: Send) -> Send:
-    """No other page may frame or read an answer."""
-
-    async def send_safely(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in SAFE_HEADERS.items():
-                headers.setdefault(name, value)
-        await send(message)
-
-    return send_safely
+        await PlainTextResponse(f"{problem}\n", 403)(scope, receive, safely(send, POLICIES))

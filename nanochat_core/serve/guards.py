@@ -13,10 +13,11 @@ import hmac
 import re
 from collections.abc import Collection
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nanochat_core.base.web_guard import host_name, safely
 from nanochat_core.serve.errors import ApiError
 from nanochat_core.serve.metrics import Metrics
 
@@ -24,13 +25,9 @@ OPEN_PATHS = ("/", "/health")
 OPEN_FOLDER = "/static/"
 HEALTH = "/health"
 ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
-SAFE_HEADERS = {
+POLICIES = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 
@@ -51,16 +48,14 @@ class Guard:
         is_head, asked = scope["method"] == "HEAD", scope
         scope = _plain(scope)
 
-        async def send_safely(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SAFE_HEADERS.items():
-                    headers.setdefault(name, value)
                 self.metrics.http.labels(_route(scope), message["status"]).inc()
             elif is_head:  # the length that GET would have stays in the headers
                 message = {**message, "body": b""}
             await send(message)
 
+        send_safely = safely(send_counted, POLICIES)
         problem = self._problem(scope, _authority(asked))
         if problem is not None:
             await problem.response()(scope, receive, send_safely)
@@ -86,7 +81,8 @@ class Guard:
         """Whether every name that the request gives this server is one of its own."""
         if not host and authority is None:
             return path == HEALTH  # a load balancer's check in HTTP/1.0; browsers always send Host
-        return all(_host_name(name) in self.hosts for name in (host, authority) if name is not None)
+        named = [host_name(name) or "" for name in (host, authority) if name is not None]
+        return all(name.removesuffix(".") in self.hosts for name in named)  # a full name ends with a dot
 
     @property
     def _too_large(self) -> str:
@@ -116,13 +112,6 @@ def client_of(request: HTTPConnection) -> tuple[str, str]:
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", errors="surrogateescape")).digest()  # equal lengths to compare
-
-
-def _host_name(host: str) -> str:
-    """Without the port, and the dot that ends a full name: localhost:8000, localhost.:8000, [::1]:8000."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0].lower().removesuffix(".")
 
 
 def _plain(scope: Scope) -> Scope:

@@ -73,7 +73,7 @@ async def answer_chat(pool: ModelPool, body: ChatBody, request: Request) -> Resp
     """Answer one chat request."""
     body.check_supported()
     card, scheduler = pool.ready(body.model)
-    scheduler.check_open()
+    scheduler.check_open(client_of(request))
     engine = scheduler.engine
 
     def read() -> Job:

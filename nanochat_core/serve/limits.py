@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nanochat_core.base.errors import ConfigError
 
 ROWS_CPU, ROWS_GPU = 8, 64
-SHARE_KEPT = 8  # for every 8 rows one more, for those who ask for little or hold none
+SHARE_KEPT = 8  # for every 8 rows or places one more, for those who ask for little or hold none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Limits:
     num_rows: int = ROWS_CPU
     """Answers that are decoded together."""
     max_waiting: int = 128
-    """Requests beyond those rows that may wait; the next one gets 429."""
+    """Prompts beyond those rows that may wait; the next one gets 429."""
     max_prompts: int = 64
     """Prompts in one completion request."""
     max_body_bytes: int = 4 << 20
@@ -69,3 +69,8 @@ class Limits:
     def num_kept_rows(self) -> int:
         """Rows beyond `num_rows` for short answers and for clients that hold none."""
         return max(1, self.num_rows // SHARE_KEPT)
+
+    @property
+    def num_kept_places(self) -> int:
+        """Places to wait beyond `max_waiting`, for single prompts, and as many for those of clients that hold none."""
+        return self.max_waiting // SHARE_KEPT

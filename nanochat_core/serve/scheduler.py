@@ -52,24 +52,27 @@ class Scheduler:
         if len(jobs) > most:
             raise ApiError(400, f"{len(jobs)} prompts in one request; this server takes {most}", param="prompt")
         with self._changed:
-            self._check_open(len(jobs))
+            self._check_open(len(jobs), jobs[0].client if jobs else ("", ""))
             self._waiting.add(jobs)
             self._changed.notify()
         for job in jobs:
             self.metrics.count("prompt_tokens", len(job.prompt.ids))
 
-    def check_open(self) -> None:
+    def check_open(self, client: tuple[str, str]) -> None:
         """The refusal that `submit` would give to one job, before a long prompt is read for nothing."""
         with self._changed:
-            self._check_open(1)
+            self._check_open(1, client)
 
-    def _check_open(self, num_jobs: int) -> None:
+    def _check_open(self, num_jobs: int, client: tuple[str, str]) -> None:
         if self.failure is not None:
             raise ApiError(503, f"the engine of {self.name} has stopped: {self.failure}", code="engine_failed")
         if self._is_closing:
             raise ApiError(503, "the server is shutting down", code="shutting_down")
         limits, num_ahead = self.limits, len(self._waiting) + len(self._running)
         most = limits.num_rows + limits.max_waiting
+        if num_jobs == 1:  # who fills the queue with batches, or from one address, keeps nobody else out of it
+            most += limits.num_kept_places
+            most += limits.num_kept_places * (num_ahead >= most and not self._holds_any(client[0]))
         if num_ahead + num_jobs > most:
             self.metrics.count("rejected_requests", num_jobs)
             wait_s = self._mean_s * max(1, len(self._waiting)) / limits.num_rows
@@ -77,6 +80,9 @@ class Scheduler:
                 429, f"{num_ahead} requests are being answered or waiting; this server takes {most}",
                 code="queue_full", retry_after_s=min(wait_s, limits.retry_after_max_s),
             )  # fmt: skip
+
+    def _holds_any(self, address: str) -> bool:
+        return any(job.client[0] == address for job in [*self._running.values(), *self._waiting])
 
     def cancel(self, jobs: Sequence[Job]) -> None:
         """Nobody waits for these any more."""

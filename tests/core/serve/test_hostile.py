@@ -31,8 +31,10 @@ from nanochat_core.serve.catalogue import ModelCard
 from nanochat_core.serve.errors import ApiError
 from nanochat_core.serve.jobs import Job
 from nanochat_core.serve.limits import Limits
+from nanochat_core.serve.metrics import Metrics
 from nanochat_core.serve.pool import ModelPool, ServedModel
 from nanochat_core.serve.prompts import Prompt
+from nanochat_core.serve.scheduler import Scheduler
 from nanochat_core.serve.turns_taken import Turns
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -269,9 +271,19 @@ def test_checking_four_times_the_text_takes_four_times_the_time(size):
         assert any(_seconds(longer[name]) <= bound for _ in range(4)), name
 
 
-@settings(max_examples=40)
-@given(st.lists(st.binary(max_size=200) | st.sampled_from([HEAD, b"\r\n\r\n", b"GET / HTTP/1.1\r\n"]), max_size=4))
-def test_no_bytes_on_a_connection_end_the_server(pieces):
+PARTS = (
+    b"Content-Length: 5\r\n", b"Content-Length: -1\r\n", b"Content-Length: 99999999999999999999\r\n",
+    b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: gzip, chunked\r\n", b"5\r\nabcde\r\n", b"0\r\n\r\n",
+    b"ffffffffffffffff\r\n", b"Expect: 100-continue\r\n", b"Upgrade: websocket\r\nConnection: Upgrade\r\n",
+    b"Connection: keep-alive\r\n", b"X: " + b"a" * 20_000 + b"\r\n", b"Host:\r\nHost: a\r\n", b" folded\r\n",
+    b"HEAD http://127.0.0.1/health HTTP/1.0\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b'{"prompt": "x"}',
+)  # fmt: skip
+SENT = st.lists(
+    st.binary(max_size=200) | st.sampled_from([HEAD, b"\r\n\r\n", b"GET / HTTP/1.1\r\n", *PARTS]), max_size=6
+)
+
+
+def _ends_nothing(pieces):
     with served_once() as address:
         with socket.create_connection(address) as connection:
             for piece in pieces:
@@ -280,6 +292,17 @@ def test_no_bytes_on_a_connection_end_the_server(pieces):
                 except OSError:
                     break
         assert ask(address)[0] == 200
+
+
+test_no_bytes_on_a_connection_end_the_server = settings(max_examples=40)(given(SENT)(_ends_nothing))
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+@settings(max_examples=20_000, deadline=None)
+@given(SENT)
+def test_no_bytes_on_twenty_thousand_connections_end_the_server(pieces):
+    _ends_nothing(pieces)
 
 
 @pytest.mark.parametrize("where", ["embed", "head"])
@@ -374,6 +397,23 @@ def test_a_batch_of_another_client_does_not_hold_up_a_short_request():
             greedy.recv(1)  # the batch is not over: the request went past it
         greedy.close()
         assert mine_s < 20
+
+
+def test_a_queue_that_one_client_filled_has_places_for_others():
+    limits = Limits(num_rows=2, max_waiting=16)
+    engine = Scheduler("m", Engine(random_model(1), byte_tokenizer()), limits=limits, metrics=Metrics().of_model("m"))
+
+    def asked(address, num_prompts=1):
+        try:
+            engine.submit([_job((address, ""), object(), 4) for _ in range(num_prompts)])
+        except ApiError as error:
+            return error.status
+        return 200
+
+    assert asked("a", 18) == 200
+    assert asked("a", 2) == asked("b", 2) == 429, "batches"
+    assert [asked("a") for _ in range(3)] == [200, 200, 429], "beside a batch of its own"
+    assert [asked(address) for address in "bbccd"] == [200, 429, 200, 429, 429], "of who has none"
 
 
 def test_a_log_has_a_budget(caplog, monkeypatch):

@@ -16,7 +16,7 @@ $(shell $(BIN)/python infra/moved.py $(VENV) "$(MADE_IN)" "$(CURDIR)" || rm -rf 
 endif
 endif
 
-.PHONY: help up down speedrun setup dev check format test test-fast faults soak matrix newest gpu-check lock clean
+.PHONY: help up down speedrun setup dev check format test test-fast faults soak matrix newest gpu-check bill audit lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -94,6 +94,12 @@ newest: $(VENV)/.dev ## The tests with the newest packages there are, past the l
 
 gpu-check: $(VENV)/.dev ## Check and time all that needs a GPU; TEXT=folder of .parquet shards, OUT=file for the JSON
 	@$(BIN)/python benchmarks/gpu_check.py --out $(or $(OUT),build/gpu-check.json) $(if $(TEXT),--text $(TEXT))
+
+bill: ## What a run installs, as a CycloneDX bill in build/sbom.json
+	@infra/supply.sh bill $(PYTHON)
+
+audit: ## Known holes in what a run installs, by PyPI's database; without one it says so
+	@infra/supply.sh audit $(PYTHON)
 
 lock: ## Pin the newest versions that pyproject.toml allows
 	@infra/lock.sh $(PYTHON)

@@ -2,7 +2,7 @@
 
 Prefect asks for a password where one is set, and for nothing else: it answers to any Host, so that a web page whose
 name is pointed at 127.0.0.1 (DNS rebinding) is at home there, and to any origin. Here only the server's own names are
-answered, and no page but its own. Plain ASGI around Prefect's app, so that nothing of Prefect is patched.
+answered, and no page but its own. Plain ASGI around Prefect's app; two words of Prefect's own are in flows/adapted.py.
 """
 
 import os
@@ -70,6 +70,10 @@ def create_app() -> ASGIApp:
     """Prefect's server, for the names that the environment gives it."""
     from prefect.server.api.server import create_app
 
+    from flows import adapted
+
+    adapted.show_newest_artifacts_first()
+    adapted.suggest_settings()
     return Guard(create_app(), page=os.environ["PREFECT_UI_API_URL"], others=(os.environ.get("PREFECT_API_URL", ""),))
 
 

@@ -2,8 +2,9 @@
 
 Prefect's worker kills its flow processes at once on SIGTERM, and their runs stay "Running" for ever (prefect#16746).
 So this one stands before it: on SIGTERM the worker is held (it takes no new run), its runs are told to end as a cancel
-tells them, which saves a checkpoint and calls them Crashed, and only then does the worker go. In a container it is the
-first process, whose end would kill all others. A run with the tag autoresume is scheduled again by the automation.
+tells them, which saves a checkpoint and calls them Crashed, and only then does the worker go. What it took and had not
+begun goes back. In a container this is the first process, whose end would kill all others. A run with the tag
+autoresume is scheduled again by the automation.
 """
 
 import argparse
@@ -48,6 +49,7 @@ def main() -> None:
             signal.signal(each, signal.SIG_IGN)
         drain(worker, grace_s=options.grace)
         code = 0
+    _give_back(options.pool, options.name)
     raise SystemExit(code)
 
 
@@ -56,6 +58,13 @@ def _tell_waits() -> None:
     from flows import waits  # Prefect takes seconds to import, for which the worker need not wait
 
     waits.watch()
+
+
+def _give_back(pool: str, worker: str) -> None:
+    """What it took and did not begin; where the server does not answer, another worker's thread does it later."""
+    from flows import waits
+
+    waits.leave(pool, worker)
 
 
 class _ToldToStop(BaseException):

@@ -1,9 +1,9 @@
 """Why something waits, in words for a run's page and its log: a pool without workers, a limit, a pause.
 
-Prefect shows `Scheduled`, `Late` or `Pending` and no reason. Nothing here changes a run's state (a worker may be taking
-it at that moment), and nothing is said where the server does not answer: a reason is a comfort, never a condition.
-What runs already says itself what it waits for (base/gpu_slots.py, the store's lease); for a run that nobody has taken
-yet the processes speak that look after workers.
+Prefect shows `Scheduled`, `Late` or `Pending` and no reason. Nothing is said where the server does not answer: a reason
+is a comfort, never a condition. What runs already says itself what it waits for (base/gpu_slots.py, the store's lease);
+for a run that nobody has taken yet the processes speak that look after workers. They also give back what a worker took
+and did not live to begin: Prefect looks for such a run nowhere, and it would be Pending, with its slot, for ever.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterExpectedStartTime,
     FlowRunFilterState,
+    FlowRunFilterStateName,
     FlowRunFilterStateType,
     FlowRunFilterTags,
     LogFilter,
@@ -31,12 +32,16 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import AwaitingRetry
 
 BUSY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 NAMED = 3  # runs, at most
 LOGGER = "nanochat_core.waits"
 EVERY_S = 15.0
 PATIENCE_S = 20.0  # a worker asks every 10 s for what is due
+TAKEN_S = 180.0  # a run's process begins within seconds of being taken; a pod may wait for its node, and is let be
+SUBMITTING = "Submitting"  # Prefect's name for the state of a run whose worker, named in its labels, starts its process
 QUEUED = "AwaitingConcurrencySlot"  # Prefect's name for the state of a run that its deployment's limit holds back
 
 
@@ -56,7 +61,16 @@ def watch() -> NoReturn:
     while True:
         with contextlib.suppress(HTTPError, PrefectException, RuntimeError), get_client(sync_client=True) as client:
             tell(client)
+            give_back(client)
         time.sleep(EVERY_S)
+
+
+def leave(pool: str, worker: str) -> None:
+    """Give back what a worker that has ended took and did not begin, where the server answers within seconds."""
+    impatient = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: 5.0})
+    away = contextlib.suppress(HTTPError, PrefectException, RuntimeError)
+    with impatient, away, get_client(sync_client=True) as client:
+        give_back(client, pool=pool, worker=worker)
 
 
 def tell(client: SyncPrefectClient) -> None:
@@ -71,10 +85,30 @@ def tell(client: SyncPrefectClient) -> None:
         text = f"waits: {reason(client, run)}"
         known = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
         if text not in [line.message for line in known if line.name == LOGGER][-1:]:
-            line = LogCreate(
-                name=LOGGER, level=logging.INFO, message=text, timestamp=datetime.now(UTC), flow_run_id=run.id
-            )
-            client.create_logs([line])
+            _note(client, run, text)
+
+
+def give_back(client: SyncPrefectClient, *, pool: str = "", worker: str = "") -> None:
+    """Schedule runs again that a worker took and nobody began: those of one that has ended, else all after `TAKEN_S`.
+
+    Should a process have been that slow and begin after all, the start of the next one ends it (tasks/pulse.py), and
+    only one of them holds the store's leases.
+    """
+    between = FlowRunFilterState(name=FlowRunFilterStateName(any_=[SUBMITTING] if worker else ["Pending", SUBMITTING]))
+    ours = FlowRunFilterTags(all_=["nanochat"])
+    for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=between, tags=ours)):
+        by = run.labels.get("prefect.worker.name", "") if run.state_name == SUBMITTING else ""
+        silent_s = (datetime.now(UTC) - run.state.timestamp).total_seconds() if run.state else 0.0
+        is_lost = (run.work_pool_name, by) == (pool, worker) if worker else silent_s > TAKEN_S
+        if is_lost and run.work_pool_name and client.read_work_pool(run.work_pool_name).type == "process":
+            told = f"the worker {by} ended" if by else "its worker ended"
+            client.set_flow_run_state(run.id, AwaitingRetry(message=f"{told} before the run began"), force=True)
+            _note(client, run, f"{told} before the run began: it is scheduled again")
+
+
+def _note(client: SyncPrefectClient, run: FlowRun, text: str) -> None:
+    line = LogCreate(name=LOGGER, level=logging.INFO, message=text, timestamp=datetime.now(UTC), flow_run_id=run.id)
+    client.create_logs([line])
 
 
 def reason(client: SyncPrefectClient, run: FlowRun) -> str:

@@ -19,15 +19,15 @@ COLUMNS = ("label", "value", "location", "scale", "effect_frac", "effect_sd", "s
 
 
 def publish_night(finished: FinishedNight) -> FinishedNight:
-    """Attach the verdict to the current flow run; tell of a regression."""
+    """Attach the verdict to the current flow run, as the newest and so the first; tell of a regression."""
     about = f"nightly {finished.record['preset']} ({finished.run_id})"
-    create_markdown_artifact(markdown=finished.markdown, key="nightly-verdict", description=f"{about}: the verdict")
     if rows := finished.record["verdict"]["rows"]:
         table = [{name: row[name] for name in COLUMNS} for row in rows]
         create_table_artifact(table=table, key="nightly-metrics", description=f"{about}: against the baseline")
     if finished.plot is not None:
         link, text = finished.plot.as_uri(), str(finished.plot)
         create_link_artifact(link=link, link_text=text, key="nightly-history", description=f"{about}: the history")
+    create_markdown_artifact(markdown=finished.markdown, key="nightly-verdict", description=f"{about}: the verdict")
     if finished.is_red:
         emit_event(EVENT, resource=_resource(finished), payload=redact_value(_payload(finished)))
         EventsWorker.drain_all(timeout=DRAIN_S, at_exit=False)

@@ -42,13 +42,14 @@ def publish_summary(plan: RunPlan, refs: list[Ref], *, started_at: float) -> Fin
 def _attach(plan: RunPlan, refs: list[Ref], finished: FinishedRun) -> None:
     places = links(finished)
     page = "\n\n".join([summarize(plan, refs).rstrip(), *checks_told(refs), places_told(places)])
+    for key, place in places.items():
+        create_link_artifact(link=place.link, link_text=place.text, key=key, description=place.what)
+    for key, rows in (score_tables(refs) | check_table(refs)).items():
+        create_table_artifact(table=rows, key=key, description=TABLES[key])
+    # last: the newest is the first of its page (flows/guard.py)
     create_markdown_artifact(
         markdown=f"{page}\n", key="speedrun-report", description=f"START HERE: what came out of {finished.run_id}"
     )
-    for key, rows in (score_tables(refs) | check_table(refs)).items():
-        create_table_artifact(table=rows, key=key, description=TABLES[key])
-    for key, place in places.items():
-        create_link_artifact(link=place.link, link_text=place.text, key=key, description=place.what)
 
 
 def score_tables(refs: list[Ref]) -> dict[str, Rows]:

@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import prefect_database
 from prefect_team import Team, shorten_silence
 
-from flows.server import EmbeddedServer, _free_port, _seed_database, _template
+from flows.server import EmbeddedServer, _free_port
 from nanochat_core.base.records import read_records
 from nanochat_core.data import documentation
 from nanochat_core.data.shards import write_shards
@@ -101,9 +102,7 @@ class Lane:
         """Digests of the last training's results."""
         self.records: list[dict[str, Any]] = []
         """Its log."""
-        home = folder / "prefect"
-        home.mkdir(parents=True)
-        _seed_database(home, _template())
+        prefect_database.seed(folder / "home", folder / "prefect")
         self.folder, self._port = folder, _free_port()
         self.server = self.start_server()
         self.team = Team(folder, self.server, corpus)

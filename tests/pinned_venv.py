@@ -29,11 +29,16 @@ def programs(name: str, lock: Path, *, finish: Callable[[Path], object] = lambda
         pytest.skip(reason)
 
 
-def _install(name: str, lock: Path, finish: Callable[[Path], object]) -> Path:
+def cache() -> Path:
+    """The folder of what is made once for all test sessions."""
     root = Path(os.environ.get("NANOCHAT_TEST_CACHE") or Path.home() / ".cache/nanochat-tests")
-    venv = root / f"{name}-py{sys.version_info.major}{sys.version_info.minor}"
-    done = venv / "installed.lock"
     root.mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def _install(name: str, lock: Path, finish: Callable[[Path], object]) -> Path:
+    venv = cache() / f"{name}-py{sys.version_info.major}{sys.version_info.minor}"
+    done = venv / "installed.lock"
     with open(venv.with_suffix(".installing"), "w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)  # two test sessions at once
         if not done.is_file() or done.read_text() != lock.read_text():  # a half-made one is made again

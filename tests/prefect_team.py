@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,17 +16,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import prefect_database
 import pytest
 import yaml
 from conftest import MICRO, ROOT
+from flow_runs import free_port
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from flows.server import EmbeddedServer, _seed_database, _template
+from flows.server import EmbeddedServer
 from nanochat_core.base.process import die_with_parent
 from nanochat_core.cli.prefect_api import authorization
 
 Json = dict[str, Any]
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # those in memory do not survive a restart
+POLL_S = 0.4
 ENDLESS = (  # a training that only a stop ends, and only a stop saves a checkpoint of
     "pretrain.max_tokens=1000000000",
     "pretrain.tokens_per_param=1000000",
@@ -76,9 +78,9 @@ class Team:
         done = self.nanochat("deploy", *(names or ["--all"]))
         assert done.returncode == 0, done.stderr
 
-    def work(self, pool: str, name: str) -> "subprocess.Popen[bytes]":
-        """Start a worker of a pool."""
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name]
+    def work(self, pool: str, name: str, *, module: str = "prefect worker start") -> "subprocess.Popen[bytes]":
+        """Start a worker of a pool: Prefect's own, or ours around it (flows.stack_worker)."""
+        command = [sys.executable, "-m", *module.split(), "--pool", pool, "--name", name]
         with (self.folder / f"{name}.log").open("ab") as log:
             self.workers[name] = subprocess.Popen(
                 command, cwd=ROOT, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
@@ -127,7 +129,7 @@ class Team:
         deadline = time.monotonic() + timeout_s
         while not is_right(seen := look()):
             assert time.monotonic() < deadline, f"still {str(seen)[:2000]}\n{self.logs()}"
-            time.sleep(1)
+            time.sleep(POLL_S)
         return seen
 
     def tasks(self, run_id: str) -> dict[str, list[str]]:
@@ -207,14 +209,11 @@ def _num_steps(metrics: Path) -> int:
 @contextlib.contextmanager
 def team_in(folder: Path, corpus: Path) -> Iterator[Team]:
     """A server with an empty database, and nobody who works."""
-    home = folder / "prefect"
-    home.mkdir(parents=True)
+    prefect_database.seed(folder / "home", folder / "prefect")
     with pytest.MonkeyPatch.context() as patch:
-        # a database without runs, made once per session: a hundred migrations take a core 8 s
-        patch.setenv("NANOCHAT_HOME", str(folder.parent))
+        patch.setenv("NANOCHAT_HOME", str(folder / "home"))
         patch.setenv("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", LEASES)
-        _seed_database(home, _template())
-        server = EmbeddedServer(home, _free_port(), folder / "server.log")
+        server = EmbeddedServer(folder / "prefect", free_port(), folder / "server.log")
         server.wait_until_ready()
     team = Team(folder, server, corpus)
     try:
@@ -231,9 +230,3 @@ def shorten_silence(team: Team, within_s: int) -> None:
     [there] = [a for a in team.api("automations/filter", {}) if a["name"] == "nanochat-zombies"]
     spec["trigger"]["within"] = within_s
     team.api(f"automations/{there['id']}", spec, method="PUT")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -206,9 +206,7 @@ def _build(kind: type, values: Mapping[str, Any], *, where: str) -> Any:
         if name not in hints:
             deeper = next(iter(value), None) if isinstance(value, dict) else None
             asked = f"{where}{name}" + (f".{deeper}" if deeper else "")
-            raise ConfigError(
-                f"unknown setting {asked}", hint=_did_you_mean(asked) or f"known here: {', '.join(hints)}"
-            )
+            raise ConfigError(f"unknown setting {asked}", hint=did_you_mean(asked) or f"known here: {', '.join(hints)}")
     return kind(**{name: _convert(value, hints[name], where=f"{where}{name}") for name, value in values.items()})
 
 
@@ -220,7 +218,7 @@ def setting_names(kind: type = RunConfig, where: str = "") -> list[str]:
     return names
 
 
-def _did_you_mean(asked: str) -> str | None:
+def did_you_mean(asked: str) -> str | None:
     """The settings whose last part is the same, else those that are spelled alike."""
     names = setting_names()
     last = {name: name.rpartition(".")[2] for name in names}

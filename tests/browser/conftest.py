@@ -42,13 +42,15 @@ class Server:
         lines = (self.folder / "stack/env").read_text().splitlines()
         return dict(line.removeprefix("export ").split("=", 1) for line in lines)["PREFECT_API_AUTH_STRING"]
 
-    def nanochat(self, *arguments: str) -> None:
+    def nanochat(self, *arguments: str) -> str:
+        """What a verb says when it works."""
         command = [sys.executable, "-m", "flows.cli", *arguments]
         done = subprocess.run(
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=500,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def processes(self, marker: str = "") -> list[int]:
         """Whatever of this stack lives and has `marker` in its command line."""

@@ -130,10 +130,44 @@ class PrefectPage:
         self.page.locator('a[href*="/artifacts/artifact/"]').first.click()
         self.page.get_by_text("Show Raw Data").wait_for()
 
+    def edit_cron(self, cron: str) -> None:
+        """Change the only schedule of the deployment whose page this is."""
+        card = self.page.locator('//p[text()="Schedules"]/../..')
+        card.get_by_role("button", name="Open menu").first.click()
+        self.page.get_by_role("menuitem", name="Edit").click()
+        form = self.page.get_by_role("dialog")
+        form.get_by_label("Value").fill(cron)
+        form.get_by_role("button", name="Save").click()
+        form.wait_for(state="hidden")
+
+    def until_log(self, pattern: str, timeout_s: float = 300) -> None:
+        """Wait for a line of the run's log."""
+
+        def is_there() -> bool:
+            self.open_again()
+            self.tab("Logs")
+            self.page.wait_for_timeout(2 * SETTLE_S * 1000)
+            return re.search(pattern, self.text()) is not None
+
+        self.until(is_there, timeout_s)
+
     def retry(self) -> None:
+        before = self.state()
+        self._ask("Retry")
+        self.until(lambda: self.state() != before, 60)
+
+    def cancel(self) -> None:
+        self._ask("Cancel")
+
+    def _ask(self, wanted: str) -> None:
         """By the menu of the run's page, which asks once more."""
         self.page.get_by_role("button", name="Open menu").first.click()
-        self.page.get_by_role("menuitem", name="Retry").click()
+        self.page.get_by_role("menuitem", name=wanted).click()
         asking = self.page.get_by_role("alertdialog").or_(self.page.get_by_role("dialog"))
-        asking.get_by_role("button", name="Retry").click()
-        self.until(lambda: self.state() != "Crashed", 60)
+        asking.get_by_role("button", name=wanted).last.click()
+
+    def switch_pool(self, name: str) -> None:
+        """Pause a work pool, or let it go on."""
+        self.open(f"v2/work-pools/work-pool/{name}")
+        self.page.get_by_role("switch").first.click()
+        self.page.wait_for_timeout(SETTLE_S * 1000)

@@ -25,6 +25,8 @@ SMALL = (  # what the form's fields do not make small
     "runtime.checkpoint_every_s=5",
 )
 TOO_FAST = tuple(f"pretrain.{name}_lr=50" for name in ("matrix", "embedding", "unembedding"))
+ENDLESS = ("pretrain.tokens_per_param=1000000", "pretrain.max_tokens=1000000000")
+NAME = "wider mlp, second try"
 EARLY = ("corpus", "tokenizer", "tokens")
 
 
@@ -91,3 +93,71 @@ def test_a_check_that_fails_ends_the_run_and_is_the_first_row_of_a_table(page: P
     page.open_artifact("pretrain-checks", says="nothing was published")
     page.shot("ui-failed-check")
     assert re.search(r"FAILED\s+better than guessing", page.text())
+
+
+def test_a_form_has_the_steps_to_choose_from_and_refuses_a_setting_that_there_is_not(
+    page: PrefectPage, server: Server
+) -> None:
+    page.open_form("speedrun")
+    page.choose("until", "pretrain")
+    for label in ("fresh", "accept_drift"):
+        page.field(label).locator("button").last.click()
+        page.page.get_by_role("option", name="evaluate_chat", exact=True).wait_for()
+        page.page.keyboard.press("Escape")
+    page.add_items("overrides", ("pretrain.dpeth=4",))
+    page.page.get_by_role("button", name="Submit").click()
+    page.page.get_by_text("did you mean pretrain.depth?").last.wait_for()
+    page.shot("ui-refused")
+    assert "/run?" in page.page.url, "no run was made"
+
+
+def test_a_run_that_waits_says_why_and_a_cancelled_step_says_what_it_has_kept(
+    page: PrefectPage, server: Server
+) -> None:
+    page.switch_pool("cpu")
+    page.open_form("speedrun")
+    page.page.get_by_label("Run Name").fill(NAME)
+    page.fill("Depth", 2)
+    page.fill("Seed", 8)
+    page.choose("Text: from where", "path")
+    page.fill("Text: path", server.folder / "corpus")
+    page.add_items("overrides", (*SMALL, *ENDLESS))
+    page.choose("until", "pretrain")
+    address = page.submit()
+    page.until_log("waits: the pool cpu is paused: prefect work-pool resume cpu")
+    page.shot("ui-wait")
+    page.switch_pool("cpu")
+    page.page.goto(address)
+    page.until_state("Running", 180)
+    page.until_artifact(r"pretrain depth 2.*\d% done, [\d.a-z ]+ left")
+    assert NAME in page.text(), "the name that somebody typed stays"
+    page.cancel()
+    page.until_state("Cancelled", 120)
+    page.until_artifact(r"stopped with the checkpoint of step [1-9]")
+    page.tab("Task Runs")
+    page.until(lambda: re.search(r"pretrain · depth 2 · [\d.A-Z]+ tokens\s+Cancelled", page.text()) is not None)
+    page.shot("ui-cancelled")
+    page.page.get_by_text(re.compile("^pretrain · depth 2")).first.click()
+    page.page.get_by_text(re.compile("stopped with the checkpoint of step [1-9]")).first.wait_for()
+    page.page.goto(address)
+    page.until_state("Cancelled", 60)
+    page.retry()
+    page.until_artifact(r"resumed at step [1-9]")
+    page.shot("ui-resumed")
+    page.cancel()
+    page.until_state("Cancelled", 120)
+
+
+def test_a_schedule_that_somebody_changed_on_the_page_stays_when_it_is_deployed_again(
+    page: PrefectPage, server: Server
+) -> None:
+    server.nanochat("deploy", "nightly")
+    page.open("v2/deployments")
+    page.page.get_by_role("link", name="nightly", exact=True).first.click()
+    page.edit_cron("15 5 * * *")
+    page.shot("ui-schedule")
+    said = server.nanochat("deploy", "nightly")
+    assert "schedule nightly schedule" in said, said
+    assert "15 5 * * *" in said
+    page.page.reload()
+    page.until(lambda: "05:15 AM" in page.text() or "15 5 * * *" in page.text())

@@ -1,6 +1,6 @@
 """A soak: many short runs through deployments on a real server, while servers, workers and automations are killed.
 
-    .venv/bin/python tests/faults/soak.py [--runs 1000] [--minutes 60] [--width 6] [--every 15] [--out table.md]
+    .venv/bin/python tests/faults/soak.py [--runs 1000] [--minutes 60] [--width 6] [--every 20] [--out table.md]
 
 Runs of three kinds (all steps cached, a step of the gpu pool, a maintenance with a limit of one) are started as fast
 as they end. All the while, at random moments: the server is killed with -9 and comes back after seconds; a worker gets
@@ -17,6 +17,7 @@ import http.client
 import itertools
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
@@ -45,7 +46,10 @@ BLOWS = ("server KILL", "worker KILL", "worker TERM", "flow process KILL", "auto
 WORKERS = {"driver": "cpu", "driver-2": "cpu", "gpu-1": "gpu"}
 PATIENCE_S = 300.0  # for the last runs, once nothing is hit any more
 LEASE_S = 330.0  # a slot whose holder was killed is free when its lease of five minutes is over
+FLOW_PROCESSES = (b"prefect.engine", b"prefect.runner._workspace_supervisor")  # the second becomes the first
 TICK_S = 0.25
+ASK_S = 1.0  # what the server is asked costs more than what the kernel is
+DRAIN_S = 60.0  # a worker that got TERM lets its runs end first
 GIVEN_UP_S = 40.0  # a Crashed run that is not scheduled again by then never is
 AWAY = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
@@ -74,6 +78,8 @@ class Result:
     wrong: dict[str, list[str]] = field(default_factory=dict)
     """What must not be -> each case."""
     seconds: float = 0.0
+    processor_s: float = 0.0
+    """Of everything that was started, its start included."""
 
     def table(self) -> str:
         counts = [f"| {name} | {len(cases)} |" for name, cases in self.wrong.items()]
@@ -81,6 +87,8 @@ class Result:
         blows = ", ".join(f"{number} x {name}" for name, number in sorted(self.blows.items()))
         ended = ", ".join(f"{number} {name}" for name, number in self.states.most_common())
         lines = [f"{self.states.total()} runs in {self.seconds / 60:.1f} min: {ended}.", f"Hit: {blows}."]
+        if self.processor_s:
+            lines.append(f"{self.processor_s / max(1, self.states.total()):.1f} s of processor time a run.")
         lines += [
             f"Crashes of what was hit: {self.crashes}, {self.not_resumed} of them for somebody to retry.",
             "",
@@ -109,7 +117,9 @@ class Soak:
         """Of auto-resume."""
         self.tries: dict[tuple[int, str], Try] = {}
         self.later: list[tuple[float, Callable[[], None]]] = []
-        self.is_away = False
+        self.down: set[str] = set()
+        """Workers that were hit and are not back."""
+        self.is_away, self.asked_s = False, 0.0
         self.result = Result(num_runs)
         self.deployments: dict[str, str] = {}
         self.parameters: dict[str, dict[str, Any]] = {}
@@ -118,7 +128,7 @@ class Soak:
         """Make what the runs will find, and start the workers."""
         sets = [*MICRO, "corpus.source=path", f"corpus.path={self.team.corpus}"]
         for name, pool in WORKERS.items():
-            self.team.work(pool, name)
+            self.team.work(pool, name, module="flows.stack_worker")
         self.team.wait(self.team.speedrun(until="tokens"), "Completed")
         made = {step: self.lane.store.artifacts(step)[0].fingerprint for step in ("corpus", "tokenizer")}
         self.parameters = {
@@ -163,8 +173,10 @@ class Soak:
                 self.later.remove(due)
         if self.is_away:
             return
-        with _reachable():
-            self._start_and_ask()
+        if time.time() - self.asked_s >= ASK_S:
+            self.asked_s = time.time()
+            with _reachable():
+                self._start_and_ask()
 
     def _start_and_ask(self) -> None:
         while self.todo and len(self.unfinished) < self.width:
@@ -188,12 +200,16 @@ class Soak:
 
     def engines(self) -> dict[tuple[int, str], str]:
         """Living flow processes: number and start -> run."""
-        found = {}
-        for pid in self.team.engines():
+        found, here = {}, str(self.lane.folder).encode()
+        for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError, IndexError):
-                environment = Path(f"/proc/{pid}/environ").read_bytes()
+                command = (path / "cmdline").read_bytes()
+                if not any(name in command for name in FLOW_PROCESSES):
+                    continue
+                environment = (path / "environ").read_bytes()
                 run_id = environment.split(b"PREFECT__FLOW_RUN_ID=")[1].split(b"\0")[0].decode()
-                found[pid, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]] = run_id
+                if here in environment:
+                    found[int(path.name), (path / "stat").read_text().rpartition(")")[2].split()[19]] = run_id
         return found
 
     def look(self) -> None:
@@ -223,20 +239,28 @@ class Soak:
         self.is_away = False
 
     def _worker(self, how: str) -> None:
-        name = self.draw.choice([name for name, worker in self.team.workers.items() if worker.poll() is None])
+        if self.down == WORKERS.keys():
+            return
+        name = self.draw.choice(sorted(WORKERS.keys() - self.down))
         worker = self.team.workers[name]
+        self.down.add(name)
         self.result.blows[f"worker {how}"] += 1
-        if how == "TERM":  # which ends its runs
-            for identity in self.engines():
-                if _parent(identity[0]) == worker.pid:
-                    self.tries[identity].was_hit = True
+        for identity, run_id in self.engines().items():  # its runs end with it
+            if worker.pid in (_parent(identity[0]), _parent(_parent(identity[0]))):
+                self.tries.setdefault(identity, Try(run_id, time.time(), time.time())).was_hit = True
         worker.send_signal(signal.SIGTERM if how == "TERM" else signal.SIGKILL)
-        self.later.append((time.time() + self.draw.uniform(0.5, 8), lambda: self._worker_back(name)))
+        deadline = time.time() + DRAIN_S
+        self.later.append((time.time() + self.draw.uniform(0.5, 8), lambda: self._worker_back(name, deadline)))
 
-    def _worker_back(self, name: str) -> None:
-        self.team.workers[name].kill()
-        self.team.workers[name].wait()
-        self.team.work(WORKERS[name], name)
+    def _worker_back(self, name: str, deadline: float) -> None:
+        worker = self.team.workers[name]
+        if worker.poll() is None and time.time() < deadline:
+            self.later.append((time.time() + 1.0, lambda: self._worker_back(name, deadline)))
+            return
+        worker.kill()
+        worker.wait()
+        self.team.work(WORKERS[name], name, module="flows.stack_worker")
+        self.down.discard(name)
 
     def _engine(self, _how: str) -> None:
         engines = self.engines()
@@ -356,7 +380,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=1e6, help="start no more runs after so many")
     parser.add_argument("--width", type=int, default=6, help="runs that are under way at once")
-    parser.add_argument("--every", type=float, default=15.0, help="mean seconds from one blow to the next")
+    parser.add_argument("--every", type=float, default=20.0, help="mean seconds from one blow to the next")
     parser.add_argument("--silence", type=int, default=int(SILENCE_S), help="seconds until a silent run is Crashed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)
@@ -370,6 +394,8 @@ def main() -> None:
         with soak_in(folder, write_corpus(folder / "corpus"), silence_s=options.silence, **chosen) as soak:
             result = soak.play()
         result.wrong["orphans"] += processes_of(folder)
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result.processor_s = spent.ru_utime + spent.ru_stime
     print(result.table())
     if options.out:
         options.out.write_text(result.table() + "\n")

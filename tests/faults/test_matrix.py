@@ -18,7 +18,7 @@ def lane(tmp_path: Path, small_corpus: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path))
     monkeypatch.setenv("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", LEASES)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a worker that ignores it ignores SIGTERM too
-    made = Lane(tmp_path / "lane", small_corpus, num_steps=600)
+    made = Lane(tmp_path / "lane", small_corpus, num_steps=300)
     try:
         made.prepare("speedrun")
         yield made
@@ -28,7 +28,7 @@ def lane(tmp_path: Path, small_corpus: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_server_that_dies_and_comes_back_costs_the_training_nothing(lane: Lane) -> None:
-    lane.outage_s = 10.0
+    lane.outage_s = 5.0
     away = lane.play(Cell("server", "KILL"), None, at_step=10)
     assert away.broken == []
     assert away.states[-1] == "Completed"
@@ -53,7 +53,7 @@ def test_minutes_without_the_server_do_not_slow_the_training(lane: Lane) -> None
 @pytest.mark.timeout(1800)
 def test_a_training_may_end_while_the_server_is_away(lane: Lane) -> None:
     """By default Prefect's client gives up after a minute: checks and log of the step would not be recorded."""
-    lane.outage_s = 150.0
+    lane.outage_s, lane.num_steps = 150.0, 600
     away = lane.play(Cell("server", "KILL"), None, at_step=10)
     print(f"\n| training over, server away for {lane.outage_s:.0f} s | {away.states} | {away.broken} |")
     assert away.slowdown is None, "the training was not over before the server was back: fewer steps"

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import prefect_database
 import pytest
 from conftest import MICRO, ROOT
 from processes import processes_of
@@ -119,7 +120,9 @@ def pids_of_server(folder: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("server-kills")
+    made = tmp_path_factory.mktemp("server-kills")
+    prefect_database.seed(made / "home")
+    return made
 
 
 @pytest.mark.parametrize(("number", "after"), [(signal.SIGKILL, "corpus"), (signal.SIGKILL, "tokens")])

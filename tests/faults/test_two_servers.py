@@ -54,7 +54,7 @@ class Driver:
     def finish(self) -> dict[str, str]:
         """State of each step's last task run, once the command has ended well."""
         assert self.process.wait(PATIENCE_S) == 0, self.log.read_text()[-3000:]
-        run = newest_flow_run(self.prefect_home, self.log.with_suffix(".server"))
+        run = newest_flow_run(self.prefect_home)
         assert run.state == "Completed"
         return {name.split(" ")[0]: state for name, state in run.tasks.items()}
 

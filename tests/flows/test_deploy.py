@@ -31,7 +31,7 @@ from tasks.policy import begin_run
 def chatter():
     begin_run()
     log = logging.getLogger("nanochat_core.train")
-    for number in range(1_000_000):
+    for number in range(int(sys.argv[1])):
         log.info("step %d", number)
     log.warning("the end")
     from prefect.runtime import flow_run
@@ -182,6 +182,20 @@ def test_the_form_refuses_what_cannot_work(team: Team, parameters: dict[str, obj
 
 
 @pytest.mark.slow
+def test_a_misspelt_override_is_refused_with_the_setting_that_is_meant(team: Team) -> None:
+    there = team.api("deployments/name/speedrun/speedrun", method="GET")
+    for typed, meant in (("pretrain.dpeth=4", "pretrain.depth"), ("vocab_size=512", "tokenizer.vocab_size")):
+        overrides = ["seed=1", typed]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            team.start(overrides=overrides)
+        words = refused.value.read().decode()
+        assert f"'{typed}' is no section.field=value of a setting: did you mean {meant}?" in words
+        values = {**there["parameters"], "overrides": overrides}  # the form asks this before it sends anything
+        found = team.api("ui/schemas/validate", {"schema": there["parameter_openapi_schema"], "values": values})
+        assert f"did you mean {meant}?" in str(found)
+
+
+@pytest.mark.slow
 def test_the_form_shows_empty_fields_and_selects(team: Team) -> None:
     schema = team.api("deployments/name/speedrun/speedrun", method="GET")["parameter_openapi_schema"]["properties"]
     assert not any("anyOf" in field or field.get("default", "") is None for field in schema.values())
@@ -210,10 +224,13 @@ def test_the_scheduler_makes_runs(team: Team) -> None:
 
 
 @pytest.mark.slow
-def test_a_million_lines_leave_hundreds_of_records(team: Team) -> None:
+@pytest.mark.parametrize("number", [50_000, pytest.param(1_000_000, marks=pytest.mark.torture)])
+def test_any_number_of_lines_leaves_hundreds_of_records(team: Team, number: int) -> None:
     environment = {**team.environment, "PREFECT_LOGGING_EXTRA_LOGGERS": "nanochat_core"}
     environment |= {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
-    done = subprocess.run([sys.executable, "-c", LINES], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LINES, str(number)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     run_id = done.stdout.split()[-1]
     query = {"logs": {"flow_run_id": {"any_": [run_id]}}, "limit": 200, "sort": "TIMESTAMP_DESC"}

@@ -4,10 +4,13 @@ import dataclasses
 import json
 import os
 import signal
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from conftest import MICRO
+from gpu_machine import machine_with
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect_team import ENDLESS, Team
@@ -22,6 +25,7 @@ from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 
 BUSY = {"state": {"type": "RUNNING", "name": "Running"}, "force": True}
+NIGHT = ("runtime.gpu=H100", "pretrain.max_tokens=8192", "pretrain.validate_every_steps=none", "seed=8")
 LONG = ("pretrain.max_tokens=204800", "runtime.checkpoint_every_s=2")  # 400 steps
 
 
@@ -123,6 +127,56 @@ def test_a_step_goes_on_with_another_worker_when_its_own_is_killed(staffed: Team
     assert _resumed_from(staffed, folder.name) > 0
     links = [artifact["data"] for artifact in staffed.artifacts(run_id) if artifact["key"] == "pretrain-run"]
     assert {child["id"] for child in children} == {link.rpartition("/")[2].rstrip(")") for link in links}
+
+
+@pytest.mark.slow
+@pytest.mark.torture
+def test_a_nightly_from_its_schedule_trains_on_the_machine_that_has_the_gpu(
+    team: Team, tmp_path: Path, s3_url: str
+) -> None:
+    """Two machines: homes of their own, an object store in common, and a GPU in one of them only."""
+    team.stop()
+    driver = {**machine_with(tmp_path / "driver", 0), "NANOCHAT_HOME": str(tmp_path / "driver/home")}
+    trainer = {**machine_with(tmp_path / "trainer", 1), "NANOCHAT_HOME": str(tmp_path / "trainer/home")}
+    for machine, pool, name in ((driver, "cpu", "driver"), (trainer, "gpu", "gpu-box")):
+        team.machine = {**machine, "NANOCHAT_STORE": s3_url}
+        team.work(pool, name, module="flows.stack_worker")
+    there = team.api("deployments/name/nightly/nightly", method="GET")
+    assert there["parameters"]["placement"] == "auto"
+    sets = [*MICRO, *NIGHT, "corpus.source=path", f"corpus.path={team.corpus}"]
+    soon = datetime.now(UTC) + timedelta(minutes=1, seconds=20)
+    at = {"cron": f"{soon.minute} {soon.hour} * * *", "timezone": "UTC"}
+    asked = {"active": True, "schedule": at, "parameters": {"preset": "tiny", "overrides": sets}}
+    [schedule] = there["schedules"]
+    team.api(f"deployments/{there['id']}/schedules/{schedule['id']}", asked, method="PATCH")
+    wanted = {"flows": {"name": {"any_": ["nightly"]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": 1}
+    try:
+        [run] = team.until(lambda: team.api("flow_runs/filter", wanted), bool, timeout_s=60)
+        assert run["auto_scheduled"]
+        team.wait(run["id"], "Completed")
+    finally:
+        team.machine = {}
+        team.api(f"deployments/{there['id']}/schedules/{schedule['id']}", {"active": False}, method="PATCH")
+        team.stop()
+    log = team.log(run["id"])
+    assert "GPU steps run on the gpu pool: it has the live worker gpu-box" in log, log
+    children = [child for child in team.children() if child["parent_task_run_id"] in _task_ids(team, run["id"])]
+    assert {child["parameters"]["step"] for child in children} == {"pretrain", "evaluate_base"}
+    for child in children:
+        assert (child["state_name"], child["work_pool_name"]) == ("Completed", "gpu")
+        assert f"{child['parameters']['step']} on GPU 0, of 1 here" in team.log(child["id"])
+    assert _worked_on(tmp_path / "trainer") == {"pretrain", "evaluate_base"}
+    assert _worked_on(tmp_path / "driver").isdisjoint({"pretrain", "evaluate_base"})
+    assert team.artifacts(run["id"])[0]["key"] == "nightly-verdict"
+
+
+def _task_ids(team: Team, run_id: str) -> set[str]:
+    return {task["id"] for task in team.api("task_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})}
+
+
+def _worked_on(machine: Path) -> set[str]:
+    """Steps whose work was done in a home."""
+    return {path.name.partition("-")[0] for path in (machine / "home/work").glob("*-*")}
 
 
 def _parent(pid: int) -> int:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import prefect_database
 import pytest
 from conftest import MICRO, ROOT
 
@@ -86,6 +87,7 @@ def test_shards_tokenized_on_two_workers_one_of_them_killed_give_the_same_artifa
     expected = steps.tokens(alone, corpus, steps.tokenizer(alone, corpus))
 
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "driver"))
+    prefect_database.seed(tmp_path / "driver")
     monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "store"))
     plan = plan_of(small_corpus, "runtime.scale_out=dask", f"runtime.scale_out_address={scheduler}")
     workers: list[subprocess.Popen[bytes]] = []

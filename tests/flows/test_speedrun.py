@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import prefect_database
 import pytest
 from conftest import ROOT
 from flow_runs import FlowRun, newest_flow_run
@@ -56,10 +57,11 @@ def test_first_run_makes_every_step(module_home: Path, small_corpus: Path) -> No
     report = next((module_home / "home/runs").glob("*/report.html"))
     assert report.as_uri() in done.stdout
     assert processes_of(module_home) == [], "something was left running"
-    seen = newest_flow_run(module_home / "prefect", module_home / "server.log")
+    seen = newest_flow_run(module_home / "prefect")
     assert seen.state == "Completed"
     assert states_of(seen) == dict.fromkeys(STEPS, "Completed")
-    assert "speedrun-report" in seen.artifacts
+    assert seen.artifacts[0] == "speedrun-report", "the first card of its page"
+    assert "pretrain-progress" in seen.artifacts
 
 
 def test_second_run_finds_every_step_cached(module_home: Path, small_corpus: Path) -> None:
@@ -68,7 +70,7 @@ def test_second_run_finds_every_step_cached(module_home: Path, small_corpus: Pat
     assert done.returncode == 0, done.stderr
     assert "0 made, 12 cached" in done.stdout
     assert time.monotonic() - started < 60  # 8 s on an idle machine; RELEASE figures are in benchmarks/RESULTS.md
-    seen = newest_flow_run(module_home / "prefect", module_home / "server.log")
+    seen = newest_flow_run(module_home / "prefect")
     assert states_of(seen) == dict.fromkeys(STEPS, "Cached")
 
 
@@ -78,7 +80,7 @@ def test_a_new_prefect_home_finds_every_step_cached(module_home: Path, small_cor
         done = nanochat("run", "tiny", sets=micro(small_corpus))
         assert done.returncode == 0, done.stderr
         assert "0 made, 12 cached" in done.stdout
-        seen = newest_flow_run(module_home / "prefect2", module_home / "server.log")
+        seen = newest_flow_run(module_home / "prefect2")
         assert states_of(seen) == dict.fromkeys(STEPS, "Cached")
 
 
@@ -240,6 +242,7 @@ def test_the_same_flow_runs_on_object_storage(
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NANOCHAT_STORE", s3_url)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    prefect_database.seed(tmp_path / "home")
     sets = [*micro(small_corpus), *SHORT, "rl.enabled=false"]
     first = nanochat("run", "tiny", sets=sets)
     assert first.returncode == 0, first.stderr

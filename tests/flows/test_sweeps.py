@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import prefect_database
 import pytest
 from conftest import MICRO, ROOT
 from flow_runs import newest_flow_run
@@ -27,6 +28,7 @@ def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("NANOCHAT_STORE", str(folder / "home/store"))
         patch.setenv("PREFECT_HOME", str(folder / "prefect"))
         patch.delenv("PREFECT_API_URL", raising=False)
+        prefect_database.seed(folder / "home")
         yield folder
 
 
@@ -67,7 +69,7 @@ def test_a_depth_added_later_runs_its_own_steps_only(nanochat: Any, module_home:
     assert done.returncode == 0, done.stderr
     assert "2 made, 8 cached" in done.stdout
     assert processes_of(module_home) == [], "something was left running"
-    seen = newest_flow_run(module_home / "prefect", module_home / "server.log")
+    seen = newest_flow_run(module_home / "prefect")
     assert seen.state == "Completed"
     expected = {f"{step} d1": "Cached" for step in [*SHARED_STEPS, *OWN_STEPS]}
     expected |= {f"{step} d2": "Cached" for step in SHARED_STEPS} | {f"{step} d2": "Completed" for step in OWN_STEPS}

@@ -18,6 +18,7 @@ from prefect.client.orchestration import get_client
 from prefect_team import ENDLESS, Team
 
 from flows import waits
+from flows.stack_process import children_of
 
 pytestmark = pytest.mark.slow
 SOMEBODY = """
@@ -127,3 +128,62 @@ def test_a_run_that_nobody_takes_has_the_reason_in_its_log(team: Team, monkeypat
             team.api(f"flow_runs/{run_id}", method="DELETE")
         back = {"work_pool_name": "cpu", "concurrency_options": {"collision_strategy": "CANCEL_NEW"}}
         team.api(f"deployments/{there['id']}", back, method="PATCH")
+
+
+def submitting(team: Team, run_id: str, worker: str) -> None:
+    """What a worker says of a run before it starts the run's process."""
+    team.api(f"flow_runs/{run_id}/set_state", {"state": {"type": "PENDING", "name": "Pending"}})
+    team.api(f"flow_runs/{run_id}/labels", {"prefect.worker.name": worker}, method="PATCH")
+    team.api(f"flow_runs/{run_id}/set_state", {"state": {"type": "PENDING", "name": waits.SUBMITTING}})
+
+
+def test_what_a_worker_took_and_did_not_begin_goes_back_with_its_slot(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = team.start("maintenance/maintenance")
+    limit = team.api("deployments/name/maintenance/maintenance", method="GET")["global_concurrency_limit"]["id"]
+
+    def slots() -> int:
+        return int(team.api(f"v2/concurrency_limits/{limit}", method="GET")["active_slots"])
+
+    with team.as_client(), get_client(sync_client=True) as client:
+        submitting(team, run_id, "gone")
+        waits.give_back(client)
+        waits.leave("cpu", "somebody-else")
+        waits.leave("gpu", "gone")
+        assert (team.run(run_id)["state_name"], slots()) == (waits.SUBMITTING, 1)
+        waits.leave("cpu", "gone")
+        assert (team.run(run_id)["state_name"], slots()) == ("AwaitingRetry", 0)
+        monkeypatch.setattr(waits, "TAKEN_S", 0.0)
+        for names in (["Pending"], ["Pending", waits.SUBMITTING]):
+            for name in names:
+                team.api(f"flow_runs/{run_id}/set_state", {"state": {"type": "PENDING", "name": name}})
+            waits.give_back(client)
+            assert (team.run(run_id)["state_name"], slots()) == ("AwaitingRetry", 0)
+        team.api(f"flow_runs/{run_id}/set_state", {"state": {"type": "RUNNING", "name": "Running"}})
+        waits.give_back(client)
+        assert team.run(run_id)["state_name"] == "Running"
+    assert "the worker gone ended before the run began: it is scheduled again" in team.log(run_id)
+    team.api(f"flow_runs/{run_id}", method="DELETE")
+
+
+@pytest.mark.torture
+def test_a_worker_that_is_stopped_between_taking_a_run_and_beginning_it_gives_it_back(team: Team) -> None:
+    for _ in range(10):
+        worker = team.work("cpu", "short-lived", module="flows.stack_worker")
+        team.until(lambda: team.api("work_pools/cpu/workers/filter", {}), lambda seen: any(
+            one["name"] == "short-lived" and one["status"] == "ONLINE" for one in seen))  # fmt: skip
+        run_id = team.start("maintenance/maintenance")
+        while (seen := team.run(run_id)["state_name"]) not in (waits.SUBMITTING, "Running"):
+            pass
+        [inner] = children_of(worker.pid)
+        os.kill(inner, signal.SIGSTOP)
+        was_between = seen == waits.SUBMITTING and not team.engines()
+        worker.terminate()
+        assert worker.wait(60) == 0
+        if was_between:
+            break
+    assert was_between, "the moment was never hit"
+    assert team.run(run_id)["state_name"] == "AwaitingRetry"
+    team.work("cpu", "next")
+    team.wait(run_id, "Completed")

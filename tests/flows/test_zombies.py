@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import MICRO, ROOT
@@ -16,14 +17,15 @@ from prefect_team import ENDLESS, Team
 
 pytestmark = pytest.mark.slow
 ALIVE = """
-import time
+import pathlib, sys, time
 from prefect import flow
 from tasks import policy, pulse
 @flow
 def busy():
     policy.begin_run()
     with pulse.in_step():
-        time.sleep(15)
+        while not pathlib.Path(sys.argv[1]).exists():
+            time.sleep(0.1)
 busy()
 """
 RANKS_GONE_S = 15.0
@@ -113,9 +115,11 @@ def test_a_cancel_of_a_run_without_a_worker_stops_it_too(team: Team) -> None:
         local.kill()
 
 
-def test_a_live_run_that_was_called_crashed_is_running_again(team: Team) -> None:
+def test_a_live_run_that_was_called_crashed_is_running_again(team: Team, tmp_path: Path) -> None:
+    enough = tmp_path / "enough"
     with (team.folder / "alive.log").open("wb") as log:
-        alive = subprocess.Popen([sys.executable, "-c", ALIVE], cwd=ROOT, env=team.environment, stdout=log, stderr=log)
+        command = [sys.executable, "-c", ALIVE, str(enough)]
+        alive = subprocess.Popen(command, cwd=ROOT, env=team.environment, stdout=log, stderr=log)
     try:
         query = {"flows": {"name": {"any_": ["busy"]}}, "flow_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
         [run] = team.until(lambda: team.api("flow_runs/filter", query), bool)
@@ -123,6 +127,7 @@ def test_a_live_run_that_was_called_crashed_is_running_again(team: Team) -> None
         crashed = {"type": "CRASHED", "name": "Crashed", "message": message}
         team.api(f"flow_runs/{run['id']}/set_state", {"state": crashed, "force": True})
         team.wait(run["id"], "Running")
+        enough.touch()
         assert alive.wait(90) == 0
         team.wait(run["id"], "Completed")
     finally:

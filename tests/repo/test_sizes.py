@@ -31,7 +31,8 @@ def test_files_and_functions_are_short_and_say_what_they_are(path: Path) -> None
 
 
 def test_no_pickle_is_read_and_no_unsafe_load() -> None:
-    unsafe = re.compile(r"pickle\.loads?\(|torch\.load\((?!.*weights_only=True)|\beval\(|\bexec\(")
+    # torch's collectives of objects unpickle what a port brings: distributed.from_main and to_main have JSON
+    unsafe = re.compile(r"pickle\.loads?\(|dist\.\w*_object|torch\.load\((?!.*weights_only=True)|\beval\(|\bexec\(")
     found = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in sources()

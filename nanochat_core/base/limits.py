@@ -88,17 +88,6 @@ def limit_of_disks(*folders: Path) -> HardwareError | None:
     return None
 
 
-@contextlib.contextmanager
-def limits_told(doing: str = "", where: str | None = None) -> Iterator[None]:
-    """Within the block, a limit that is met becomes a HardwareError; everything else passes as it is."""
-    try:
-        yield
-    except Exception as error:
-        if limit := limit_error(error, doing=doing, where=where):
-            raise limit from error
-        raise
-
-
 def told(kind: str, *, doing: str = "", where: str | None = None) -> HardwareError:
     """The error of one kind of limit."""
     at = f" while {doing}" if doing else ""

@@ -3,7 +3,6 @@
 stdout is the answer, stderr the progress. A NanochatError is one line and a hint, with the exit code of its kind.
 """
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from nanochat_core.base.errors import ConfigError, NanochatError
 from nanochat_core.base.limits import limit_error
 from nanochat_core.base.stopping import stop_on_signals, was_told
 from nanochat_core.base.text import typed
-from nanochat_core.cli.output import Page, tell
+from nanochat_core.cli.output import Json, Page, answer, tell
 from nanochat_core.plan import RunPlan, plan_run, summary
 from nanochat_core.presets import load_config, portable, preset_names
 from nanochat_core.workspace import home_from_environment
@@ -34,7 +33,6 @@ Depth = Annotated[int | None, typer.Option("--depth", help="The one dial; everyt
 VerifyInputs = Annotated[
     bool, typer.Option("--verify-inputs", help="Read every input file whole, also large ones, and say what differs.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 class Verbs(TyperGroup):
@@ -150,10 +148,7 @@ def plan(
 
     derived = plan_run(load_config(preset, chosen(sets, depth)), verify_inputs=verify_inputs)
     rows = preview_steps(derived)
-    if as_json:
-        print(json.dumps({**summary(derived), "steps": rows}, indent=1))
-    else:
-        show_plan(Page(), derived, rows)
+    answer({**summary(derived), "steps": rows}, lambda: show_plan(Page(), derived, rows), as_json=as_json)
 
 
 @app.command()
@@ -175,18 +170,19 @@ def why(
     derived = plan_run(load_config(preset, chosen(sets, depth)))
     check_step(step, derived)
     rows = preview_steps(derived, until=step)
-    row = rows[-1]
-    if as_json:
-        print(json.dumps(row, indent=1))
-    elif row["state"] == "cached":
-        print(f"{step} is cached")
-    else:
-        print(f"{step} would run:")
-        for reason in row["why"]:
-            print(f"  {reason}")
-        for earlier in rows[:-1]:
-            if earlier["state"] != "cached":
-                print(f"  ({earlier['step']} runs first: {'; '.join(earlier['why'])})")
+    answer(rows[-1], lambda: _show_why(rows), as_json=as_json)
+
+
+def _show_why(rows: list[dict[str, Any]]) -> None:
+    *before, row = rows
+    if row["state"] == "cached":
+        return print(f"{row['step']} is cached")
+    print(f"{row['step']} would run:")
+    for reason in row["why"]:
+        print(f"  {reason}")
+    for earlier in before:
+        if earlier["state"] != "cached":
+            print(f"  ({earlier['step']} runs first: {'; '.join(earlier['why'])})")
 
 
 @app.command()
@@ -226,18 +222,10 @@ def doctor(as_json: Json = False) -> None:
 
     nanochat doctor --json
     """
-    from dataclasses import asdict
-
-    from nanochat_core.cli.doctor import examine
+    from nanochat_core.cli.doctor import examine, show
 
     findings = examine()
-    if as_json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=1))
-    else:
-        for finding in findings:
-            print(f"{'ok  ' if finding.is_good else 'BAD '} {finding.check}: {finding.seen}")
-            if finding.mend:
-                print(f"     mend it: {finding.mend}")
+    answer(findings, lambda: show(findings), as_json=as_json)
     if not all(finding.is_good for finding in findings):
         raise typer.Exit(1)
 

@@ -57,6 +57,14 @@ def examine() -> list[Finding]:
     ]
 
 
+def show(findings: list[Finding]) -> None:
+    """A line each, and a second one with what mends it."""
+    for finding in findings:
+        print(f"{'ok  ' if finding.is_good else 'BAD '} {finding.check}: {finding.seen}")
+        if finding.mend:
+            print(f"     mend it: {finding.mend}")
+
+
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     is_good = sys.version_info >= (3, 11)

@@ -1,10 +1,11 @@
 """`nanochat eval`: measure one model on CORE and the chat benchmarks, with the pipeline's own steps.
 
 So what was measured before is found in the store, and what is measured here is found by a run that needs it. The data
-come from the hub, or from a folder on this machine.
+come from the hub, or from a folder on this machine. Somebody else's model (hf:...) has a tokenizer of its own and is no
+artifact of the store: nothing of it is cached, and the answers are written into a folder.
 """
 
-import json
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,7 @@ from rich.console import Console
 from nanochat_core import observe, workspace
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.cli.display import display
-from nanochat_core.cli.evaluate_other import is_other, measure_other
-from nanochat_core.cli.output import Page, table
+from nanochat_core.cli.output import Json, Page, answer, table
 from nanochat_core.pipeline.identity import run_seed
 from nanochat_core.pipeline.models import StoredModel, find_model
 from nanochat_core.pipeline.step import Ref, execute
@@ -27,6 +27,8 @@ from nanochat_core.store.store import Store
 CORE = "core"
 CORE_FILE = "core.yaml"
 CHAT_FOLDERS = ("mmlu", "arc", "gsm8k", "humaneval")
+PREFIX = "hf:"
+STEP = "evaluate_core"
 
 
 def evaluate(
@@ -46,7 +48,7 @@ def evaluate(
     unsafe: Annotated[
         bool, typer.Option("--unsafe", help="Run generated code also where there is no sandbox without a network.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Measure a model: CORE (22 benchmarks, DCLM), MMLU, ARC, GSM8K, HumanEval, spelling.
 
@@ -72,10 +74,7 @@ def evaluate(
     with display({name: STEPS[name].title(plan) for name in steps}) as watching:
         observe.use(watching)
         refs = measure_model(plan, model, steps)
-    if as_json:
-        print(json.dumps(_record(model, refs), indent=1))
-    else:
-        show(Page(), model, refs)
+    answer(_record(model, refs), lambda: show(Page(), model, refs), as_json=as_json)
 
 
 def _made_with(model: StoredModel) -> list[str]:
@@ -86,11 +85,12 @@ def _made_with(model: StoredModel) -> list[str]:
 
 def _tell_other(ref: str, plan: RunPlan, *, as_json: bool) -> None:
     metrics = measure_other(ref, plan)
-    if as_json:
-        print(json.dumps({"model": ref, "results": {"evaluate_core": metrics}}, indent=1))
-    else:
+
+    def show_other() -> None:
         _show_scores(Page(), metrics)
         print(f"{ref}  {STEPS['evaluate_core'].headline(metrics)}  {metrics['folder']}")
+
+    answer({"model": ref, "results": {"evaluate_core": metrics}}, show_other, as_json=as_json)
 
 
 def _overrides(names: list[str], data: Path | None, *, limit: int | None, samples: int, unsafe: bool) -> list[str]:
@@ -201,6 +201,39 @@ def _note(score: dict[str, Any]) -> str:
     said += [f"pass@{k} {value:.1%}" for k, value in (score["pass_at_k"] or {}).items() if k != "1"]
     said += [f"{score['num_too_long']:,} too long for the context"] if score["num_too_long"] else []
     return ", ".join([*said, "limited"] if score["is_limited"] else said)
+
+
+def is_other(ref: str) -> bool:
+    """Whether a model's name means one of the Hugging Face hub or a folder in `transformers`' layout."""
+    return ref.startswith(PREFIX)
+
+
+def measure_other(ref: str, plan: RunPlan) -> dict[str, Any]:
+    """CORE of the model as the headline numbers of `evaluate_core`, with the folder that holds every answer."""
+    from nanochat_core.evals.core.bundle_source import bundle_of_config
+    from nanochat_core.evals.core.huggingface import measure_huggingface
+    from nanochat_core.evals.core.results import headline, write_results
+
+    if not plan.has_core or plan.has_benchmarks:
+        raise ConfigError(f"{ref} can be measured on CORE only", hint="--benchmarks core")
+    name, config = ref.removeprefix(PREFIX), plan.config
+    limit = config.core.max_per_benchmark
+    folder = name.strip("/").replace("/", "--") + (f"-limit-{limit}" if limit else "")
+    out = workspace.current().home / "evals" / folder
+    with tempfile.TemporaryDirectory() as scratch, display({STEP: f"CORE of {name}"}) as watching:
+        watching.step_started(STEP, f"CORE of {name}")
+        measured = measure_huggingface(
+            name,
+            bundle_of_config(config.core, out.parent / "bundle"),
+            Path(scratch),
+            max_per_benchmark=config.core.max_per_benchmark,
+            progress=lambda done, total, text: watching.step_progress(STEP, done, total, text),
+            device=config.runtime.device,
+            dtype=config.pretrain.dtype,
+            batch_tokens=config.runtime.eval_batch_tokens,
+        )
+    write_results(out, measured.summary, measured.outcomes)
+    return {**headline(measured.summary), "folder": str(out)}
 
 
 def register(app: typer.Typer) -> None:

@@ -1,7 +1,5 @@
 """`nanochat export` takes a model away; `nanochat import-tokenizer` brings somebody else's vocabulary in."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +8,13 @@ import typer
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.base.units import size
+from nanochat_core.cli.output import Json, answer
 
 if TYPE_CHECKING:
     from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 FORMS, DTYPES = ("safetensors", "hf"), ("float32", "bfloat16")
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
 
 def export(
@@ -41,12 +39,13 @@ def export(
         raise ConfigError(f"--dtype {dtype!r} is not supported", hint=f"--dtype {' or --dtype '.join(DTYPES)}")
     store = workspace.current().store
     done = export_model(store, ref, folder, form=to, dtype=dtype)  # type: ignore[arg-type]
-    if as_json:
-        print(json.dumps(asdict(done), indent=1))
-        return
-    for file in done.files:
-        print(f"{file.sha256}  {file.name}  {size(file.num_bytes)}")
-    print(f"{done.ref} ({done.step} {done.fingerprint[:12]}) as {to}, {dtype}, in {folder}")
+
+    def show() -> None:
+        for file in done.files:
+            print(f"{file.sha256}  {file.name}  {size(file.num_bytes)}")
+        print(f"{done.ref} ({done.step} {done.fingerprint[:12]}) as {to}, {dtype}, in {folder}")
+
+    answer(done, show, as_json=as_json)
 
 
 def import_tokenizer(

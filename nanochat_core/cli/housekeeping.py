@@ -3,17 +3,17 @@
 `gc` prints one line for each thing it deletes, or with --dry-run would delete: the same lines.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nanochat_core.cli.output import Json, answer
+
 if TYPE_CHECKING:
     from nanochat_core.store.gc import Report
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+    from nanochat_core.store.names import Pin, Ref
 
 refs_app = typer.Typer(
     help="Names of artifacts, and what is never deleted.\n\nnanochat refs list\n\n"
@@ -64,11 +64,7 @@ def gc(
     space = workspace.current()
     policy = Policy(**retention(keep_runs, keep_days, preset=preset, sets=sets or ()), grace_s=grace_hours * 3600)
     report = clean(space.store, space.home, policy, dry_run=dry_run)
-    if as_json:
-        print(json.dumps(report.to_json(), indent=1))
-        return
-    for line in lines(report):
-        print(line)
+    answer(report.to_json(), lambda: print(*lines(report), sep="\n"), as_json=as_json)
 
 
 def retention(
@@ -108,12 +104,14 @@ def list_refs(as_json: Json = False) -> None:
     store = workspace.current().store
     refs, pins = store.refs(), store.pins()
     pinned = {pin.target for pin in pins}
-    if as_json:
-        rows = [{**asdict(ref), "is_pinned": f"{ref.name}@{ref.version}" in pinned} for ref in refs]
-        print(json.dumps({"refs": rows, "pins": [asdict(pin) for pin in pins]}, indent=1))
-        return
+    rows = [{**asdict(ref), "is_pinned": f"{ref.name}@{ref.version}" in pinned} for ref in refs]
+    answer({"refs": rows, "pins": pins}, lambda: _show_refs(refs, pins), as_json=as_json)
+
+
+def _show_refs(refs: "Sequence[Ref]", pins: "Sequence[Pin]") -> None:
     from nanochat_core.cli.output import Page, table
 
+    pinned = {pin.target for pin in pins}
     shown = table("ref", "step", "fingerprint", "set", "")
     for ref in refs:
         target = f"{ref.name}@{ref.version}"

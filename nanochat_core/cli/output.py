@@ -12,14 +12,17 @@ terminal obeys (text.visible). Only rich may colour, and what it is given to pri
 import contextlib
 import errno
 import io
+import json
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
-from typing import IO, Any, TextIO, cast
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import IO, Annotated, Any, TextIO, cast
 
+import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.measure import Measurement
@@ -31,6 +34,7 @@ from nanochat_core.base.errors import HardwareError, NanochatError
 from nanochat_core.base.redaction import redact
 from nanochat_core.base.text import one_line, visible
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 PIPE_WIDTH = 10_000  # a file or a log has no width
 EXIT_CLOSED_PIPE = 141  # what a shell says of a program that SIGPIPE ended
 COLOURS = re.compile(r"(\x1b\[[0-9;]*m)")
@@ -216,6 +220,14 @@ class Page(Console):
                 cells = (column.header, *column.cells, column.footer)
                 column.min_width = max(Measurement.get(self, endless, cell).maximum for cell in cells)
         return Measurement.get(self, endless, made).minimum
+
+
+def answer(value: Any, show: Callable[[], object], *, as_json: bool) -> None:
+    """What a verb found: as JSON and nothing else (a dataclass as its fields), or as `show` puts it for people."""
+    if as_json:
+        print(json.dumps(value, indent=1, default=asdict))
+    else:
+        show()
 
 
 def said(value: object) -> str:

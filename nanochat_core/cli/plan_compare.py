@@ -1,6 +1,5 @@
 """Plans side by side: several depths of one preset, or the cells of a sweep, with their price and what is cached."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,7 +9,7 @@ from rich.table import Table
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import count, dollars, duration
-from nanochat_core.cli.output import Page
+from nanochat_core.cli.output import Page, answer
 from nanochat_core.plan import estimate
 from nanochat_core.sweep.cells import LeftOut, Sweep, plan_miniseries
 from nanochat_core.sweep.price import CellPrice, price_sweep
@@ -36,10 +35,7 @@ def print_comparison(preset: str, overrides: Sequence[str], depths: str, *, as_j
     """`nanochat plan --compare`: the plans of several depths, written as 12,16,20,24."""
     sweep = plan_miniseries(preset, overrides, depths=parse_depths(depths))
     prices = price_sweep(sweep)
-    if as_json:
-        print(json.dumps(comparison_json(sweep, prices), indent=1))
-    else:
-        show_comparison(Page(), sweep, prices)
+    answer(comparison_json(sweep, prices), lambda: show_comparison(Page(), sweep, prices), as_json=as_json)
 
 
 def comparison_json(sweep: Sweep, prices: Sequence[CellPrice]) -> dict[str, Any]:

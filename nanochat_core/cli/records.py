@@ -3,13 +3,13 @@
 They read the store (`verify` not even that) and print tables, or JSON alone with --json.
 """
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+from nanochat_core.cli.output import Json, answer
+
 Run = Annotated[str, typer.Argument(help="A run: its id, the beginning of one, or latest.")]
 REFUSED = 1
 
@@ -60,11 +60,12 @@ def bundle(
         target_bits_per_byte=target_bpb,
         with_weights=with_weights,
     )
-    if as_json:
-        _print({"path": str(made.path), "num_bytes": made.num_bytes, "claims": made.claims})
-    else:
+
+    def show() -> None:
         show_claims(made.claims)
         print(f"\n{made.path}: anyone can check it with `nanochat verify {made.path}`")
+
+    answer({"path": str(made.path), "num_bytes": made.num_bytes, "claims": made.claims}, show, as_json=as_json)
 
 
 def verify(
@@ -83,12 +84,10 @@ def verify(
     from nanochat_core.record.verify import verify as check
 
     verdict = check(path)
-    if as_json:
-        problems = [{**asdict(problem), "message": str(problem)} for problem in verdict.problems]
-        fields = {"path": verdict.path, "is_sound": verdict.is_sound, "problems": problems}
-        _print({**fields, "notes": verdict.notes, "claims": verdict.claims if verdict.is_sound else None})
-    else:
-        show_verdict(verdict)
+    problems = [{**asdict(problem), "message": str(problem)} for problem in verdict.problems]
+    fields = {"path": verdict.path, "is_sound": verdict.is_sound, "problems": problems, "notes": verdict.notes}
+    claims = verdict.claims if verdict.is_sound else None
+    answer({**fields, "claims": claims}, lambda: show_verdict(verdict), as_json=as_json)
     if not verdict.is_sound:
         raise typer.Exit(REFUSED)
 
@@ -108,10 +107,7 @@ def leaderboard(
     from nanochat_core.record.leaderboard import leaderboard as rows_of
 
     rows = rows_of(workspace.current().store, bundles or ())
-    if as_json:
-        _print([row.record() for row in rows])
-    else:
-        show_leaderboard(rows)
+    answer(rows, lambda: show_leaderboard(rows), as_json=as_json)
 
 
 @runs_app.command("list")
@@ -122,17 +118,12 @@ def list_runs(as_json: Json = False) -> None:
 
     nanochat runs list --json
     """
-    from dataclasses import asdict
-
     from nanochat_core import workspace
     from nanochat_core.cli.records_view import show_runs
     from nanochat_core.record.runs import list_runs as summaries
 
     found = summaries(workspace.current().store)
-    if as_json:
-        _print([asdict(run) for run in found])
-    else:
-        show_runs(found)
+    answer(found, lambda: show_runs(found), as_json=as_json)
 
 
 @runs_app.command("show")
@@ -150,10 +141,7 @@ def show_run(run: Run = "latest", as_json: Json = False) -> None:
 
     store = workspace.current().store
     facts = facts_of(store, resolve_run(store, run))
-    if as_json:
-        _print(facts)
-    else:
-        show_one_run(facts)
+    answer(facts, lambda: show_one_run(facts), as_json=as_json)
 
 
 @runs_app.command("compare")
@@ -171,11 +159,4 @@ def compare(a: Run, b: Run, as_json: Json = False) -> None:
 
     store = workspace.current().store
     comparison = compare_runs(store, resolve_run(store, a), resolve_run(store, b))
-    if as_json:
-        _print(comparison.record())
-    else:
-        show_comparison(comparison)
-
-
-def _print(value: Any) -> None:
-    print(json.dumps(value, indent=1))
+    answer(comparison.record(), lambda: show_comparison(comparison), as_json=as_json)

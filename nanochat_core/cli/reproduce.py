@@ -1,9 +1,7 @@
 """`nanochat reproduce`: make a recorded run again from its commit, lock and settings, and compare every digest."""
 
-import json
 import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +10,7 @@ import typer
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.text import one_line
-from nanochat_core.cli.output import Page, said, table
+from nanochat_core.cli.output import Json, Page, answer, said, table
 from nanochat_core.pipeline.ingredients import Evidence
 from nanochat_core.pipeline.reproduce import Compared, plan_of, reproduce
 from nanochat_core.record.runs import resolve_run
@@ -27,7 +25,7 @@ def reproduce_run(
         Path | None, typer.Option(help="Use this environment (its versions are checked) instead of building one.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before the record's code runs.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make a run again: same commit, patch, packages and settings, in an empty store. Every digest must be equal.
 
@@ -49,10 +47,7 @@ def reproduce_run(
             _ask()
 
     compared = reproduce(store, resolve_run(store, run), where, python=python, note=_note, agree=agree)
-    if as_json:
-        print(json.dumps({"folder": str(where), "steps": [asdict(one) for one in compared]}, indent=1))
-    else:
-        _show(compared, where)
+    answer({"folder": str(where), "steps": compared}, lambda: _show(compared, where), as_json=as_json)
     if not all(one.is_good for one in compared):
         raise typer.Exit(1)
 

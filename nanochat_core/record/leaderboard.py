@@ -7,7 +7,7 @@ runs in the store, or from bundles, which are verified first. A CORE over a samp
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,6 @@ class Row:
     is_published: bool = False
     lacks: str = ""
     """What keeps the row below the line; empty: it is a time to GPT-2."""
-
-    def record(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def _published(

@@ -3,18 +3,21 @@
 Text goes through the tokenizer's `encode`, which knows no special tokens, so nobody can forge an end of turn; only
 /tokenize reads them, for clients that build prompts of ids. Every training row starts with BOS, and lm-eval never sends
 it: it is put before a completion's prompt here, and left out of what is echoed.
+
+Agents and front ends send several messages of one role, instructions in the middle, a greeting before any question. The
+model knows two speakers, the user first: a system or developer message is the user's text, as in training; neighbours
+of one role are one turn, an empty line between them; before a greeting stands an empty turn of the user's.
 """
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.inference.sampling import Sampling
 from nanochat_core.serve.errors import ApiError, refused
-from nanochat_core.serve.schema import ChatBody, CompletionBody, Sampled
-from nanochat_core.serve.turns import turns_of
+from nanochat_core.serve.schema import ChatBody, CompletionBody, Message, Part, Sampled
 from nanochat_core.tokenizer import tokenizer as tk
 from nanochat_core.tokenizer.conversation import render_prompt
 from nanochat_core.tokenizer.tokenizer import Tokenizer
@@ -25,6 +28,7 @@ COMPLETION_TOKENS = 16  # OpenAI's default for plain completions
 NO_LIMIT = -1
 LEAST_TOP_P = 1e-9  # OpenAI takes 0: of a nucleus that small only the likeliest token is left
 SEED_BITS = 48  # seeds that we choose survive JavaScript's numbers
+BETWEEN = Part(type="text", text="\n\n")  # two messages of one turn
 
 CHAT_TEMPLATE = (
     "<|bos|>{% set turn = namespace(role='', said=false) %}{% for message in messages %}"
@@ -49,6 +53,41 @@ class Prompt:
     @property
     def echoed(self) -> list[int]:
         return self.ids[self.num_hidden :]
+
+
+@dataclass
+class Turn:
+    """What one side says before the other one speaks."""
+
+    role: str
+    parts: list[Part] = field(default_factory=list)
+
+    def add(self, parts: Sequence[Part]) -> None:
+        """Another message of the same side."""
+        said = [part for part in parts if part.text or part.type != "text"]
+        if said and self.parts:
+            self.parts.append(BETWEEN)
+        self.parts += said
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """In the form of conversation.py: only an assistant's message keeps its parts apart."""
+        if any(part.type != "text" for part in self.parts):
+            return {"role": self.role, "content": [part.model_dump() for part in self.parts]}
+        return {"role": self.role, "content": "".join(part.text for part in self.parts)}
+
+
+def turns_of(messages: Sequence[Message]) -> list[Turn]:
+    """The turns of a conversation of at least one message."""
+    turns: list[Turn] = []
+    for message in messages:
+        role = "assistant" if message.role == "assistant" else "user"
+        if not turns or turns[-1].role != role:
+            if not turns and role == "assistant":
+                turns.append(Turn("user"))
+            turns.append(Turn(role))
+        turns[-1].add(message.content)
+    return turns
 
 
 def chat_prompt(tokenizer: Tokenizer, body: ChatBody, *, context_tokens: int) -> Prompt:

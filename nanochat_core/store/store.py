@@ -345,11 +345,6 @@ class Store:
             raise
         return lease
 
-    def lease_holder(self, step: str, fingerprint: str) -> str | None:
-        """Who works on a step now, for people; None when nobody does, as far as one look can tell."""
-        held = LeaseBook(self._files, step=step, fingerprint=fingerprint).current()
-        return None if held is None or held.is_free or held.record is None else held.record.told
-
     # --- unfinished steps and runs ---
 
     def partial(self, step: str, fingerprint: str, *, lease: Lease | None = None) -> Partial:

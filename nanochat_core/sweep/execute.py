@@ -2,23 +2,27 @@
 
 How a cell is run is handed in, so the same lines serve Prefect tasks and bare functions. The store's locks keep cells
 that run at once from making a shared step twice. The limit is looked at between cells: a training that has started is
-finished, since half a model is worth nothing.
+finished, since half a model is worth nothing. A sweep of eight depths has more than fifty steps, which no terminal
+shows: the display's rows are the cells, and each carries the progress of whatever step its cell is at.
 """
 
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 from nanochat_core import observe
-from nanochat_core.base.units import count, dollars
+from nanochat_core.base.units import count, dollars, duration
+from nanochat_core.observe import Observer
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.sweep.cells import Cell, LeftOut, Sweep, last_step
 from nanochat_core.sweep.price import Meter
-from nanochat_core.sweep.watch import CellObserver, OnStep
 
 RunCell = Callable[[Cell], list[Ref]]
+OnStep = Callable[[str, str], None]
 POLL_S = 0.2  # a wait without a timeout would not notice Ctrl-C
 
 
@@ -98,3 +102,58 @@ def _at_once(sweep: Sweep, run: RunCell, parallel: int, meter: Meter, stop: thre
             stop.set()  # the other cells save a checkpoint; leaving the pool waits for them
             raise
     return done
+
+
+class CellObserver:
+    """Tells `inner` of a cell's steps under the cell's name.
+
+    When `stop` is set, the next event raises KeyboardInterrupt in the cell's own thread: a training that is going on is
+    then asked for a checkpoint, just as at Ctrl-C.
+    """
+
+    def __init__(
+        self, inner: Observer, cell: str, *, title: str, last_step: str, stop: threading.Event, on_step: OnStep
+    ) -> None:
+        self.inner, self.cell, self.title, self.last_step = inner, cell, title, last_step
+        self._stop, self._on_step = stop, on_step
+        self._started_s: float | None = None
+        self._is_all_cached = True
+        self._headlines: dict[str, str] = {}
+
+    def step_started(self, step: str, title: str) -> None:
+        self._check()
+        self._on_step(self.cell, step)
+        if self._started_s is None:
+            self._started_s = time.monotonic()
+            self.inner.step_started(self.cell, self.title)
+        self.inner.step_progress(self.cell, 0, 0, step)
+
+    def step_progress(self, step: str, done: float, total: float, text: str) -> None:
+        self._check()
+        self.inner.step_progress(self.cell, done, total, f"{step}  {text}")
+
+    def step_record(self, step: str, record: dict[str, Any]) -> None:
+        self._check()
+        self.inner.step_record(self.cell, record)
+
+    def step_finished(self, step: str, *, is_cached: bool, seconds: float, headline: str) -> None:
+        self._headlines[step] = headline
+        if not is_cached:
+            self._is_all_cached = False
+            self.inner.note(f"{self.cell} {step} made in {duration(seconds)}")
+        if step == self.last_step:
+            shown = [self._headlines[name] for name in ("evaluate_base", "evaluate_core") if name in self._headlines]
+            seconds = time.monotonic() - (self._started_s or time.monotonic())
+            self.inner.step_finished(
+                self.cell, is_cached=self._is_all_cached, seconds=seconds, headline=", ".join(shown)
+            )
+
+    def step_failed(self, step: str, message: str) -> None:
+        self.inner.step_failed(self.cell, f"{step}: {message}")
+
+    def note(self, text: str) -> None:
+        self.inner.note(f"{self.cell}: {text}")
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise KeyboardInterrupt

@@ -92,7 +92,7 @@ ONE_FIELD = [  # (file, edit, what the refusal holds)
     ("{run}/evaluate_core/core.json", setting("benchmarks/boolq/baseline_percent", 50), "boolq.baseline_percent is 50"),
     ("{run}/evaluate_core/core.json", setting("benchmarks/squad/num_fewshot", 0), "squad.num_fewshot is 0"),
     ("{run}/evaluate_core/core.json", setting("num_items", 5), "num_items is 5"),
-    ("{run}/evaluate_core/core.json", setting("interval_95", [0, 1]), "interval_95 is [0, 1]"),
+    ("{run}/evaluate_core/core.json", setting("interval_95", [0, 1]), "interval_95[0] is 0"),
     ("{run}/evaluate_core/core.json", setting("benchmarks/coqa/interval_95/0", 0.0), "coqa.interval_95"),
     ("{run}/evaluate_core/core.json", setting("missing", ["coqa"]), "missing is"),
     ("{run}/evaluate_core/core.json", setting("bundle_digest", "cd"), "bundle_digest is"),

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import Environment
 
-from nanochat_core.serve.prompts import CHAT_TEMPLATE
+from nanochat_core.serve.prompts import CHAT_TEMPLATE, turns_of
 from nanochat_core.serve.schema import ChatBody
-from nanochat_core.serve.turns import turns_of
 
 S, D, U, A = "system", "developer", "user", "assistant"
 TEXT = [{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}, {"type": "output_text", "text": "c"}]

@@ -1,7 +1,7 @@
 """What a run cost: seconds and dollars of each step by bucket, and the chain of steps that decides how long it takes.
 
 Pure: from the refs (who took how long and depends on whom) and a price. The buckets of a step add up to its seconds. A
-training says itself where each second of all its attempts went (train/tries.py); what it does not name (the lease,
+training says itself where each second of all its attempts went (train/timesheet.py); what it does not name (the lease,
 inputs, publishing) is `start`. A step or an attempt of an earlier run is counted apart, since this run did not pay for
 it. All steps are priced as if the machine that trained was rented for them too, which is so when one machine does all.
 """

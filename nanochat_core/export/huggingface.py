@@ -4,13 +4,14 @@ Their keys keep to what transformers 4.5x and 5.x both read. `model_type` is non
 of a similar name is taken for ours; `auto_map` names the classes of the modelling file beside it.
 """
 
+from pathlib import Path
 from typing import Any
 
 from nanochat_core.config import GPTConfig
-from nanochat_core.export.chat_template import chat_template
 from nanochat_core.model import shape
 from nanochat_core.model.import_checkpoint import HUGGINGFACE_MODEL_TYPE, HUGGINGFACE_NAMES
 from nanochat_core.tokenizer import tokenizer as tk
+from nanochat_core.tokenizer.conversation import PART_TOKENS
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 MODELING = "modeling_nanochat.py"
@@ -71,3 +72,20 @@ def tokenizer_config(config: GPTConfig) -> dict[str, Any]:
         "padding_side": "left",
         "chat_template": chat_template(),
     }
+
+
+def chat_template() -> str:
+    """The conversation's rendering for transformers, with the special tokens written in.
+
+    It writes what tokenizer/conversation.py renders: a system message in front of the first user message, tool calls
+    and their results between their markers. A template yields text that is tokenized afterwards, so text which spells a
+    special token would become one; ours encodes such text as plain text. A template cannot, so it refuses it.
+    """
+    text = Path(__file__).with_name("chat_template.jinja").read_text(encoding="utf-8").strip()
+    markers = ", ".join(f"{kind!r}: {list(pair)!r}" for kind, pair in {"text": ("", ""), **PART_TOKENS}.items())
+    tokens = {
+        name: repr(getattr(tk, name)) for name in ("USER_START", "USER_END", "ASSISTANT_START", "ASSISTANT_END", "BOS")
+    }
+    for name, value in {"SPECIALS": repr(list(tk.SPECIAL_TOKENS)), "MARKERS": f"{{{markers}}}", **tokens}.items():
+        text = text.replace(name, value)
+    return text

@@ -19,8 +19,7 @@ from nanochat_core.base.torchrun import Nodes, torchrun
 from nanochat_core.train.heartbeat import HungError, Watch
 from nanochat_core.train.settings import TrainJob
 from nanochat_core.train.timesheet import NAME as TIMESHEET
-from nanochat_core.train.timesheet import Budget, BudgetSpentError, Timesheet
-from nanochat_core.train.tries import tries_of
+from nanochat_core.train.timesheet import Budget, BudgetSpentError, Timesheet, tries_of
 
 MAX_HANGS = 3  # a machine that hangs again and again wants a person
 

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from nanochat_core.base.records import read_records
-from nanochat_core.train.timesheet import Timesheet, gpu_seconds
-from nanochat_core.train.tries import BUCKETS, tries_of
+from nanochat_core.train.timesheet import BUCKETS, Timesheet, gpu_seconds, tries_of
 
 Lines = list[dict[str, Any]]
 

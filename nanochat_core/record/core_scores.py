@@ -69,17 +69,21 @@ def _check_core(evidence: Evidence, scores: dict[str, Any]) -> None:
 
 def _benchmark(label: str, told: Mapping[str, Any]) -> Benchmark:
     """How it is published; of one that nobody published, what core.json says of it."""
-    known, baseline = BY_LABEL.get(label), told.get("baseline_percent")
+    known = BY_LABEL.get(label)
+    baseline: Any = told.get("baseline_percent")
+    kind: Any = told.get("type")
+    shots: Any = told.get("num_fewshot")
+    category: Any = told.get("category")
     if not (is_number(baseline) and (baseline == known.baseline_percent if known else 0 <= baseline / 100 < 1)):
         baseline = float(known.baseline_percent) if known else 0.0
     return Benchmark(
         label=label,
-        kind=known.kind if known else told.get("type"),
+        kind=known.kind if known else kind,
         data="",
-        num_fewshot=known.num_fewshot if known else told.get("num_fewshot"),
+        num_fewshot=known.num_fewshot if known else shots,
         delimiter="",
         baseline_percent=baseline,
-        category=known.category if known else told.get("category"),
+        category=known.category if known else category,
     )
 
 

@@ -12,6 +12,7 @@ from nanochat_core.base.errors import NanochatError
 from nanochat_core.gate import rule
 from nanochat_core.gate.level import Level, estimate_level
 from nanochat_core.gate.metrics import FAIL_SD, METRICS, PRIMARY, WARN_SD, Metric
+from nanochat_core.report.tables import Table
 
 Outcome = Literal["green", "red", "unsure", "unjudged"]
 Curve = Sequence[tuple[float, float]]
@@ -204,9 +205,8 @@ def markdown(night: dict[str, Any]) -> str:
         interval = f" ({value['low']:.3f} to {value['high']:.3f})" if value["low"] is not None else ""
         lines += [f"Compute multiplier {value['value']:.3f}{interval}: {value['statement']}.", ""]
     if verdict["rows"]:
-        lines += ["| metric | tonight | baseline | sd | worse by | in sd | |", "|---|---|---|---|---|---|---|"]
-        lines += [_line(row) for row in verdict["rows"]]
-        lines.append("")
+        headers = ("metric", "tonight", "baseline", "sd", "worse by", "in sd", "")
+        lines += [Table(headers, [_cells(row) for row in verdict["rows"]]).markdown(), ""]
     lines += [f"- {note}" for note in verdict["notes"]]
     seeds = ", ".join(f"{run['seed']} ({run['metrics'][PRIMARY]:.5f})" for run in night["runs"]) or "none measured"
     lines += ["", f"Night `{night['run_id']}`; seeds (bits per byte): {seeds}."]
@@ -214,7 +214,7 @@ def markdown(night: dict[str, Any]) -> str:
     return "\n".join([*lines, f"Baseline: {baseline}, {verdict['num_baseline']} runs.", ""])
 
 
-def _line(row: dict[str, Any]) -> str:
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     in_sd = "-" if row["effect_sd"] is None else f"{row['effect_sd']:+.1f}"
-    figures = f"{row['value']:.6g} | {row['location']:.6g} | {row['scale']:.2g} | {row['effect_frac']:+.3%} | {in_sd}"
-    return f"| {row['label']} | {figures} | {row['state']} |"
+    figures = f"{row['value']:.6g}", f"{row['location']:.6g}", f"{row['scale']:.2g}", f"{row['effect_frac']:+.3%}"
+    return row["label"], *figures, in_sd, row["state"]

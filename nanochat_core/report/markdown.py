@@ -6,12 +6,12 @@ anything: they are escaped for HTML and for tables, and never become a heading, 
 
 import html
 import re
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.accounting.ledger import Windows, ledger_rows
 from nanochat_core.plan import RunPlan
 from nanochat_core.report import outline, scores
+from nanochat_core.report.tables import Table
 
 if TYPE_CHECKING:
     from nanochat_core.pipeline.step import Ref
@@ -41,15 +41,10 @@ def plain(text: str) -> str:
     return MARKS.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
-def _table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Iterable[int] = ()) -> str:
-    right = set(numbers)
-    rule = ["---:" if column in right else "---" for column in range(len(headers))]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (headers, rule, *rows))
-
-
 def _numbers(plan: RunPlan, refs: "list[Ref]", seconds: float | None) -> str:
     numbers = outline.headline_numbers(plan, refs, seconds=seconds)
-    return _table(("", "", ""), [(number.label, f"**{number.value}**", number.note) for number in numbers], numbers=[1])
+    rows = [(number.label, f"**{number.value}**", number.note) for number in numbers]
+    return Table(("", "", ""), rows, numbers=[1]).markdown()
 
 
 def _steps(refs: "list[Ref]") -> str:
@@ -59,7 +54,7 @@ def _steps(refs: "list[Ref]") -> str:
         (row.step, "cached" if row.is_cached else "made", row.seconds, plain(row.headline), f"`{row.artifact}`")
         for row in outline.step_rows(refs)
     ]
-    return "## Steps\n\n" + _table(("step", "", "took", "result", "artifact"), rows, numbers=[2])
+    return "## Steps\n\n" + Table(("step", "", "took", "result", "artifact"), rows, numbers=[2]).markdown()
 
 
 def _benchmarks(refs: "list[Ref]") -> str:
@@ -69,7 +64,8 @@ def _benchmarks(refs: "list[Ref]") -> str:
     ]
     if not rows:
         return ""
-    return "## Held-out questions\n\n" + _table(("benchmark", "right", "standard error", ""), rows, numbers=[1, 2, 3])
+    table = Table(("benchmark", "right", "standard error", ""), rows, numbers=[1, 2, 3])
+    return f"## Held-out questions\n\n{table.markdown()}"
 
 
 def _core(refs: "list[Ref]") -> str:
@@ -88,10 +84,8 @@ def _stages(refs: "list[Ref]") -> str:
         for row in table.rows
     ]
     totals = [f"{total.score} ± {total.error}" if total.error else total.score for total in table.totals]
-    shown = _table(
-        ("benchmark", *table.stages), [*rows, ("ChatCORE", *totals)], numbers=range(1, len(table.stages) + 1)
-    )
-    return f"## Chat benchmarks\n\n{shown}\n\nPercent right, with the half-width of the 95% interval."
+    shown = Table(("benchmark", *table.stages), [*rows, ("ChatCORE", *totals)], numbers=range(1, len(table.stages) + 1))
+    return f"## Chat benchmarks\n\n{shown.markdown()}\n\nPercent right, with the half-width of the 95% interval."
 
 
 def _ledger(plan: RunPlan, refs: "list[Ref]", seconds: float | None, windows: Windows | None) -> str:
@@ -99,8 +93,8 @@ def _ledger(plan: RunPlan, refs: "list[Ref]", seconds: float | None, windows: Wi
         return ""
     told = ledger_rows(plan, refs, seconds=seconds, windows=windows)
     rows = [(row.name, row.made, row.reused, row.made_usd if told.has_usd else "") for row in (*told.rows, told.total)]
-    table = _table(("", "this run", "reused", "cost"), rows, numbers=[1, 2, 3])
-    return f"## Time and money\n\n{table}\n\n{plain(' '.join(told.sentences))}"
+    table = Table(("", "this run", "reused", "cost"), rows, numbers=[1, 2, 3])
+    return f"## Time and money\n\n{table.markdown()}\n\n{plain(' '.join(told.sentences))}"
 
 
 def _metrics(refs: "list[Ref]", step: str) -> dict[str, Any]:

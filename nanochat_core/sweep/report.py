@@ -14,12 +14,12 @@ import jinja2
 from markupsafe import Markup
 
 from nanochat_core import report as run_report
+from nanochat_core.report.tables import Table
 from nanochat_core.sweep import tables
 from nanochat_core.sweep.cells import budget_name
 from nanochat_core.sweep.crossing import Measured, find_crossing
 from nanochat_core.sweep.laws import Laws, Point, fit_laws
 from nanochat_core.sweep.results import CellResult, from_record
-from nanochat_core.sweep.tables import Table
 from nanochat_core.workspace import Workspace
 
 HTML_NAME, MARKDOWN_NAME, TEMPLATE_NAME = "report.html", "report.md", "sweep.html"
@@ -81,7 +81,7 @@ def render_markdown(record: dict[str, Any]) -> str:
     for section in sections(record, with_charts=False):
         parts += [f"## {section.title}", *section.texts]
         if section.table is not None:
-            parts.append(tables.as_markdown(section.table))
+            parts.append(section.table.markdown())
     return "\n\n".join([*parts, f"Again: `{command(record)}`"]) + "\n"
 
 
@@ -117,7 +117,7 @@ def sections(record: dict[str, Any], *, with_charts: bool) -> list[Section]:
     parts.append(Section("Cells", _remarks(record, results), [], tables.cells_table(results)))
     if record["left_out"]:
         rows = [(cell["name"], cell["reason"]) for cell in record["left_out"]]
-        parts.append(Section("Left out", [], [], Table(("cell", "why"), rows, frozenset({"why"}))))
+        parts.append(Section("Left out", [], [], Table(("cell", "why"), rows)))
     return parts
 
 

@@ -1,11 +1,11 @@
 """The tables of a sweep as rows of text: the page, the markdown artifact and the terminal show the same ones."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from nanochat_core.base.units import count, dollars, duration
 from nanochat_core.evals.core.gpt2 import GPT2_CORE
+from nanochat_core.report.tables import Table
 from nanochat_core.sweep.cells import budget_name
 from nanochat_core.sweep.crossing import Crossing
 from nanochat_core.sweep.fits import LEVEL, Interval
@@ -18,18 +18,6 @@ LITERATURE = {  # what others found for N ~ C^a, by how they count
     "scaling": "",
     TOKENS: "0.50 (Hoffmann)",
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """Headers and rows of text; the first column is a name, and `texts` are other columns that hold words."""
-
-    headers: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    texts: frozenset[str] = frozenset()
-
-    def is_number(self, column: int) -> bool:
-        return column > 0 and self.headers[column] not in self.texts
 
 
 Column = tuple[str, Callable[[CellResult], str]]
@@ -55,7 +43,7 @@ def cells_table(results: Sequence[CellResult]) -> Table:
     ]
     shown = [column for column in columns if column is not None]
     rows = [tuple(text(result) for _, text in shown) for result in results]
-    return Table(tuple(name for name, _ in shown), rows, frozenset({"this sweep"}))
+    return Table([name for name, _ in shown], rows, numbers=range(1, len(shown) - 1))
 
 
 def _any(results: Sequence[CellResult], name: str) -> bool:
@@ -80,7 +68,7 @@ def exponents_table(laws: Laws) -> Table:
         rows.append((what, *exponent, str(law.num_budgets) if law else "", *ratio, LITERATURE[axis]))
     within = f"{LEVEL:.0%} interval"
     headers = ("grows with compute", "exponent", within, "budgets", "best tokens/param", within, "published exponent")
-    return Table(headers, rows, frozenset({"published exponent"}))
+    return Table(headers, rows, numbers=range(1, len(headers) - 1))
 
 
 def budgets_table(laws: Laws) -> Table:
@@ -94,7 +82,7 @@ def budgets_table(laws: Laws) -> Table:
         loss = f"{size.bits_per_byte:.4f}" if size and size.bits_per_byte is not None else ""
         ratios = [f"{fit.tokens_per_param[name].value:.3g}" if name in fit.tokens_per_param else "" for name in COUNTS]
         rows.append((budget_name(fit.budget_flops), str(fit.num_cells), *_best(size), *_best(length), loss, *ratios))
-    return Table(headers, rows)
+    return Table(headers, rows, numbers=range(1, len(headers)))
 
 
 def _best(optimum: Optimum | None) -> tuple[str, str]:
@@ -158,11 +146,6 @@ def _noise_text(laws: Laws) -> str:
         f"Intervals are for a scatter of {laws.noise.sigma:.2g} bits per byte around the curves, judged by "
         f"{laws.noise.degrees} degrees of freedom. They hold the scatter only, and not that a curve is no parabola."
     )
-
-
-def as_markdown(table: Table) -> str:
-    rule = tuple("---:" if table.is_number(column) else "---" for column in range(len(table.headers)))
-    return "\n".join("| " + " | ".join(row) + " |" for row in (table.headers, rule, *table.rows))
 
 
 def facts(record: dict[str, Any], results: Sequence[CellResult]) -> list[tuple[str, str]]:

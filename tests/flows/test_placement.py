@@ -151,7 +151,7 @@ def test_a_nightly_from_its_schedule_trains_on_the_machine_that_has_the_gpu(
     team.api(f"deployments/{there['id']}/schedules/{schedule['id']}", asked, method="PATCH")
     wanted = {"flows": {"name": {"any_": ["nightly"]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": 1}
     try:
-        [run] = team.until(lambda: team.api("flow_runs/filter", wanted), bool, timeout_s=60)
+        [run] = team.until(lambda: team.api("flow_runs/filter", wanted), bool, timeout_s=120)
         assert run["auto_scheduled"]
         team.wait(run["id"], "Completed")
     finally:

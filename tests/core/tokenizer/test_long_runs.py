@@ -34,7 +34,7 @@ def _plain(tokenizer: Tokenizer) -> tiktoken.Encoding:
 
 def test_ids_of_every_kind_of_text_are_those_of_the_stored_pattern(merging):
     plain = _plain(merging)
-    texts = dict(kinds(3 * WINDOW_CHARS))
+    texts = dict(kinds(12 * WINDOW_CHARS))
     assert len(texts) > 200
     wrong = [name for name, text in texts.items() if merging.encode(text) != plain.encode_ordinary(text)]
     assert wrong == []

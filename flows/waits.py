@@ -40,7 +40,7 @@ NAMED = 3  # runs, at most
 LOGGER = "nanochat_core.waits"
 EVERY_S = 15.0
 PATIENCE_S = 20.0  # a worker asks every 10 s for what is due
-TAKEN_S = 180.0  # a run's process begins within seconds of being taken; a pod may wait for its node, and is let be
+TAKEN_S = 300.0  # a run's process begins within seconds, on a starved machine minutes; a pod waits for its node: let be
 SUBMITTING = "Submitting"  # Prefect's name for the state of a run whose worker, named in its labels, starts its process
 QUEUED = "AwaitingConcurrencySlot"  # Prefect's name for the state of a run that its deployment's limit holds back
 
@@ -57,11 +57,11 @@ def live_workers(client: SyncPrefectClient, pool: str) -> list[str]:
 
 
 def watch() -> NoReturn:
-    """Tell the runs of the server why they wait, for as long as this process lives; for a thread."""
+    """Look after the runs of the server that nobody works for, as long as this process lives; for a thread."""
     while True:
-        with contextlib.suppress(HTTPError, PrefectException, RuntimeError), get_client(sync_client=True) as client:
-            tell(client)
-            give_back(client)
+        for look in (give_back, tell):
+            with contextlib.suppress(HTTPError, PrefectException, RuntimeError), get_client(sync_client=True) as client:
+                look(client)
         time.sleep(EVERY_S)
 
 
@@ -101,9 +101,10 @@ def give_back(client: SyncPrefectClient, *, pool: str = "", worker: str = "") ->
         silent_s = (datetime.now(UTC) - run.state.timestamp).total_seconds() if run.state else 0.0
         is_lost = (run.work_pool_name, by) == (pool, worker) if worker else silent_s > TAKEN_S
         if is_lost and run.work_pool_name and client.read_work_pool(run.work_pool_name).type == "process":
-            told = f"the worker {by} ended" if by else "its worker ended"
-            client.set_flow_run_state(run.id, AwaitingRetry(message=f"{told} before the run began"), force=True)
-            _note(client, run, f"{told} before the run began: it is scheduled again")
+            late = f"{by or 'a worker'} took the run, which has not begun within {TAKEN_S / 60:.0f} min"
+            told = f"the worker {worker} ended before the run began" if worker else late
+            client.set_flow_run_state(run.id, AwaitingRetry(message=told), force=True)
+            _note(client, run, f"{told}: it is scheduled again")
 
 
 def _note(client: SyncPrefectClient, run: FlowRun, text: str) -> None:

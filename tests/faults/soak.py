@@ -44,7 +44,7 @@ from nanochat_core.presets import load_config  # noqa: E402
 KINDS = {"speedrun": 7, "gpu_step": 2, "maintenance": 1}  # of ten runs
 BLOWS = ("server KILL", "worker KILL", "worker TERM", "flow process KILL", "automation pause")
 WORKERS = {"driver": "cpu", "driver-2": "cpu", "gpu-1": "gpu"}
-PATIENCE_S = 300.0  # for the last runs, once nothing is hit any more
+PATIENCE_S = 600.0  # for the last runs, once nothing is hit any more: what nobody began goes back after 300 s
 LEASE_S = 330.0  # a slot whose holder was killed is free when its lease of five minutes is over
 FLOW_PROCESSES = (b"prefect.engine", b"prefect.runner._workspace_supervisor")  # the second becomes the first
 TICK_S = 0.25

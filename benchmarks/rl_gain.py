@@ -20,11 +20,11 @@ from nanochat_core.base.hardware import describe
 from nanochat_core.base.records import RECORDS_NAME, read_records
 from nanochat_core.data.arithmetic import sums
 from nanochat_core.evals.items import Question, write_questions
-from nanochat_core.pipeline import identity
 from nanochat_core.pipeline.models import fetch, find_model
-from nanochat_core.pipeline.trainings import rl_job
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
+from nanochat_core.steps import rl
+from nanochat_core.steps.rl_questions import num_sums
 from nanochat_core.train.launch import run_training
 from nanochat_core.train.rl import HELD_OUT_FILE, TRAIN_FILE
 
@@ -32,7 +32,7 @@ from nanochat_core.train.rl import HELD_OUT_FILE, TRAIN_FILE
 def ask(plan: RunPlan, folder: Path) -> Path:
     """Write the questions of a plan's seed, as the step `rl_questions` does for sums."""
     config, seed = plan.config.rl, plan.config.seed
-    counts = {TRAIN_FILE: identity.num_sums(plan), HELD_OUT_FILE: config.held_out_questions}
+    counts = {TRAIN_FILE: num_sums(plan), HELD_OUT_FILE: config.held_out_questions}
     folder.mkdir()
     for name, count in counts.items():
         part = name.removesuffix(".jsonl")
@@ -50,7 +50,7 @@ def gain(plan: RunPlan, model: Path, tokenizer: Path) -> dict[str, Any]:
         for part in parts.values():
             part.mkdir()
         started_s = time.perf_counter()
-        run_training(rl_job(plan, inputs, **parts), lambda record: None)
+        run_training(rl.job(plan, inputs, **parts), lambda record: None)
         took_s = time.perf_counter() - started_s
         records = read_records(parts["work"] / RECORDS_NAME)
     looks = [record for record in records if record["event"] == "validate"]

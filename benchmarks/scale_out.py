@@ -19,7 +19,8 @@ def measure(text: Path, num_shards: int, num_workers: int | None, home: Path) ->
     """Corpus and tokenizer first; then the shards, with `num_workers` Dask workers (None: this process)."""
     os.environ |= {"NANOCHAT_HOME": str(home), "NANOCHAT_STORE": str(home / "store")}
     from nanochat_core.data import shards
-    from nanochat_core.pipeline import steps
+    from nanochat_core.pipeline.execute import make
+    from nanochat_core.pipeline.table import STEPS
     from nanochat_core.plan import plan_run
     from nanochat_core.presets import load_config
 
@@ -27,13 +28,13 @@ def measure(text: Path, num_shards: int, num_workers: int | None, home: Path) ->
     shards.SHARD_TEXT_BYTES = max(1, 3 * total // num_shards)  # the text is about three times its zstd
     sets = ["corpus.source=path", f"corpus.path={text}", "tokenizer.vocab_size=8192", "runtime.num_workers=1"]
     plan = plan_run(load_config("tiny", sets))
-    corpus = steps.corpus(plan)
-    tokenizer = steps.tokenizer(plan, corpus)
+    corpus = make(STEPS["corpus"], plan)
+    tokenizer = make(STEPS["tokenizer"], plan, corpus)
     seconds, num_parts = 0.0, 0
     if num_workers is not None:
         seconds, num_parts = encode(plan, corpus, tokenizer, num_workers)
     started = time.perf_counter()
-    tokens = steps.tokens(plan, corpus, tokenizer)
+    tokens = make(STEPS["tokens"], plan, corpus, tokenizer)
     joined_s = time.perf_counter() - started
     return {
         "workers": num_workers, "shards": num_parts, "encode_s": seconds, "tokens_step_s": joined_s,

@@ -26,10 +26,10 @@ from nanochat_core.cli.app import Depth, Preset, Sets, VerifyInputs, app, check_
 from nanochat_core.cli.display import Display, display
 from nanochat_core.cli.output import Page
 from nanochat_core.cli.plan_view import preview_steps, show_plan
-from nanochat_core.pipeline import headlines
 from nanochat_core.pipeline.finish import FinishedRun, finish_run
-from nanochat_core.pipeline.steps import STEPS, wanted
+from nanochat_core.pipeline.table import STEPS, wanted
 from nanochat_core.plan import RunPlan, estimate
+from nanochat_core.steps.evaluate import bpb
 from nanochat_core.surroundings import settle
 
 
@@ -83,19 +83,19 @@ def _announce(plan: RunPlan, until: str | None, *, yes: bool) -> None:
 
 def _run_bare(plan: RunPlan, until: str | None) -> FinishedRun:
     from flows.speedrun import run_until
-    from nanochat_core.pipeline import steps
+    from nanochat_core.pipeline.execute import make
 
     started_at = time.time()
     with display(_titles(plan, until)) as watching:
         observe.use(watching)
-        return finish_run(plan, run_until(steps, plan, until), started_at=started_at)
+        return finish_run(plan, run_until(make, plan, until), started_at=started_at)
 
 
 def _run_flow(
     server: EmbeddedServer | None, preset: str, sets: list[str] | None, plan: RunPlan, until: str | None
 ) -> FinishedRun:
     from flows.speedrun import run_until, speedrun  # while the server starts
-    from nanochat_core.pipeline import steps
+    from nanochat_core.pipeline.execute import make
 
     titles, started_at = _titles(plan, until), time.time()
 
@@ -117,9 +117,7 @@ def _run_flow(
     def without(watching: Display) -> FinishedRun:
         made = [name for name, state in watching.states.items() if state.status == "made"]
         again = replace(plan, fresh=tuple(name for name in plan.fresh if name not in made))
-        refs = [
-            replace(ref, is_cached=ref.is_cached and ref.step not in made) for ref in run_until(steps, again, until)
-        ]
+        refs = [replace(ref, is_cached=ref.is_cached and ref.step not in made) for ref in run_until(make, again, until)]
         return finish_run(plan, refs, started_at=started_at)
 
     return run_flow(server, start, titles, num_tasks=num_tasks, without=without)
@@ -160,7 +158,7 @@ def _held_out(console: Console, finished: FinishedRun, plan: RunPlan) -> None:
     notes = {"evaluate_base": seen, "evaluate_chat": tuned, "evaluate_rl": "likewise"}
     for name, note in notes.items():
         if ref := finished.ref(name):
-            console.print(f"  {name.removeprefix('evaluate_'):<6} {headlines.bpb(ref.metrics)} [dim]({note})")
+            console.print(f"  {name.removeprefix('evaluate_'):<6} {bpb(ref.metrics)} [dim]({note})")
 
 
 def _sample(console: Console, metrics: dict[str, Any]) -> None:

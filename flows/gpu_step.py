@@ -17,8 +17,9 @@ from flows.recorded import flow
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.config import RunConfig
-from nanochat_core.pipeline.step import Ref, ref_of, step_key
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.execute import ref_of
+from nanochat_core.pipeline.step import Ref, step_key
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from tasks import policy
 
@@ -64,9 +65,11 @@ def gpu_step(
     policy.begin_run()
     plan = plan_run(config_of(config), fresh=(step,) if fresh else ())
     refs = found(inputs)
-    sources = {source: refs[source] for source in STEPS[step].inputs if source in inputs}
+    sources = {source: refs[source] for source in STEPS[step].sources if source in inputs}
     check_same(step, plan, sources, fingerprint)
-    made: Ref = getattr(tasks, step)(plan, *(sources.get(source) for source in STEPS[step].inputs))
+    made = tasks.make(STEPS[step], plan, *(sources.get(source) for source in STEPS[step].sources))
+    if made is None:
+        raise ConfigError(f"the plan of this run has no step {step}", hint="give both pools the same commit")
     return made.fingerprint
 
 
@@ -99,9 +102,7 @@ def found(inputs: Mapping[str, SentArtifact]) -> dict[str, Ref]:
 
 def check_same(step: str, plan: RunPlan, sources: Mapping[str, Ref], fingerprint: str) -> None:
     """Refuse before the first second of GPU time when this worker would make something else than the sender wants."""
-    wanted = STEPS[step]
-    digests = {source: ref.content if wanted.reads_logs else ref.digest for source, ref in sources.items()}
-    key = step_key(wanted, plan, digests)
+    key = step_key(STEPS[step], plan, STEPS[step].digests(sources))
     if key.fingerprint != fingerprint:
         raise ConfigError(
             f"this worker would make {step}/{key.fingerprint[:12]}, and {fingerprint[:12]} is wanted",

@@ -5,7 +5,7 @@ same for all, so they are made once; a depth added later runs that depth's steps
 """
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect.context import TaskRunContext
 
@@ -13,7 +13,7 @@ import tasks
 from flows.parameters import Placement, sweep_name
 from flows.placement import placed
 from flows.recorded import flow
-from flows.speedrun import run_until
+from flows.speedrun import Make, run_until
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.sweep.cells import Cell, Sweep, last_step, plan_miniseries
 from nanochat_core.sweep.execute import Execution, run_cells
@@ -22,9 +22,6 @@ from nanochat_core.sweep.price import check_cost, price_sweep
 from nanochat_core.sweep.report import render_markdown
 from tasks import policy
 from tasks.artifacts import create_markdown_artifact
-
-if TYPE_CHECKING:
-    from flows.speedrun import Steps
 
 
 @flow(
@@ -58,12 +55,12 @@ def miniseries(
     return publish(finish_sweep(sweep, done, started_at=started_at))
 
 
-def run_sweep(sweep: Sweep, *, parallel: int, max_cost_usd: float | None, steps: "Steps" = tasks) -> Execution:
-    """Run every cell of a sweep with `steps`, the Prefect tasks or the core's own functions."""
+def run_sweep(sweep: Sweep, *, parallel: int, max_cost_usd: float | None, make: Make = tasks.make) -> Execution:
+    """Run every cell of a sweep with `make`, the Prefect tasks or the core's own functions."""
     check_cost(price_sweep(sweep), max_cost_usd)
 
     def run(cell: Cell) -> list[Ref]:
-        return run_until(steps, cell.plan, last_step(cell.plan))
+        return run_until(make, cell.plan, last_step(cell.plan))
 
     return run_cells(sweep, run, parallel=parallel, max_cost_usd=max_cost_usd, on_step=_name_task_run)
 

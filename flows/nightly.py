@@ -5,7 +5,6 @@ retry of the run goes on with the same night, from its last checkpoint.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from prefect import runtime
 
@@ -13,7 +12,7 @@ import tasks
 from flows.parameters import Placement, PresetName, check_cost, depth_of, run_name
 from flows.placement import placed
 from flows.recorded import flow
-from flows.speedrun import run_until
+from flows.speedrun import Make, run_until
 from nanochat_core.gate.finish import FinishedNight, finish_night, raise_if_red
 from nanochat_core.gate.night import Asked, run_night
 from nanochat_core.pipeline.step import Ref
@@ -22,9 +21,6 @@ from nanochat_core.presets import load_config
 from nanochat_core.sweep.cells import last_step
 from tasks import policy
 from tasks.gate import publish_night
-
-if TYPE_CHECKING:
-    from flows.speedrun import Steps
 
 
 def nightly_name() -> str:
@@ -73,12 +69,12 @@ def train_and_judge(
     *,
     seeds: int = 1,
     asked_by: str | None = None,
-    steps: "Steps" = tasks,
+    make: Make = tasks.make,
 ) -> FinishedNight:
-    """One night with `steps`, the Prefect tasks or the core's own functions."""
+    """One night with `make`, the Prefect tasks or the core's own functions."""
 
     def train(seeded: RunPlan) -> list[Ref]:
-        return run_until(steps, seeded, last_step(seeded))
+        return run_until(make, seeded, last_step(seeded))
 
     asked = Asked(preset=preset, overrides=tuple(overrides), seeds=seeds, asked_by=asked_by)
     return finish_night(run_night(plan, asked, train))

@@ -88,15 +88,15 @@ def _run_bare(plan: RunPlan, preset: str, overrides: list[str], seeds: int) -> "
 def _judge(plan: RunPlan, preset: str, overrides: list[str], seeds: int) -> "FinishedNight":
     from flows.nightly import train_and_judge
     from nanochat_core.gate.finish import raise_if_red
-    from nanochat_core.pipeline import steps
+    from nanochat_core.pipeline.execute import make
 
-    finished = train_and_judge(plan, preset, overrides, seeds=seeds, steps=steps)
+    finished = train_and_judge(plan, preset, overrides, seeds=seeds, make=make)
     raise_if_red(finished)
     return finished
 
 
 def _titles(plan: RunPlan) -> dict[str, str]:
-    from nanochat_core.pipeline.steps import wanted
+    from nanochat_core.pipeline.table import wanted
     from nanochat_core.sweep.cells import last_step
 
     steps = wanted(plan)

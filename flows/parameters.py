@@ -21,7 +21,7 @@ from nanochat_core.base.redaction import redact
 from nanochat_core.base.secret_shapes import FORM_PATTERN
 from nanochat_core.base.units import exact_dollars
 from nanochat_core.config import RunConfig
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, estimate
 from nanochat_core.presets import load_config, preset_names
 

@@ -40,8 +40,9 @@ from nanochat_core.base import gpus
 from nanochat_core.base.child import NonFiniteError
 from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.pipeline.checks_verdict import ChecksFailedError
-from nanochat_core.pipeline.step import Ref, StepKey, execute, ref_of, reusable, step_key
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.execute import execute, ref_of, reusable
+from nanochat_core.pipeline.step import Ref, StepKey, step_key
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact
 from tasks import policy
@@ -82,11 +83,9 @@ def chosen(plan: RunPlan) -> tuple[str, str]:
 def send_step(name: str, plan: RunPlan, inputs: Mapping[str, Ref]) -> Ref:
     """The ref of a GPU step: found in the store, or made by a worker of the gpu pool."""
     if name in plan.accept_drift:  # found in the store or an error, so there is nothing to send
-        return execute(STEPS[name], plan, inputs, STEPS)
+        return execute(STEPS[name], plan, inputs)
     step, space, began = STEPS[name], workspace.current(), time.monotonic()
-    key = step_key(
-        step, plan, {source: ref.content if step.reads_logs else ref.digest for source, ref in inputs.items()}
-    )
+    key = step_key(step, plan, step.digests(inputs))
     observer = observe.current()
     observer.step_started(name, step.title(plan))
     before = space.store.find(name, key.fingerprint)

@@ -1,7 +1,7 @@
 """The pipeline, from raw text to a chat model with a report.
 
-`pipeline` is the whole story: each line is one step, and what it takes is what it depends on. The Prefect flow runs
-it with the tasks of `tasks/`; without Prefect the same lines run with the core's own functions.
+`pipeline` is the whole story: each line is one step, and what it takes is what it depends on. A step's file is
+nanochat_core/steps. The Prefect flow runs each as a task (`tasks.make`); without Prefect the core runs the same lines.
 """
 
 import time
@@ -14,51 +14,63 @@ from flows.placement import placed
 from flows.recorded import flow
 from nanochat_core.cli.app import check_step, derived_plan
 from nanochat_core.pipeline.finish import FinishedRun
-from nanochat_core.pipeline.step import Ref
+from nanochat_core.pipeline.step import Ref, Step
 from nanochat_core.plan import RunPlan
+from nanochat_core.steps.benchmark import benchmark_base, benchmark_chat, benchmark_rl
+from nanochat_core.steps.benchmarks import benchmarks
+from nanochat_core.steps.conversations import conversations
+from nanochat_core.steps.core import core_bundle, core_prompts, evaluate_core
+from nanochat_core.steps.corpus import corpus
+from nanochat_core.steps.evaluate import evaluate_base, evaluate_chat, evaluate_rl
+from nanochat_core.steps.pretrain import pretrain
+from nanochat_core.steps.report import report
+from nanochat_core.steps.rl import rl
+from nanochat_core.steps.rl_questions import rl_questions
+from nanochat_core.steps.sft import sft
+from nanochat_core.steps.tokenizer import tokenizer
+from nanochat_core.steps.tokens import tokens
 from tasks import policy
 
 DEFAULTS = Settings()
 
 
-class Steps(Protocol):
-    """`tasks` or `nanochat_core.pipeline.steps`: one function per step."""
+class Make(Protocol):
+    """Runs one step: `tasks.make`, or `nanochat_core.pipeline.execute.make` without Prefect."""
 
-    def __getattr__(self, name: str): ...
+    def __call__(self, step: Step, plan: RunPlan, /, *refs: Ref | None) -> Ref | None: ...
 
 
-def pipeline(steps: Steps, plan: RunPlan) -> Iterator[Ref | None]:
+def pipeline(make: Make, plan: RunPlan) -> Iterator[Ref | None]:
     """Run the steps in order, yielding what each one made; whoever stops asking stops the run.
 
     A step that the plan leaves out (CORE on a laptop without a network) yields None, and so do those that need it.
     """
-    yield (corpus := steps.corpus(plan))
-    yield (tokenizer := steps.tokenizer(plan, corpus))
-    yield steps.encoded_shards(plan, corpus, tokenizer)  # on a cluster, where runtime.scale_out names one
-    yield (tokens := steps.tokens(plan, corpus, tokenizer))
-    yield (base := steps.pretrain(plan, tokenizer, tokens))
-    yield (base_evals := steps.evaluate_base(plan, tokenizer, tokens, base))
-    yield (bundle := steps.core_bundle(plan))
-    yield (prompts := steps.core_prompts(plan, tokenizer, bundle))
-    yield (core := steps.evaluate_core(plan, prompts, base))
-    yield (items := steps.benchmarks(plan))
-    yield (base_marks := steps.benchmark_base(plan, tokenizer, items, base))
-    yield (conversations := steps.conversations(plan, tokenizer, items))
-    yield (chat := steps.sft(plan, tokenizer, conversations, base))
-    yield (chat_evals := steps.evaluate_chat(plan, tokenizer, tokens, conversations, chat))
-    yield (chat_marks := steps.benchmark_chat(plan, tokenizer, items, chat))
-    yield (questions := steps.rl_questions(plan))
-    yield (rl := steps.rl(plan, tokenizer, questions, chat))
-    yield (rl_evals := steps.evaluate_rl(plan, tokenizer, tokens, conversations, rl))
-    yield (rl_marks := steps.benchmark_rl(plan, tokenizer, items, rl))
-    scores = (base_evals, core, base_marks, chat, chat_evals, chat_marks, rl, rl_evals, rl_marks)
-    yield steps.report(plan, tokenizer, base, *scores)
+    yield (text := make(corpus, plan))
+    yield (vocabulary := make(tokenizer, plan, text))
+    yield (rows := make(tokens, plan, text, vocabulary))
+    yield (base := make(pretrain, plan, vocabulary, rows))
+    yield (base_evals := make(evaluate_base, plan, vocabulary, rows, base))
+    yield (bundle := make(core_bundle, plan))
+    yield (prompts := make(core_prompts, plan, vocabulary, bundle))
+    yield (core := make(evaluate_core, plan, prompts, base))
+    yield (items := make(benchmarks, plan))
+    yield (base_marks := make(benchmark_base, plan, vocabulary, items, base))
+    yield (talks := make(conversations, plan, vocabulary, items))
+    yield (chat := make(sft, plan, vocabulary, talks, base))
+    yield (chat_evals := make(evaluate_chat, plan, vocabulary, rows, talks, chat))
+    yield (chat_marks := make(benchmark_chat, plan, vocabulary, items, chat))
+    yield (questions := make(rl_questions, plan))
+    yield (practised := make(rl, plan, vocabulary, questions, chat))
+    yield (rl_evals := make(evaluate_rl, plan, vocabulary, rows, talks, practised))
+    yield (rl_marks := make(benchmark_rl, plan, vocabulary, items, practised))
+    scores = (base_evals, core, base_marks, chat, chat_evals, chat_marks, practised, rl_evals, rl_marks)
+    yield make(report, plan, vocabulary, base, *scores)
 
 
-def run_until(steps: Steps, plan: RunPlan, until: str | None) -> list[Ref]:
+def run_until(make: Make, plan: RunPlan, until: str | None) -> list[Ref]:
     """The refs of all steps up to and including `until` (None: all of them)."""
     refs: list[Ref] = []
-    for ref in pipeline(steps, plan):
+    for ref in pipeline(make, plan):
         if ref is None:
             continue
         refs.append(ref)
@@ -103,5 +115,5 @@ def speedrun(
     check_step(until, plan)
     check_cost(plan, plan.config.runtime.max_cost_usd)
     with placed(placement, plan):
-        refs = run_until(tasks, plan, until)
+        refs = run_until(tasks.make, plan, until)
     return tasks.publish_summary(plan, refs, started_at=started_at)

@@ -175,10 +175,10 @@ def _run_bare(sweep: Sweep, *, parallel: int, max_cost_usd: float | None, settin
 
 def _sweep(sweep: Sweep, *, parallel: int, max_cost_usd: float | None, settings: dict[str, Any]) -> FinishedSweep:
     from flows.miniseries import run_sweep
-    from nanochat_core.pipeline import steps
+    from nanochat_core.pipeline.execute import make
 
     started_at = time.time()
-    done = run_sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd, steps=steps)
+    done = run_sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd, make=make)
     return finish_sweep(sweep, done, started_at=started_at, settings=settings)
 
 

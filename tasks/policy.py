@@ -7,7 +7,6 @@ what a hit looks like everywhere in Prefect, also with a new Prefect database.
 
 import contextlib
 import functools
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -23,16 +22,17 @@ from prefect.tasks import exponential_backoff
 from nanochat_core import observe
 from nanochat_core.base import redaction
 from nanochat_core.base.errors import TrainingError
-from nanochat_core.base.stopping import was_told
 from nanochat_core.pipeline.checks_verdict import checks_of
-from nanochat_core.pipeline.step import Ref
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.execute import execute
+from nanochat_core.pipeline.step import Ref, Step
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.failures import UnreachableError
 from nanochat_core.store.lease import LeaseLostError
 from tasks import leftovers, log_budget, progress, pulse
 
-StepFunction = Callable[..., Any]
+RETRIES = 2
+RETRIES_OF_TRAINING = 3  # each goes on from the last checkpoint
 Sender = Callable[[str, RunPlan, Mapping[str, Ref]], Ref]
 """Makes a step elsewhere: name, plan and inputs in, its ref out."""
 HOOKS: dict[str, Any] = {"on_crashed": [pulse.tell_cancelled], "on_cancellation": [leftovers.call_cancelled]}
@@ -74,7 +74,9 @@ def can_heal(_task: Any, _run: Any, state: State[Any]) -> bool:
     return False
 
 
-def as_task(function: StepFunction, *, name: str, run_name: str | Callable[[], str], retries: int) -> Task[..., Any]:
+def as_task(
+    function: Callable[..., Any], *, name: str, run_name: str | Callable[[], str], retries: int
+) -> Task[..., Any]:
     """A Prefect task around a function that returns a ref; a cached ref ends it in the state `Cached`."""
 
     @functools.wraps(function)
@@ -99,47 +101,20 @@ def as_task(function: StepFunction, *, name: str, run_name: str | Callable[[], s
     )
 
 
-def step(*, retries: int = 2) -> Callable[[StepFunction], StepFunction]:
-    """Decorate a step function; the result is called like the function and returns its ref.
+def step_task(step: Step) -> Task[..., Any]:
+    """The task of a step, called with the plan and its inputs by name; its progress is shown, wherever it is made."""
 
-    A step that the plan leaves out is no task run at all: the call returns None.
-    """
-
-    def decorate(function: StepFunction) -> StepFunction:
-        name = function.__name__
-        here = as_task(_watched(name, function), name=name, run_name=title_of_run, retries=retries)
-
-        @functools.wraps(function)
-        def call(plan: RunPlan, *args: Any, **kwargs: Any) -> Ref | None:
-            if not STEPS[name].is_wanted(plan):
-                return None
-            if was_told():  # and went on: what a Ctrl-C broke may be caught in between
-                raise KeyboardInterrupt
-            begin_run()
-            result = here(plan, *args, **kwargs)
-            return result.result() if isinstance(result, State) else result
-
-        return call
-
-    return decorate
-
-
-def _watched(name: str, function: StepFunction) -> StepFunction:
-    """The step function with its progress shown in Prefect, made here or sent elsewhere."""
-    signature = inspect.signature(function)
-
-    @functools.wraps(function)
-    def body(plan: RunPlan, *args: Any, **kwargs: Any) -> Any:
-        sender = _sender.get() if STEPS[name].needs_gpu else None
-        refs = list(signature.bind(plan, *args, **kwargs).arguments.values())[1:]
-        inputs = {source: ref for source, ref in zip(STEPS[name].inputs, refs, strict=True) if ref is not None}
-        with pulse.in_step(), progress.shown(name, plan, inputs, has_log=sender is None and STEPS[name].needs_gpu):
-            ref = function(plan, *args, **kwargs) if sender is None else sender(name, plan, inputs)
+    def run(plan: RunPlan, inputs: Mapping[str, Ref]) -> Ref:
+        sender = _sender.get() if step.needs_gpu else None
+        with pulse.in_step(), progress.shown(step.name, plan, inputs, has_log=sender is None and step.needs_gpu):
+            ref = execute(step, plan, inputs) if sender is None else sender(step.name, plan, inputs)
             if not ref.is_cached:
-                progress.publish_checks(name, checks_of(ref.metrics))
+                progress.publish_checks(step.name, checks_of(ref.metrics))
             return ref
 
-    return body
+    run.__doc__ = step.description
+    retries = RETRIES_OF_TRAINING if step.job else RETRIES
+    return as_task(run, name=step.name, run_name=title_of_run, retries=retries)
 
 
 def title(name: str, plan: RunPlan) -> str:

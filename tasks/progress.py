@@ -23,8 +23,9 @@ from nanochat_core.base.child import LOG_NAME
 from nanochat_core.base.units import dollars, duration, size
 from nanochat_core.cli.display import TrainingState
 from nanochat_core.pipeline.checks_verdict import Check, ChecksFailedError
-from nanochat_core.pipeline.step import ATTEMPT, LOG_FOLDER, STOPPED, Ref, step_key
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.execute import ATTEMPT, STOPPED
+from nanochat_core.pipeline.step import LOG_FOLDER, Ref, step_key
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import GPUS, RunPlan
 from nanochat_core.store.blobs import blob_key
 from tasks.artifacts import (
@@ -230,8 +231,7 @@ def check_rows(checks: Sequence[Check]) -> list[dict[str, str]]:
 def publish_log(name: str, plan: RunPlan, inputs: Inputs) -> None:
     """The output of the step's ranks as an artifact of the task run, and where the whole of it is."""
     step, space = STEPS[name], workspace.current()
-    digests = {source: ref.content if step.reads_logs else ref.digest for source, ref in inputs.items()}
-    key = step_key(step, plan, digests)
+    key = step_key(step, plan, step.digests(inputs))
     kept = f"{LOG_FOLDER}/{LOG_NAME}"
     made = space.store.find(name, key.fingerprint)
     if made is not None and kept in made.files:

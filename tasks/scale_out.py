@@ -20,14 +20,13 @@ from nanochat_core.base.errors import ConfigError
 from nanochat_core.config import RuntimeConfig
 from nanochat_core.pipeline import token_parts
 from nanochat_core.pipeline.step import Ref
-from nanochat_core.pipeline.steps import STEPS
 from nanochat_core.plan import RunPlan
 from tasks import policy
 
 
 def encoded_shards(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> None:
     """Encode the shards of the corpus on the cluster that the plan names; the `tokens` step puts them together."""
-    if token_parts.are_wanted(plan, corpus, tokenizer, STEPS["tokens"]):
+    if token_parts.are_wanted(plan, corpus, tokenizer):
         _check_reachable(plan.config.runtime)
         runner = task_runner(plan.config.runtime)
         encode_shards.with_options(task_runner=runner)(plan, corpus, tokenizer)
@@ -44,7 +43,7 @@ def encode_shards(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> list[Ref]:
 
 def _encode_shard(plan: RunPlan, corpus: Ref, tokenizer: Ref, file: str) -> Ref:
     """One shard, on whichever worker this runs."""
-    return token_parts.make(plan, corpus, tokenizer, file=file, steps=STEPS)
+    return token_parts.make(plan, corpus, tokenizer, file=file)
 
 
 encode_shard = policy.as_task(_encode_shard, name="encode_shard", run_name="encode {file}", retries=2)

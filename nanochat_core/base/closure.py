@@ -38,8 +38,8 @@ EXCLUDED = {
     f"{PACKAGE}.base.secret_shapes": "the same",
     f"{PACKAGE}.config": "its values are in the key one by one",
     f"{PACKAGE}.observe": "hears what a step tells, and answers nothing",
-    f"{PACKAGE}.pipeline.identity:pretrain_settings": "all that it says is in the key by value",
     f"{PACKAGE}.plan": "what it derives is in the key by value",
+    f"{PACKAGE}.steps.pretrain:train_settings": "all that it says is in the key by value",
     f"{PACKAGE}.store": "all that it hands out has the digest that was asked for",
     f"{PACKAGE}.workspace": "where things are kept",
 }

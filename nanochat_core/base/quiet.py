@@ -8,14 +8,16 @@ run costs money and a stale hit trust. The tables are lists of what is known, so
 import ast
 from collections.abc import Iterable
 
-# Calls and decorators that only make a value, by their full names.
+# Calls and decorators that only make a value, by their full names. One is ours: a step's file is wording as well, and
+# of what it puts into its Step only the body and the checks decide a result. A test holds that making one does nothing.
 QUIET_CALLS = """
     bool bytes classmethod dict float frozenset int len list max min object property range round set slice
     sorted staticmethod str sum tuple type zip abc.abstractmethod collections.Counter collections.OrderedDict
     collections.defaultdict collections.deque collections.namedtuple contextlib.contextmanager
     contextlib.asynccontextmanager contextvars.ContextVar dataclasses.dataclass dataclasses.field enum.auto
     enum.unique fractions.Fraction functools.cache functools.cached_property functools.lru_cache
-    functools.partial functools.wraps itertools.count logging.getLogger operator.attrgetter operator.itemgetter
+    functools.partial functools.wraps itertools.count logging.getLogger nanochat_core.pipeline.step.Step
+    operator.attrgetter operator.itemgetter
     pathlib.Path pathlib.PurePosixPath re.compile string.Template struct.Struct threading.Event threading.Lock
     threading.RLock threading.local typing.NewType typing.ParamSpec typing.TypeVar typing.cast typing.final
     typing.overload typing.override typing.runtime_checkable torch.inference_mode torch.no_grad triton.autotune

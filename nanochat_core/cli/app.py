@@ -116,7 +116,7 @@ def _switches(step: "Step", plan: RunPlan) -> str:
 
 def check_step(name: str | None, plan: RunPlan) -> str | None:
     """The name of a step that the plan has, or ConfigError naming those."""
-    from nanochat_core.pipeline.steps import STEPS, wanted
+    from nanochat_core.pipeline.table import STEPS, wanted
 
     if name is None or name in wanted(plan):
         return name

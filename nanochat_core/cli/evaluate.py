@@ -16,10 +16,11 @@ from nanochat_core import observe, workspace
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.cli.display import display
 from nanochat_core.cli.output import Json, Page, answer, table
-from nanochat_core.pipeline.identity import run_seed
+from nanochat_core.pipeline.execute import execute
 from nanochat_core.pipeline.models import StoredModel, find_model
-from nanochat_core.pipeline.step import Ref, execute
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.step import Ref
+from nanochat_core.pipeline.table import STEPS
+from nanochat_core.pipeline.training import run_seed
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 from nanochat_core.store.store import Store
@@ -144,7 +145,7 @@ def measure_model(plan: RunPlan, model: StoredModel, steps: list[str]) -> dict[s
     """Run the steps on `model`; refs by step. A step's model input is this model, whichever step made it."""
     refs = {"tokenizer": model.tokenizer_ref, "pretrain": model.ref, "sft": model.ref, "rl": model.ref}
     for name in steps:
-        refs[name] = execute(STEPS[name], plan, {source: refs[source] for source in STEPS[name].inputs}, STEPS)
+        refs[name] = execute(STEPS[name], plan, {source: refs[source] for source in STEPS[name].sources})
     return refs
 
 

@@ -8,25 +8,19 @@ from rich.markup import escape
 from nanochat_core import plan as plans
 from nanochat_core.base.units import count, dollars, duration
 from nanochat_core.cli.output import grid, table
-from nanochat_core.pipeline.ahead import preview
-from nanochat_core.pipeline.steps import wanted
+from nanochat_core.pipeline.ahead import previews
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan
-from nanochat_core.store.manifest import Artifact
 
 REASONS_SHOWN = 3
 
 
 def preview_steps(plan: RunPlan, until: str | None = None) -> list[dict[str, Any]]:
     """Per step: cached or run, and why; in order."""
-    made: dict[str, Artifact | None] = {}
-    rows = []
-    for name, step in wanted(plan).items():
-        seen = preview(step, plan, {source: made[source] for source in step.inputs if source in made})
-        made[name] = seen.artifact
-        rows.append({"step": name, "state": seen.state, "what": step.title(plan), "why": seen.reasons})
-        if name == until:
-            break
-    return rows
+    return [
+        {"step": name, "state": seen.state, "what": STEPS[name].title(plan), "why": seen.reasons}
+        for name, seen in previews(plan, until).items()
+    ]
 
 
 def show_plan(console: Console, plan: RunPlan, rows: list[dict[str, Any]]) -> None:

@@ -24,7 +24,8 @@ from nanochat_core.base.process import die_with_parent
 from nanochat_core.gate import baseline
 from nanochat_core.gate.night import FAILURES, Asked, has_diverged, measured, nights, runs_of, seed_of, with_seed
 from nanochat_core.gate.verdict import NightRun, Verdict, judge
-from nanochat_core.pipeline.step import Ref, ref_of
+from nanochat_core.pipeline.execute import ref_of
+from nanochat_core.pipeline.step import Ref
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 

@@ -1,13 +1,14 @@
 """One commit's training, run by that commit's own code: what `nightly bisect` starts in each worktree.
 
 Started by path with the worktree first on PYTHONPATH, so every import below is the commit's. It therefore uses only
-what commits have had for long: presets, plan, steps and their keys. Reads one JSON argument, prints one JSON line:
-the digest of the recipe (that of gate/night.py), and where a seed is wanted the refs of its steps.
+what commits have had for long: presets, plan, the table of steps and their keys. Reads one JSON argument, prints one
+JSON line: the digest of the recipe (that of gate/night.py), and where a seed is wanted the refs of its steps.
 """
 
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -18,48 +19,58 @@ def main() -> None:
 
     wanted = json.loads(sys.argv[1])
     plan = plan_run(load_config(wanted["preset"], wanted["overrides"]))
-    upstream = _upstream(plan)
-    answer: dict[str, Any] = {"recipe": _recipe(plan, upstream)}
+    answer: dict[str, Any] = {"recipe": _recipe(plan, _made(plan, until="tokens"))}
     if wanted["seed"] is not None:
         seeded = dataclasses.replace(plan, config=dataclasses.replace(plan.config, seed=wanted["seed"]))
-        answer["refs"] = [[ref.step, ref.fingerprint] for ref in _train(seeded, upstream)]
+        refs = _made(seeded, until="evaluate_core" if plan.has_core else "evaluate_base")
+        answer["refs"] = [[step, ref.fingerprint] for step, ref in refs.items()]
     print(json.dumps(answer))
 
 
-def _upstream(plan: Any) -> tuple[Any, Any, Any]:
-    from nanochat_core.pipeline import steps
+def _table() -> Mapping[str, Any]:
+    try:
+        from nanochat_core.pipeline.table import STEPS
+    except ImportError:  # a commit from before each step had its own file
+        from nanochat_core.pipeline.steps import STEPS  # type: ignore[no-redef, import-not-found, unused-ignore]
+    return STEPS
 
-    corpus = steps.corpus(plan)
-    tokenizer = steps.tokenizer(plan, corpus)
-    return corpus, tokenizer, steps.tokens(plan, corpus, tokenizer)
+
+def _execute(step: Any, plan: Any, inputs: Mapping[str, Any]) -> Any:
+    try:
+        from nanochat_core.pipeline.execute import execute
+    except ImportError:
+        from nanochat_core.pipeline import step as older
+
+        return older.execute(step, plan, inputs, _table())  # type: ignore[attr-defined, unused-ignore]
+    return execute(step, plan, inputs)
 
 
-def _recipe(plan: Any, upstream: tuple[Any, Any, Any]) -> str:
+def _made(plan: Any, *, until: str) -> dict[str, Any]:
+    """The refs of all steps of the table up to and including `until`."""
+    refs: dict[str, Any] = {}
+    for name, step in _table().items():
+        if step.is_wanted(plan):
+            sources = [getattr(source, "name", source) for source in step.inputs]
+            refs[name] = _execute(step, plan, {source: refs[source] for source in sources if source in refs})
+        if name == until:
+            break
+    return refs
+
+
+def _recipe(plan: Any, made: Mapping[str, Any]) -> str:
     from nanochat_core.base.fingerprint import identity_digest
     from nanochat_core.pipeline.step import step_key
-    from nanochat_core.pipeline.steps import STEPS
 
-    digests = {"tokenizer": upstream[1].digest, "tokens": upstream[2].digest}
-    trained = dict(step_key(STEPS["pretrain"], plan, digests).identity)
+    steps = _table()
+    digests = {source: made[source].digest for source in ("tokenizer", "tokens")}
+    trained = dict(step_key(steps["pretrain"], plan, digests).identity)
     trained["config"] = {name: value for name, value in trained["config"].items() if name != "seed"}
-    measured = step_key(STEPS["evaluate_base"], plan, {}).identity
+    measured = step_key(steps["evaluate_base"], plan, {}).identity
     parts = {
         "pretrain": {name: trained[name] for name in ("config", "inputs", "code", "packages")},
         "evaluate": {name: measured[name] for name in ("config", "code", "packages")},
     }
     return str(identity_digest(parts))
-
-
-def _train(plan: Any, upstream: tuple[Any, Any, Any]) -> list[Any]:
-    from nanochat_core.pipeline import steps
-
-    corpus, tokenizer, tokens = upstream
-    base = steps.pretrain(plan, tokenizer, tokens)
-    found = [corpus, tokenizer, tokens, base, steps.evaluate_base(plan, tokenizer, tokens, base)]
-    if plan.has_core:
-        bundle = steps.core_bundle(plan)
-        found.append(steps.evaluate_core(plan, steps.core_prompts(plan, tokenizer, bundle), base))
-    return found
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""The steps of a run: what each one reads, makes and depends on, and how one is run or found in the store.
+"""Running the steps: what a step is, how one is run or found in the store, all of them, and what a run leaves behind.
 
-Stages (corpora, training, evaluation ...) never import each other; here is where they meet, and the store is all they
-share. `steps.py` has one function per step with the signature that flows and tasks use.
+What each step does is in a file of its own, in nanochat_core/steps.
 """

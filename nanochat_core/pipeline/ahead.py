@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nanochat_core import workspace
-from nanochat_core.pipeline.step import Step, StepKey, explain, step_key
+from nanochat_core.pipeline.execute import explain
+from nanochat_core.pipeline.step import Step, StepKey, step_key
+from nanochat_core.pipeline.table import wanted
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact
 
@@ -42,3 +44,15 @@ def preview(step: Step, plan: RunPlan, inputs: Mapping[str, Artifact | None]) ->
     if step.name in plan.accept_drift and all(reason.startswith("code ") for reason in reasons):
         return Preview("cached", None, ["accepted although: ", *reasons])
     return Preview("run", None, reasons)
+
+
+def previews(plan: RunPlan, until: str | None = None) -> dict[str, Preview]:
+    """What a run would do with each of its steps up to and including `until`, in order."""
+    made: dict[str, Artifact | None] = {}
+    seen: dict[str, Preview] = {}
+    for name, step in wanted(plan).items():
+        seen[name] = preview(step, plan, {source: made[source] for source in step.sources if source in made})
+        made[name] = seen[name].artifact
+        if name == until:
+            break
+    return seen

@@ -14,6 +14,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nanochat_core.data.files import Found
 
 READ_BYTES = 256 << 20  # all files together: about half a second
 BLOCK_BYTES = 64 << 10
@@ -48,6 +52,31 @@ def reading(*, whole: bool) -> Iterator[Seen]:
         yield seen
     finally:
         _seen.reset(token)
+
+
+def stamps(path: str | None) -> list[list[str]]:
+    """[name, digest] of a file, or of every file below a folder; none where there is nothing, and the step says so."""
+    chosen = Path(path or "").expanduser()
+    walk = os.walk(chosen, followlinks=True)  # data are often linked into place
+    below = sorted(Path(folder, name) for folder, _, names in walk for name in names)
+    files = [chosen] if chosen.is_file() else [file for file in below if file.is_file()]
+    return digests(files, chosen) if path else []
+
+
+def texts(found: "Found", roles: Sequence[str]) -> list[list[str]]:
+    """[form, role, digest] of each file in the order in which they are read: what else it is called is not used."""
+    from nanochat_core.data.files import form_of
+
+    return [
+        [form_of(file), role, digest]
+        for file, role, digest in zip(found.files, roles, contents(found.files), strict=True)
+    ]
+
+
+def local_folder(dataset: str | None) -> Path | None:
+    """The folder that a dataset's name means, where it is one on this machine."""
+    folder = Path(dataset).expanduser() if dataset else None
+    return folder if folder and folder.is_dir() else None
 
 
 def digests(files: Sequence[Path], root: Path) -> list[list[str]]:

@@ -100,7 +100,7 @@ def toml_of(config: Mapping[str, Any]) -> tuple[str, list[str]]:
 
 def differences(gathered: Evidence, folder: Path) -> list[str]:
     """What is another one in this checkout and environment, by name; `folder` is for a preset file."""
-    from nanochat_core.pipeline.steps import STEPS
+    from nanochat_core.pipeline.table import STEPS
     from nanochat_core.plan import plan_run
     from nanochat_core.presets import load_config
 

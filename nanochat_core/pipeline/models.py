@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat_core.base.errors import CorruptError, MissingError
-from nanochat_core.pipeline.step import Ref, ref_of
+from nanochat_core.pipeline.execute import ref_of
+from nanochat_core.pipeline.step import Ref
 from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.store import Store
 

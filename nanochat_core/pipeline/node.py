@@ -13,11 +13,10 @@ from nanochat_core import observe, workspace
 from nanochat_core.base import gpu_slots
 from nanochat_core.base.errors import HardwareError, MissingError, TrainingError
 from nanochat_core.base.torchrun import Nodes
-from nanochat_core.pipeline import trainings
 from nanochat_core.pipeline.ahead import preview_key
-from nanochat_core.pipeline.on_gpus import gpus_wanted
-from nanochat_core.pipeline.step import StepKey
-from nanochat_core.pipeline.steps import wanted
+from nanochat_core.pipeline.execute import gpus_wanted
+from nanochat_core.pipeline.step import Step, StepKey
+from nanochat_core.pipeline.table import wanted
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact
 
@@ -27,45 +26,45 @@ FAILURES_LEFT = 20  # of the trainings joined, before this node gives up: it can
 
 def join(plan: RunPlan, *, note: Callable[[str], None], wait_s: float) -> None:
     """Take part in every training of the run that the first node leads; `wait_s`: longest silence of that node."""
-    for name in [step for step in wanted(plan) if step in trainings.JOBS]:
-        inputs, key = _wait_for_inputs(plan, name, note=note, wait_s=wait_s)
+    for name, step in wanted(plan).items():
+        if step.job is None:
+            continue
+        inputs, key = _wait_for_inputs(plan, step, note=note, wait_s=wait_s)
         for _ in range(FAILURES_LEFT):
             if workspace.current().store.find(name, key.fingerprint):
                 note(f"{name} is done")
                 break
-            _lend(plan, name, key, inputs, note=note)
+            _lend(plan, step, key, inputs, note=note)
         else:
             raise TrainingError(f"{name} broke off {FAILURES_LEFT} times", hint="see the first node's log")
 
 
 def _wait_for_inputs(
-    plan: RunPlan, name: str, *, note: Callable[[str], None], wait_s: float
+    plan: RunPlan, step: Step, *, note: Callable[[str], None], wait_s: float
 ) -> tuple[dict[str, Artifact], StepKey]:
-    """The artifacts that training `name` reads, as soon as they are in the store."""
-    note(f"waiting for the inputs of {name}")
+    """The artifacts that a training reads, as soon as they are in the store."""
+    note(f"waiting for the inputs of {step.name}")
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
-        made = _made(plan, until=name)
-        step = wanted(plan)[name]
-        sources = [source for source in step.inputs if source in wanted(plan)]
+        made = _made(plan, until=step.name)
+        sources = [source.name for source in step.inputs if source.is_wanted(plan)]
         if all(source in made for source in sources):
             inputs = {source: made[source] for source in sources}
             return inputs, preview_key(step, plan, inputs)
         time.sleep(POLL_S)
     raise MissingError(
-        f"the inputs of {name} did not appear in {workspace.current().store.url} within {wait_s:.0f} s",
+        f"the inputs of {step.name} did not appear in {workspace.current().store.url} within {wait_s:.0f} s",
         hint="start the first node with the same settings, code and NANOCHAT_STORE",
     )
 
 
 def _made(plan: RunPlan, *, until: str) -> dict[str, Artifact]:
     """What there is of the steps before `until`."""
-    steps = wanted(plan)
     made: dict[str, Artifact] = {}
-    for name, step in steps.items():
+    for name, step in wanted(plan).items():
         if name == until:
             break
-        sources = [source for source in step.inputs if source in steps]
+        sources = [source.name for source in step.inputs if source.is_wanted(plan)]
         if all(source in made for source in sources):
             key = preview_key(step, plan, {source: made[source] for source in sources})
             if artifact := workspace.current().store.find(name, key.fingerprint):
@@ -73,16 +72,17 @@ def _made(plan: RunPlan, *, until: str) -> dict[str, Artifact]:
     return made
 
 
-def _lend(plan: RunPlan, name: str, key: StepKey, inputs: dict[str, Artifact], *, note: Callable[[str], None]) -> None:
+def _lend(plan: RunPlan, step: Step, key: StepKey, inputs: dict[str, Artifact], *, note: Callable[[str], None]) -> None:
     """Run this node's ranks until the training ends, one way or the other."""
     from nanochat_core.train.launch import run_training
 
-    space, runtime = workspace.current(), plan.config.runtime
+    assert step.job is not None
+    name, space, runtime = step.name, workspace.current(), plan.config.runtime
     nodes = Nodes.from_environment(runtime.num_nodes, run_id=key.fingerprint[:16])
     work = space.work(name, key.fingerprint) / f"node-{nodes.rank}"
     (work / "out").mkdir(parents=True, exist_ok=True)
     folders = {source: space.store.fetch(artifact) for source, artifact in inputs.items()}
-    job = trainings.JOBS[name](plan, folders, checkpoints=work / "checkpoints", work=work, out=work / "out")
+    job = step.job(plan, folders, checkpoints=work / "checkpoints", work=work, out=work / "out")
     note(f"joining {name} at {nodes.rendezvous} as node {nodes.rank} of {nodes.num}")
     try:
         with gpu_slots.taken(gpus_wanted(plan), owner=observe.who(), on_wait=lambda _: None, note=note):

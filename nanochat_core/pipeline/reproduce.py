@@ -22,7 +22,7 @@ from nanochat_core.base.errors import ConfigError, CorruptError, MissingError, N
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
 from nanochat_core.base.git import git
 from nanochat_core.pipeline.ingredients import Evidence, evidence, machine_differences, made_with, tolerance, toml_of
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.presets import config_from_record
 from nanochat_core.store.manifest import check_key
 from nanochat_core.store.store import Store

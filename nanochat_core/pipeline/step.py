@@ -1,40 +1,29 @@
-"""One step: a pure function of (identity config, input artifacts) that makes one artifact.
+"""What a step is: a pure function of (settings, input artifacts) that makes one artifact, and the words around it.
 
-`execute` finds the artifact in the store or makes it: it computes the fingerprint, takes the store's lease on it, runs
-the body in a scratch folder, and publishes the result, manifest last. A driver that was silent for too long has lost
-its step to another one: it publishes nothing, and its ranks stop. An input whose bytes are damaged is never used: it is
-discarded and the step that made it runs again, on the spot.
+Each step is a `Step` in a file of its own (nanochat_core/steps), which says what decides its result, what it reads and
+what makes it. `execute.py` runs one or finds what it made; `table.py` has all of them.
 """
 
 import contextlib
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nanochat_core import observe, workspace
-from nanochat_core.base import fingerprint, locks
-from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
-from nanochat_core.base.limits import limit_error
-from nanochat_core.pipeline.checks_verdict import Check, require
+from nanochat_core.base import fingerprint
+from nanochat_core.base.errors import MissingError, NanochatError
+from nanochat_core.pipeline.checks_verdict import Check
 from nanochat_core.pipeline.data_files import Seen, reading
-from nanochat_core.pipeline.on_gpus import on_gpus
 from nanochat_core.plan import RunPlan
-from nanochat_core.store import provenance, why
 from nanochat_core.store.lease import Lease
 from nanochat_core.store.manifest import LOG_FOLDER as LOG_FOLDER  # where a body puts its logs
-from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.partial import Partial
-from nanochat_core.store.store import FENCING_NUMBER
-from nanochat_core.workspace import Workspace
 
-STOPPED = "stopped"  # what is told of a step that a Ctrl-C or a cancel ended
-ATTEMPT = "attempt"
-LEASE_TTL_S = 60.0  # a driver that is silent for so long has lost its step to whoever waits
-QUICK_CHECK_BYTES = 256 << 20  # cached artifacts up to this size are read and verified before they are reused
+if TYPE_CHECKING:
+    from nanochat_core.train.settings import TrainJob
+
+Metrics = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,7 +36,7 @@ class Ref:
     """Of the results: the artifact's `result_digest`."""
     content: str
     """Of all files, logs included."""
-    metrics: dict[str, Any]
+    metrics: Metrics
     seconds: float
     """What making it took, whenever that was."""
     is_cached: bool
@@ -93,44 +82,79 @@ class StepRun:
         observe.current().note(text)
 
 
-_begun_anew: set[tuple[str, str]] = set()  # steps that this process has begun again, and not finished
-
-
 def _always(plan: RunPlan) -> bool:
     return True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
-    """The fixed part of a step."""
+    """One step of the pipeline; made once, in its own file, and called by the flow.
+
+    Making one does nothing but hold what it is given, and closure.py relies on that: no `__post_init__`. So wording may
+    stand beside the body, and an edit of it makes nothing again.
+    """
 
     name: str
+    description: str
+    """What it does, in a sentence."""
     title: Callable[[RunPlan], str]
     """One line for people: what and how big."""
-    body: Callable[[StepRun], dict[str, Any]]
-    """Fills `out`; returns the headline numbers."""
-    identity: Callable[[RunPlan], dict[str, Any]]
-    """The settings that decide the result."""
+    headline: Callable[[Metrics], str]
+    """The result in a few words, from the metrics."""
+    settings: Callable[[RunPlan], dict[str, Any]]
+    """What of the configuration decides the result, as plain values: all that is in the key of it. A setting that is
+    not here reruns nothing."""
     packages: tuple[str, ...]
     """Packages whose version decides the result."""
-    headline: Callable[[dict[str, Any]], str]
-    """The result in a few words, from the metrics."""
-    inputs: tuple[str, ...] = ()
-    """Names of the steps whose artifacts it reads; it does without those that are not part of the run."""
+    inputs: tuple["Step", ...] = ()
+    """The steps whose artifacts it reads, in the order in which the flow hands them over; it does without those that
+    are not part of the run."""
+    body: Callable[[StepRun], Metrics]
+    """Fills `out`; returns the headline numbers."""
+    checks: Callable[[StepRun, Metrics], list[Check]] | None = None
+    """What must be true of what the body made, before it is published."""
+    job: "Callable[..., TrainJob] | None" = None
+    """Of a training: what each node of it is told, from the plan and the folders (pipeline/training.py)."""
     is_wanted: Callable[[RunPlan], bool] = _always
     """Whether a run has this step."""
-    reads: Callable[[Mapping[str, Any]], dict[str, list[str]]] | None = None
-    """The files that it needs of its inputs, from its identity config; None, or an input left out: all of them."""
-    reads_logs: bool = False
-    """Its result depends on its inputs' logs as well."""
-    checks: Callable[[StepRun, dict[str, Any]], list[Check]] | None = None
-    """What must be true of what the body made, before it is published."""
     notes: Callable[[RunPlan], list[str]] | None = None
     """What a person is told of its input files each time, whether it is made or found."""
     needs_gpu: bool = False
     """Whether it trains or runs a model, in ranks that have a GPU each where there are some."""
+    reads: Callable[[Mapping[str, Any]], dict[str, list[str]]] | None = None
+    """The files that it needs of its inputs, from its settings; None, or an input left out: all of them."""
+    reads_logs: bool = False
+    """Its result depends on its inputs' logs as well."""
     entries: tuple[str, ...] = ()
     """Code that the body reaches in a way that cannot be followed by name: "module" or "module:name"."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of its inputs."""
+        return tuple(step.name for step in self.inputs)
+
+    def named(self, refs: Sequence[Ref | None]) -> dict[str, Ref]:
+        """What the flow hands over, by the step that made it; NanochatError where that is not what this one reads."""
+        told = [ref.step if ref else name for ref, name in zip(refs, self.sources, strict=False)]
+        if (*told,) != self.sources or len(refs) != len(self.sources):
+            raise NanochatError(
+                f"{self.name} was handed ({', '.join(ref.step if ref else 'None' for ref in refs)})",
+                hint=f"it reads ({', '.join(self.sources)}), in this order: correct its line in the flow",
+            )
+        return {ref.step: ref for ref in refs if ref is not None}
+
+    def digests(self, inputs: Mapping[str, Ref]) -> dict[str, str]:
+        """Of its inputs, as they are in its key."""
+        return {name: ref.content if self.reads_logs else ref.digest for name, ref in inputs.items()}
+
+    def maker(self, name: str) -> "Step":
+        """The step of this name among those that lead to this one; MissingError where none does."""
+        for step in self.inputs:
+            if step.name == name:
+                return step
+            with contextlib.suppress(MissingError):
+                return step.maker(name)
+        raise MissingError(f"no step {name} leads to {self.name}", hint="run the pipeline again")
 
 
 @dataclass(frozen=True)
@@ -147,7 +171,7 @@ def step_key(step: Step, plan: RunPlan, digests: Mapping[str, str]) -> StepKey:
     """The fingerprint of a step, given the content digests of its inputs."""
     functions: list[Callable[..., Any]] = [step.body, *([step.checks] if step.checks else [])]
     with reading(whole=plan.verify_inputs) as seen:
-        config = step.identity(plan)
+        config = step.settings(plan)
     identity = {
         "step": step.name,
         "config": config,
@@ -156,242 +180,3 @@ def step_key(step: Step, plan: RunPlan, digests: Mapping[str, str]) -> StepKey:
         "packages": fingerprint.package_versions(step.packages),
     }
     return StepKey(identity, fingerprint.identity_digest(identity), seen)
-
-
-def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref], steps: Mapping[str, Step]) -> Ref:
-    """Find the step's artifact or make it. `steps` is the table to remake a damaged input from."""
-    observer, space = observe.current(), workspace.current()
-    observer.step_started(step.name, step.title(plan))
-    started = time.time()
-    try:
-        for text in step.notes(plan) if step.notes else []:
-            observer.note(text)
-        digests = {name: ref.content if step.reads_logs else ref.digest for name, ref in inputs.items()}
-        key = step_key(step, plan, digests)
-        found = _found(space, step, plan, key)
-        if plan.verify_inputs and key.seen.stamps:
-            observer.note(f"{step.name}: {key.seen}: {'none differs' if found else '; '.join(explain(step, key))}")
-        if found is None:
-            with _lease(space, step.name, key) as lease, _in_use(space, step.name, key.fingerprint):
-                other = _other_key(step, plan, key)  # before the files are read to make something of them
-                # whoever held the lease before may have made it
-                found = _found(space, step, plan, key) or _found_by_content(space, step, plan, key, other)
-                artifact = found or _make(space, step, plan, key, other, inputs, steps, lease)
-        else:
-            artifact = found
-        if found is not None and plan.verify_inputs and (other := _other_key(step, plan, key)):
-            _correct(space, step, artifact, other)
-    except BaseException as error:
-        limit = limit_error(error, near=space.home)
-        told = str(limit or error) or type(error).__name__ if isinstance(error, Exception) else STOPPED
-        observer.step_failed(step.name, told)
-        if limit is not None:
-            raise limit from error
-        raise
-    ref = ref_of(artifact, inputs, is_cached=found is not None)
-    observer.step_finished(
-        step.name, is_cached=ref.is_cached, seconds=time.time() - started, headline=step.headline(ref.metrics)
-    )
-    return ref
-
-
-def _found(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> Artifact | None:
-    """The artifact where the run may reuse one. Anew means once: a retry goes on with what the first try has."""
-    if step.name in plan.fresh and (step.name, key.fingerprint) not in _begun_anew:
-        return None
-    return reusable(space, step.name, key) or _accept_drift(space, step, plan, key)
-
-
-def _found_by_content(
-    space: Workspace, step: Step, plan: RunPlan, key: StepKey, whole: StepKey | None
-) -> Artifact | None:
-    """The artifact of the same large files by all of their content: copied or renamed they have other samples."""
-    if whole is None or plan.verify_inputs or step.name in plan.fresh:
-        return None
-    earlier = reusable(space, step.name, whole)
-    return _published_as(space, earlier, key) if earlier else None
-
-
-def _correct(space: Workspace, step: Step, artifact: Artifact, samples: StepKey) -> None:
-    """What stands under the samples of large files is what was made from all of their content."""
-    known = space.store.find(step.name, samples.fingerprint)
-    if known is None or known.result_digest != artifact.result_digest:
-        _published_as(space, artifact, samples)
-
-
-def _other_key(step: Step, plan: RunPlan, key: StepKey) -> StepKey | None:
-    """Large files have two keys, by samples and by all of their content: the one that this run does not go by.
-
-    None where there is no other, or where the files just changed.
-    """
-    other = step_key(step, replace(plan, verify_inputs=not plan.verify_inputs), key.identity["inputs"])
-    is_other = other.fingerprint != key.fingerprint and other.seen.stamps == key.seen.stamps
-    return other if is_other else None
-
-
-def _check_unchanged(step: Step, plan: RunPlan, key: StepKey) -> None:
-    """Refuse what was made of files that somebody wrote to meanwhile: it would stand under the key of the old ones."""
-    if key.seen.stamps and step_key(step, plan, key.identity["inputs"]).identity["config"] != key.identity["config"]:
-        raise NanochatError(f"the files of {step.name} changed while it read them", hint="run the same command again")
-
-
-def _lease(space: Workspace, step: str, key: StepKey) -> Lease:
-    """The right to make this step, held by one process of all machines that share the store."""
-
-    told: list[str] = []
-
-    def on_wait(owner: str) -> None:
-        if owner not in told:
-            told.append(owner)
-            observe.current().note(f"{step} is being made by {owner}; waiting for it")
-        observe.current().step_progress(step, 0, 1, f"waiting for {owner}")  # where a stop is heard
-
-    inputs = key.identity["inputs"]
-    return space.store.lease(
-        step, key.fingerprint, owner=observe.who(), ttl_s=LEASE_TTL_S, inputs=inputs, on_wait=on_wait
-    )
-
-
-@contextlib.contextmanager
-def _in_use(space: Workspace, step: str, fingerprint: str) -> Iterator[None]:
-    """Tell gc that this step's scratch is in use here; the kernel takes it back from a process that dies."""
-    lock = space.home / "locks" / space.work(step, fingerprint).name
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        locks.share(file, lock)
-        yield
-
-
-def ref_of(artifact: Artifact, inputs: Mapping[str, Ref], *, is_cached: bool = True) -> Ref:
-    """The small value that stands for an artifact; without `inputs` it cannot be made again when it is damaged."""
-    return Ref(
-        step=artifact.step,
-        fingerprint=artifact.fingerprint,
-        digest=artifact.result_digest,
-        content=artifact.digest,
-        metrics=dict(artifact.metrics),
-        seconds=float(artifact.provenance.get("seconds", 0.0)),
-        is_cached=is_cached,
-        inputs=dict(inputs),
-    )
-
-
-def reusable(space: Workspace, step: str, key: StepKey) -> Artifact | None:
-    """The artifact, when it is whole. Small ones are read and verified, since that costs less than a surprise."""
-    artifact = space.store.reuse(step, key.fingerprint)
-    if artifact is None or artifact.num_bytes > QUICK_CHECK_BYTES or "://" in space.store.url:
-        return artifact  # what is large or far is verified when it is read
-    damaged = space.store.verify(artifact)
-    if not damaged:
-        return artifact
-    observe.current().note(f"{step}: {', '.join(damaged[:3])} was damaged in the store; it is made again")
-    space.store.discard(artifact)
-    return None
-
-
-def _accept_drift(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> Artifact | None:
-    """An artifact that differs in code only, where the user said that this change does not matter.
-
-    It is published again under the new fingerprint with a note, so everything downstream can be traced to that
-    decision.
-    """
-    if step.name not in plan.accept_drift:
-        return None
-    for earlier in space.store.artifacts(step.name):
-        lines = why.explain(key.identity, earlier)
-        if all(line.startswith("code ") for line in lines):
-            return _published_as(space, earlier, key, accepted_drift=lines)
-    raise MissingError(
-        f"--accept-drift {step.name}: no earlier artifact differs in code only", hint=f"nanochat why {step.name}"
-    )
-
-
-def _published_as(space: Workspace, earlier: Artifact, key: StepKey, **facts: Any) -> Artifact:
-    """An artifact once more, under another key."""
-    known = {name: value for name, value in earlier.provenance.items() if name != FENCING_NUMBER}
-    return space.store.publish(
-        space.store.fetch(earlier),
-        **key.identity,
-        fingerprint=key.fingerprint,
-        metrics=earlier.metrics,
-        provenance={**known, **facts},
-    )
-
-
-def explain(step: Step, key: StepKey) -> list[str]:
-    """Why there is no whole artifact under this key: what differs from the nearest earlier one."""
-    nearest = why.nearest(key.identity, workspace.current().store.artifacts(step.name))
-    if nearest is None:
-        source = key.identity["config"].get("source")
-        return ["never made in this store" + (f" with source = {source}" if source else "")]
-    return why.explain(key.identity, nearest) or ["some of its files are missing or damaged in the store"]
-
-
-def _make(
-    space: Workspace,
-    step: Step,
-    plan: RunPlan,
-    key: StepKey,
-    other: StepKey | None,
-    inputs: Mapping[str, Ref],
-    steps: Mapping[str, Step],
-    lease: Lease,
-) -> Artifact:
-    """Run the body and publish what it made, under both keys where there are two."""
-    started = time.time()
-    work = space.work(step.name, key.fingerprint)
-    for old in sorted(work.glob(f"{ATTEMPT}-*"))[:-1]:  # the last one's log may be wanted
-        shutil.rmtree(old, ignore_errors=True)
-    attempt = work / f"{ATTEMPT}-{lease.number:06d}"
-    shutil.rmtree(attempt, ignore_errors=True)
-    out = attempt / "out"
-    out.mkdir(parents=True)
-    partial = space.store.partial(step.name, key.fingerprint, lease=lease)
-    if step.name in plan.fresh and (step.name, key.fingerprint) not in _begun_anew:
-        partial.clear()  # anew means without the old checkpoints, here as in the store
-        shutil.rmtree(work / "checkpoints", ignore_errors=True)
-        _begun_anew.add((step.name, key.fingerprint))
-    settings = key.identity["config"]
-    needed = step.reads(settings) if step.reads else {}
-    folders = {name: _fetch_input(space, plan, ref, steps, needed.get(name)) for name, ref in inputs.items()}
-    run = StepRun(
-        plan, step.name, key.fingerprint, work, attempt, out, partial, folders, settings, key.identity["inputs"], lease
-    )
-    with on_gpus(run) if step.needs_gpu else contextlib.nullcontext():
-        metrics = step.body(run)
-    _check_unchanged(step, plan, key)
-    run.lease.check()  # whoever took it over has cleared what a quality check would look at
-    metrics |= require(step.name, step.checks(run, metrics) if step.checks else [])
-    told = provenance.collect(arguments=sys.argv[1:], started_at=started)
-    artifact = space.store.publish(
-        out, **key.identity, fingerprint=key.fingerprint, metrics=metrics, provenance=told, lease=lease
-    )
-    if other is not None:
-        space.store.publish(out, **other.identity, fingerprint=other.fingerprint, metrics=metrics, provenance=told)
-    partial.clear()
-    shutil.rmtree(work, ignore_errors=True)
-    _begun_anew.discard((step.name, key.fingerprint))
-    return artifact
-
-
-def _fetch_input(space: Workspace, plan: RunPlan, ref: Ref, steps: Mapping[str, Step], names: list[str] | None) -> Path:
-    """The verified folder of an input; a damaged one is made again by its own step."""
-    for _ in range(2):
-        artifact = space.store.find(ref.step, ref.fingerprint)
-        try:
-            if artifact is None:
-                raise MissingError(f"{ref.short} is not in the store any more")
-            return space.store.fetch(artifact, names)
-        except MissingError as error:  # CorruptError is one
-            observe.current().note(f"{error.message}; {ref.step} runs again")
-            if artifact is not None:
-                space.store.discard(artifact)
-            remade = execute(steps[ref.step], plan, ref.inputs, steps)
-            if remade.digest != ref.digest:
-                raise NanochatError(
-                    f"{ref.short} was damaged, and making it again gave other content",
-                    hint="run the same command again",
-                ) from error
-    raise CorruptError(
-        f"{ref.short} is damaged again right after it was made", hint="check the disk or the object store"
-    )

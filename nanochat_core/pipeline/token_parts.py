@@ -5,20 +5,21 @@ is never made twice. The `tokens` step does not depend on parts: it encodes what
 same either way.
 """
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from nanochat_core import workspace
 from nanochat_core.base.errors import CorruptError, MissingError
-from nanochat_core.pipeline.step import Ref, Step, StepRun, execute, step_key
+from nanochat_core.pipeline.execute import execute
+from nanochat_core.pipeline.step import Metrics, Ref, Step, StepRun, step_key
 from nanochat_core.plan import RunPlan
+from nanochat_core.steps.tokens import tokens
 from nanochat_core.store.store import Store
 
 SPLITS = ("train", "validation")
 
 
-def are_wanted(plan: RunPlan, corpus: Ref, tokenizer: Ref, tokens: Step) -> bool:
+def are_wanted(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> bool:
     """Whether a cluster is to encode the corpus: one is named, and the tokens are not there yet."""
     if plan.config.runtime.scale_out == "none":
         return False
@@ -34,9 +35,10 @@ def files_of(store: Store, corpus: Ref) -> list[str]:
     return sorted(name for name in artifact.files if name.endswith(".parquet") and name.split("/")[0] in SPLITS)
 
 
-def make(plan: RunPlan, corpus: Ref, tokenizer: Ref, *, file: str, steps: Mapping[str, Step]) -> Ref:
+def make(plan: RunPlan, corpus: Ref, tokenizer: Ref, *, file: str) -> Ref:
     """Encode one shard, or find it encoded; whatever machine this runs on, the result is in the store."""
-    return execute(_step(file), plan, {"corpus": corpus, "tokenizer": tokenizer}, steps)
+    step = replace(_step(file), inputs=tokens.inputs)  # here: a key that names them would hold all of their code
+    return execute(step, plan, {"corpus": corpus, "tokenizer": tokenizer})
 
 
 def found(run: StepRun, split: str) -> dict[str, Path]:
@@ -58,17 +60,17 @@ def found(run: StepRun, split: str) -> dict[str, Path]:
 def _step(file: str) -> Step:
     return Step(
         name="token_part",
+        description="Encode one file.",
         title=lambda plan: file,
-        body=encode,
-        identity=lambda plan: {"file": file},
-        packages=("tiktoken", "numpy", "pyarrow"),
         headline=lambda metrics: f"{file}: {metrics['tokens']:,} tokens",
-        inputs=("corpus", "tokenizer"),
+        settings=lambda plan: {"file": file},
+        packages=("tiktoken", "numpy", "pyarrow"),
+        body=encode,
         reads=lambda settings: {"corpus": [str(settings["file"])]},
     )
 
 
-def encode(run: StepRun) -> dict[str, Any]:
+def encode(run: StepRun) -> Metrics:
     """The step's body."""
     from nanochat_core.data.tokenize import encode_file
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from nanochat_core.base.errors import CorruptError
 from nanochat_core.base.fingerprint import canonical_json, identity_digest
-from nanochat_core.pipeline.steps import STEPS, wanted
+from nanochat_core.pipeline.table import STEPS, wanted
 from nanochat_core.record.archive import entry_of
 from nanochat_core.record.evidence import (
     FILES_OF_STEPS,
@@ -93,7 +93,7 @@ def _check_manifest(evidence: Evidence, step: str, artifact: Artifact) -> None:
         )
     if evidence.plan is not None and step in STEPS:
         known = wanted(evidence.plan)
-        for source in sorted({name for name in STEPS[step].inputs if name in known} - artifact.inputs.keys()):
+        for source in sorted({name for name in STEPS[step].sources if name in known} - artifact.inputs.keys()):
             evidence.say(name, f"inputs.{source}", "is missing: the step reads it")
     for source, digest in artifact.inputs.items():
         made = evidence.manifests.get(source)
@@ -102,7 +102,7 @@ def _check_manifest(evidence: Evidence, step: str, artifact: Artifact) -> None:
         elif digest not in (made.result_digest, made.digest):
             evidence.say(name, f"inputs.{source}", f"is {digest}, the manifest of {source} gives {made.result_digest}")
     if evidence.plan is not None and step in STEPS_OF_CONFIG and step in STEPS:
-        derived = _as_json(STEPS[step].identity(evidence.plan))
+        derived = _as_json(STEPS[step].settings(evidence.plan))
         for path, claimed, expected in differences(dict(artifact.config), derived, "config"):
             evidence.say(name, path, f"is {shown(claimed)}, the run's configuration gives {shown(expected)}")
     _check_times(evidence, name, artifact.provenance)

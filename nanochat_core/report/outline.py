@@ -117,7 +117,7 @@ def _last_chat(steps: Container[str]) -> str:
 
 def step_rows(refs: "list[Ref]") -> list[StepRow]:
     """In the order in which they ran."""
-    from nanochat_core.pipeline.steps import STEPS  # the pipeline's end imports the report
+    from nanochat_core.pipeline.table import STEPS  # the pipeline's end imports the report
 
     return [
         StepRow(

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import dollars
-from nanochat_core.pipeline.ahead import preview
+from nanochat_core.pipeline.ahead import previews
 from nanochat_core.pipeline.step import Ref
-from nanochat_core.pipeline.steps import wanted
 from nanochat_core.plan import RunPlan, estimate
-from nanochat_core.store.manifest import Artifact
 from nanochat_core.sweep.cells import Sweep, last_step
 
 
@@ -72,16 +70,7 @@ def price_plan(name: str, plan: RunPlan, to_run: Sequence[str] = ()) -> CellPric
 
 def steps_to_run(plan: RunPlan) -> list[str]:
     """The steps of a cell that are not in the store, in order."""
-    made: dict[str, Artifact | None] = {}
-    missing = []
-    for name, step in wanted(plan).items():
-        seen = preview(step, plan, {source: made[source] for source in step.inputs if source in made})
-        made[name] = seen.artifact
-        if seen.state != "cached":
-            missing.append(name)
-        if name == last_step(plan):
-            break
-    return missing
+    return [name for name, seen in previews(plan, last_step(plan)).items() if seen.state != "cached"]
 
 
 def check_cost(prices: Sequence[CellPrice], max_cost_usd: float | None) -> None:

@@ -23,7 +23,7 @@ from processes import ranks_of, torchruns_of, wait_until_no_ranks
 from flows.speedrun import run_until
 from nanochat_core import workspace
 from nanochat_core.base.records import read_records
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 from nanochat_core.store.manifest import Artifact
@@ -50,7 +50,7 @@ def trained_home(tmp_path_factory: pytest.TempPathFactory, sets: list[str]) -> I
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_HOME", str(home))
         patch.setenv("NANOCHAT_STORE", str(home / "store"))
-        run_until(steps, plan_run(load_config("tiny", sets)), "conversations")
+        run_until(make, plan_run(load_config("tiny", sets)), "conversations")
         yield home
 
 
@@ -100,7 +100,7 @@ def discard(artifact: Artifact) -> None:
 
 def finish(sets: list[str], step: str) -> dict[str, str]:
     """Train to the end; digests of the results by file."""
-    run_until(steps, plan_run(load_config("tiny", sets)), step)
+    run_until(make, plan_run(load_config("tiny", sets)), step)
     return {name: entry.sha256 for name, entry in newest(step).files.items() if not name.startswith("log/")}
 
 

@@ -21,7 +21,7 @@ from nanochat_core.base.records import read_records
 pytestmark = [pytest.mark.torture, pytest.mark.slow, pytest.mark.timeout(1800)]
 STEPS = {"corpus", "tokenizer", "tokens", "pretrain"}
 TTL_S = 3.0
-QUICK_TTL = f"import nanochat_core.pipeline.step as s; s.LEASE_TTL_S = {TTL_S}; from flows.cli import main; main()"
+QUICK_TTL = f"import nanochat_core.pipeline.execute as s; s.LEASE_TTL_S = {TTL_S}; from flows.cli import main; main()"
 PATIENCE_S = 900
 
 

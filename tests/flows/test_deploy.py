@@ -17,7 +17,7 @@ from flows import deploy, parameters
 from flows.parameters import SETTINGS, Settings, check_cost, depth_of
 from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
 from nanochat_core.bounds import BOUNDS
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 from tasks import log_budget

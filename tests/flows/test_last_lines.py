@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from flows.cli import _conclude
-from nanochat_core.pipeline import headlines
+from nanochat_core.pipeline.training import headline
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 
@@ -19,4 +19,4 @@ def test_the_figures_called_bits_per_byte_say_what_they_are_of(capsys):
         "  base   1.2801 bits per byte of held-out text (up to 524K tokens of it; up to 131K during training)"
     )
     assert chat.startswith("  chat   3.7200 bits per byte of held-out text (high, for it learnt to answer")
-    assert headlines.training({"num_steps": 5, "bits_per_byte": 1.2472}) == "5 steps, validation bpb 1.2472"
+    assert headline({"num_steps": 5, "bits_per_byte": 1.2472}) == "5 steps, validation bpb 1.2472"

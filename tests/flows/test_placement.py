@@ -20,7 +20,9 @@ from flows.gpu_step import SentArtifact, check_same, config_of, found
 from flows.placement import sent_inputs
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.base.gpus import UNLISTED
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
+from nanochat_core.pipeline.step import Ref
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 
@@ -194,18 +196,18 @@ def _resumed_from(team: Team, fingerprint: str) -> int:
 
 
 def test_trainings_and_evaluations_go_to_the_pool_and_data_does_not() -> None:
-    sent = {name for name in steps.STEPS if steps.STEPS[name].needs_gpu}
+    sent = {name for name in STEPS if STEPS[name].needs_gpu}
     assert {"pretrain", "sft", "evaluate_base", "evaluate_core", "benchmark_base", "evaluate_chat"} <= sent
     assert sent.isdisjoint({"corpus", "tokenizer", "tokens", "core_bundle", "benchmarks", "conversations", "report"})
 
 
 @pytest.fixture
-def made(home: Path, micro_plan: RunPlan) -> dict[str, steps.Ref]:
-    corpus = steps.corpus(micro_plan)
-    return {"corpus": corpus, "tokenizer": steps.tokenizer(micro_plan, corpus)}
+def made(home: Path, micro_plan: RunPlan) -> dict[str, Ref]:
+    corpus = make(STEPS["corpus"], micro_plan)
+    return {"corpus": corpus, "tokenizer": make(STEPS["tokenizer"], micro_plan, corpus)}
 
 
-def test_what_is_sent_finds_the_same_inputs(made: dict[str, steps.Ref], micro_plan: RunPlan) -> None:
+def test_what_is_sent_finds_the_same_inputs(made: dict[str, Ref], micro_plan: RunPlan) -> None:
     sent = json.loads(json.dumps(sent_inputs({"tokenizer": made["tokenizer"]})))
     refs = found({name: SentArtifact(**fields) for name, fields in sent.items()})
     assert list(refs) == ["corpus", "tokenizer"]
@@ -218,7 +220,7 @@ def test_an_input_of_another_store_is_named() -> None:
         found({"tokens": SentArtifact(fingerprint="0" * 64)})
 
 
-def test_a_worker_that_would_make_something_else_refuses(made: dict[str, steps.Ref], micro_plan: RunPlan) -> None:
+def test_a_worker_that_would_make_something_else_refuses(made: dict[str, Ref], micro_plan: RunPlan) -> None:
     check_same("tokenizer", micro_plan, {"corpus": made["corpus"]}, made["tokenizer"].fingerprint)
     other = dataclasses.replace(micro_plan.config.tokenizer, vocab_size=600)
     changed = plan_run(dataclasses.replace(micro_plan.config, tokenizer=other))

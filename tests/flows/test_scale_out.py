@@ -20,7 +20,8 @@ from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.config import RuntimeConfig
 from nanochat_core.data import shards
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.pipeline.token_parts import files_of
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
@@ -83,8 +84,8 @@ def test_shards_tokenized_on_two_workers_one_of_them_killed_give_the_same_artifa
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "alone"))
     monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "alone/store"))
     alone = plan_of(small_corpus)
-    corpus = steps.corpus(alone)
-    expected = steps.tokens(alone, corpus, steps.tokenizer(alone, corpus))
+    corpus = make(STEPS["corpus"], alone)
+    expected = make(STEPS["tokens"], alone, corpus, make(STEPS["tokenizer"], alone, corpus))
 
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "driver"))
     prefect_database.seed(tmp_path / "driver")
@@ -109,7 +110,7 @@ def test_shards_tokenized_on_two_workers_one_of_them_killed_give_the_same_artifa
             killer = threading.Thread(target=kill_in_the_middle, args=(workers[0], store, made_before))
             killer.start()
             with temporary_settings({PREFECT_API_URL: server.url, PREFECT_API_AUTH_STRING: server.auth}):
-                refs = flow(lambda: run_until(tasks, plan, "tokens"), name="until-tokens")()
+                refs = flow(lambda: run_until(tasks.make, plan, "tokens"), name="until-tokens")()
             killer.join()
             APILogWorker.drain_all(timeout=5)
     finally:

@@ -8,7 +8,7 @@ import pytest
 from conftest import MICRO
 
 from flows.speedrun import run_until
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 
@@ -21,7 +21,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, small_corpus: Path) -> Pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_HOME", str(folder))
         patch.setenv("NANOCHAT_STORE", str(folder / "store"))
-        run_until(steps, plan, "conversations")
+        run_until(make, plan, "conversations")
     return folder
 
 

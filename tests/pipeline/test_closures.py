@@ -5,6 +5,8 @@ is refused here, until somebody has looked at it and said why it hides nothing, 
 """
 
 import ast
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -12,14 +14,14 @@ from nanochat_core.base import closure
 from nanochat_core.base.closure import EXCLUDED, PACKAGE, code_closure, function_entry, unfollowed
 from nanochat_core.pipeline import token_parts
 from nanochat_core.pipeline.step import Step
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.table import STEPS
 
 LOOKED_AT = {
     "nanochat_core.base.torchrun:torchrun": "what it starts is a text of its callers",
     "nanochat_core.base.environment:ROOT": "__file__ for PYTHONPATH: where the same modules are",
     "nanochat_core.model.flash_attention:_is_there": "asks whether a package is there",
     "nanochat_core.model.flash_attention:from_package": "loads packages that are not ours",
-    "nanochat_core.pipeline.evaluations:measure": "what it starts is a text of its callers",
+    "nanochat_core.pipeline.measure:measure": "what it starts is a text of its callers",
     "nanochat_core.sandbox.worker:ROOT": "__file__ for sys.path: where the same modules are",
     "nanochat_core.sandbox.zygote:described": "names the file of the answer that failed",
     "nanochat_core.sandbox.zygote:run_program": "runs the answer of a model, which is an input",
@@ -116,8 +118,8 @@ def test_every_file_beside_the_source_is_declared_or_no_steps_matter() -> None:
         ("pretrain", "train.launch"), ("pretrain", "pipeline.checkpoints"), ("pretrain", "base.torchrun"),
         ("pretrain", "train.pretrain"), ("sft", "train.sft"), ("rl", "train.rl"), ("rl", "base.units"),
         ("tokens", "pipeline.token_parts"), ("corpus", "base.units"),
-        ("conversations", "evals.benchmarks.contamination"), ("conversations", "pipeline.identity"),
-        ("sft", "pipeline.identity"), ("benchmark_chat", "sandbox.launcher"), ("benchmark_chat", "sandbox.zygote"),
+        ("conversations", "evals.benchmarks.contamination"), ("conversations", "steps.conversations"),
+        ("sft", "steps.conversations"), ("benchmark_chat", "sandbox.launcher"), ("benchmark_chat", "sandbox.zygote"),
         ("benchmark_chat", "sandbox.linux"), ("evaluate_base", "evals.worker"), ("evaluate_core", "evals.core.worker"),
         ("report", "report.figures"),
     ],
@@ -139,3 +141,21 @@ def test_trainings_do_not_depend_on_each_other() -> None:
         reached = code_closure(entries(STEPS[step]))
         others = {f"{PACKAGE}.{module}" for name, module in stages.items() if name not in (step, "pretrain")}
         assert not others & reached.keys()
+
+
+def test_the_wording_of_a_step_is_in_no_key_and_its_body_is(tmp_path: Path) -> None:
+    shutil.copytree(closure.PACKAGE_ROOT / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    before = {name: code_closure(entries(step), root=tmp_path) for name, step in STEPS.items()}
+    num_words = 0
+    for path in (tmp_path / PACKAGE / "steps").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for word in (word for node in ast.walk(tree) for word in getattr(node, "keywords", [])):
+            if word.arg in ("description", "title", "headline", "notes"):
+                word.value, num_words = ast.parse("[print]", mode="eval").body, num_words + 1
+        path.write_text(ast.unparse(tree), encoding="utf-8")
+    assert num_words >= 3 * len(STEPS)
+    assert {name: code_closure(entries(step), root=tmp_path) for name, step in STEPS.items()} == before
+    path = tmp_path / PACKAGE / "steps/report.py"
+    path.write_text(path.read_text(encoding="utf-8").replace("(run.inputs, run.out)", "(run.inputs, run.work)"))
+    changed = {name for name, step in STEPS.items() if code_closure(entries(step), root=tmp_path) != before[name]}
+    assert changed == {"report"}

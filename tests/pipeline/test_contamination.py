@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from nanochat_core import workspace
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 
@@ -39,12 +40,12 @@ def test_what_holds_an_item_is_left_out_and_counted(prepared_home: Path, folder:
     more = ["sft.source=path", f"sft.path={folder}/talk.jsonl", "sft.gsm8k_repeats=1"]
     data = ["benchmarks.source=path", f"benchmarks.path={folder}/chat_eval", "benchmarks.names=gsm8k"]
     plan = plan_run(load_config("tiny", [*micro_sets, *more, *data]))
-    corpus = steps.corpus(plan)
-    tokenizer = steps.tokenizer(plan, corpus)
-    items = steps.benchmarks(plan)
+    corpus = make(STEPS["corpus"], plan)
+    tokenizer = make(STEPS["tokenizer"], plan, corpus)
+    items = make(STEPS["benchmarks"], plan)
     assert items is not None
     assert items.metrics["num_items"] == 3
-    clean = steps.conversations(plan, tokenizer, items)
+    clean = make(STEPS["conversations"], plan, tokenizer, items)
     store = workspace.current().store
     artifact = store.find("conversations", clean.fingerprint)
     assert artifact is not None
@@ -53,7 +54,7 @@ def test_what_holds_an_item_is_left_out_and_counted(prepared_home: Path, folder:
     assert clean.metrics["left_out_as_benchmark_items"] == 2
 
     unchecked = plan_run(load_config("tiny", [*micro_sets, *more[:2], data[1]]))
-    assert steps.benchmarks(unchecked) is None
-    everything = steps.conversations(plan_run(load_config("tiny", [*micro_sets, *more[:2]])), tokenizer, None)
+    assert make(STEPS["benchmarks"], unchecked) is None
+    everything = make(STEPS["conversations"], plan_run(load_config("tiny", [*micro_sets, *more[:2]])), tokenizer, None)
     assert everything.metrics["conversations"] == 21  # of 22, the twentieth is for validation
     assert np.load(store.fetch(artifact) / "train.mask.npy").sum() == clean.metrics["targets"]

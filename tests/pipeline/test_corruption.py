@@ -16,7 +16,7 @@ from damage import KINDS, damage, damage_view, damaged, damaged_content, objects
 from flows.speedrun import run_until
 from nanochat_core import workspace
 from nanochat_core.base.errors import MissingError
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
 from nanochat_core.pipeline.finish import finish_run
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.plan import RunPlan, plan_run
@@ -34,7 +34,7 @@ def finished(prepared_module: Path, small_corpus: Path) -> Path:
 
     plan = plan_run(load_config("tiny", [*MICRO, "corpus.source=path", f"corpus.path={small_corpus}"]))
     for started_at in (0.0, 1.0):  # two records, so that they can change places
-        finish_run(plan, run_until(steps, plan, "conversations"), started_at=started_at)
+        finish_run(plan, run_until(make, plan, "conversations"), started_at=started_at)
     store = workspace.current().store
     base, tokenizer = store.artifacts("pretrain")[0], store.artifacts("tokenizer")[0]
     store.set_ref("best", "v1", base)
@@ -144,7 +144,7 @@ def run_over_damage(
     home: Path, plan: RunPlan, until: str | None, *, share: float, draw: random.Random, folders: tuple[str, ...]
 ) -> Counter[str]:
     """Damage a share of the objects in ways drawn at random, run again, and compare."""
-    before = digests(run_until(steps, plan, until))
+    before = digests(run_until(make, plan, until))
     paths, counts = objects(home / "store", *folders), Counter[str]()
     for path in draw.sample(paths, max(1, round(share * len(paths)))):
         alike = [other for other in paths if other.parts[-3] == path.parts[-3] or "blobs" in other.parts]
@@ -152,7 +152,7 @@ def run_over_damage(
         if path.exists():
             damage(path, kind, [other for other in alike if other.exists()], draw)
             counts[kind] += 1
-    assert digests(run_until(steps, plan, until)) == before
+    assert digests(run_until(make, plan, until)) == before
     assert not Truth(home).is_noticed()
     return counts
 
@@ -170,7 +170,7 @@ def test_a_run_over_a_damaged_store_ends_with_the_digests_it_had(prepared_home: 
 def test_many_runs_over_damaged_stores_end_with_the_digests_they_had(prepared_home: Path, micro_plan: RunPlan) -> None:
     """The whole pipeline, with a few, half or all of its objects damaged; leases too."""
     draw, counts = random.Random(4), Counter[str]()
-    finish_run(micro_plan, run_until(steps, micro_plan, None), started_at=0.0)
+    finish_run(micro_plan, run_until(make, micro_plan, None), started_at=0.0)
     for share in (0.02, 0.02, 0.05, 0.1, 0.3, 0.5, 1.0):
         counts += run_over_damage(
             prepared_home, micro_plan, None, share=share, draw=draw, folders=(*EVERYTHING, "leases")
@@ -187,7 +187,7 @@ def test_a_run_over_damage_in_an_object_store_ends_with_the_digests_it_had(
     bucket = s3_url.removeprefix("s3://")
     monkeypatch.setenv("NANOCHAT_STORE", s3_url)
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
-    before, draw, number = digests(run_until(steps, micro_plan, "tokens")), random.Random(5), 0
+    before, draw, number = digests(run_until(make, micro_plan, "tokens")), random.Random(5), 0
     client = s3_server.client
     keys = [found["Key"] for found in client.list_objects_v2(Bucket=bucket)["Contents"]]
     keys = [key for key in keys if key.startswith(("blobs/", "steps/"))]
@@ -202,7 +202,7 @@ def test_a_run_over_damage_in_an_object_store_ends_with_the_digests_it_had(
                 client.put_object(Bucket=bucket, Key=key, Body=content)
             number += 1
             monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / f"home-{number}"))
-            refs = run_until(steps, micro_plan, "tokens")
+            refs = run_until(make, micro_plan, "tokens")
             assert digests(refs) == before, f"{blow} of {key}"
             store = workspace.current().store
             for artifact in store.artifacts():  # what nobody had to read may be damaged still, and is not served
@@ -212,5 +212,5 @@ def test_a_run_over_damage_in_an_object_store_ends_with_the_digests_it_had(
                     store.discard(artifact)
                     continue
                 assert all(is_served(folder, artifact, name) for name in artifact.files), f"{blow} of {key}"
-            assert digests(run_until(steps, micro_plan, "tokens")) == before
+            assert digests(run_until(make, micro_plan, "tokens")) == before
     print(f"\n| {number} damaged objects in S3 | served: 0 | other digests: 0 |")

@@ -13,11 +13,12 @@ import pytest
 
 from nanochat_core import workspace
 from nanochat_core.base.errors import NanochatError
-from nanochat_core.pipeline import data_files, steps
+from nanochat_core.pipeline import data_files
 from nanochat_core.pipeline.ahead import preview
 from nanochat_core.pipeline.data_files import digests
-from nanochat_core.pipeline.step import Ref, StepRun, execute
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.execute import execute, make
+from nanochat_core.pipeline.step import Ref, StepRun
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 
@@ -73,11 +74,11 @@ def plan_of(*sets: str, **how: Any) -> RunPlan:
 
 
 def corpus_of(path: Path) -> dict[str, Any]:
-    return STEPS["corpus"].identity(plan_of("corpus.source=path", f"corpus.path={path}"))
+    return STEPS["corpus"].settings(plan_of("corpus.source=path", f"corpus.path={path}"))
 
 
 def talks_of(path: Path) -> dict[str, Any]:
-    return STEPS["conversations"].identity(plan_of("sft.source=path", f"sft.path={path}"))
+    return STEPS["conversations"].settings(plan_of("sft.source=path", f"sft.path={path}"))
 
 
 def test_a_corpus_that_was_edited_without_a_trace_is_another_and_a_moved_one_is_not(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def corpus(request: pytest.FixtureRequest, home: Path, tmp_path: Path, monkeypat
 
 
 def made(folder: Path, **how: Any) -> Ref:
-    return steps.corpus(plan_of("corpus.source=path", f"corpus.path={folder}", **how))
+    return make(STEPS["corpus"], plan_of("corpus.source=path", f"corpus.path={folder}", **how))
 
 
 def test_a_renamed_corpus_is_found_and_one_in_another_order_is_made(corpus: Path) -> None:
@@ -202,7 +203,7 @@ def test_files_that_change_while_they_are_read_make_nothing(corpus: Path, monkey
     meddled = replace(STEPS["corpus"], body=meddling)
     plan = plan_of("corpus.source=path", f"corpus.path={corpus}")
     with pytest.raises(NanochatError, match="the files of corpus changed while it read them"):
-        execute(meddled, plan, {}, STEPS)
+        execute(meddled, plan, {})
     assert workspace.current().store.artifacts("corpus") == []
 
 

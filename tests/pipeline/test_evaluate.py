@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from flows.speedrun import run_until
 from nanochat_core import workspace
 from nanochat_core.cli.app import app
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
 from nanochat_core.pipeline.finish import FinishedRun, finish_run
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
@@ -41,7 +41,7 @@ def finished(prepared_module: Path, small_corpus: Path, shared: Path, data: Path
         "benchmarks.max_answer_tokens=8",
     ]  # fmt: skip
     plan = plan_run(load_config("tiny", sets))
-    return finish_run(plan, run_until(steps, plan, None), started_at=time.time())
+    return finish_run(plan, run_until(make, plan, None), started_at=time.time())
 
 
 def evaluate(*arguments: str) -> dict:  # type: ignore[type-arg]

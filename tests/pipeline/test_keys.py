@@ -9,14 +9,15 @@ from nanochat_core import workspace
 from nanochat_core.base.errors import CorruptError
 from nanochat_core.base.fingerprint import function_code
 from nanochat_core.cli.chat import open_chat
-from nanochat_core.pipeline import identity, trainings
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.execute import make
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
+from nanochat_core.steps import sft
 
 
 def keys(plan: RunPlan) -> dict[str, object]:
-    return {name: step.identity(plan) for name, step in STEPS.items()}
+    return {name: step.settings(plan) for name, step in STEPS.items()}
 
 
 def changed(sets: list[str], *more: str) -> list[str]:
@@ -74,10 +75,10 @@ def test_a_setting_is_in_the_keys_of_the_steps_that_read_it(
 def test_the_rule_that_turns_rows_into_steps_is_in_the_key(
     micro_plan: RunPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = identity.sft(micro_plan)
-    real = identity.sft_settings
-    monkeypatch.setattr(identity, "sft_settings", lambda plan, *, num_rows: _tripled(real(plan, num_rows=num_rows)))
-    assert identity.sft(micro_plan) != before
+    before = sft.settings(micro_plan)
+    real = sft.train_settings
+    monkeypatch.setattr(sft, "train_settings", lambda plan, *, num_rows: _tripled(real(plan, num_rows=num_rows)))
+    assert sft.settings(micro_plan) != before
 
 
 def _tripled(settings):
@@ -87,7 +88,7 @@ def _tripled(settings):
 def test_an_edit_in_one_body_concerns_that_step_only() -> None:
     code = {name: function_code(step.body) for name, step in STEPS.items()}
     assert len({tuple(value.items()) for value in code.values()}) == len(STEPS)
-    assert function_code(trainings.pretrain) != function_code(trainings.sft)
+    assert function_code(STEPS["pretrain"].body) != function_code(STEPS["sft"].body)
 
 
 def test_conversations_do_not_depend_on_the_model() -> None:
@@ -101,11 +102,10 @@ def test_conversations_do_not_depend_on_the_model() -> None:
 @pytest.mark.slow
 def test_a_damaged_tokenizer_does_not_cost_the_model(home: Path, micro_sets: list[str]) -> None:
     from flows.speedrun import run_until
-    from nanochat_core.pipeline import steps
     from nanochat_core.pipeline.finish import finish_run
 
     plan = plan_run(load_config("tiny", micro_sets))
-    finish_run(plan, run_until(steps, plan, "sft"), started_at=0.0)
+    finish_run(plan, run_until(make, plan, "sft"), started_at=0.0)
     store = workspace.current().store
     [tokenizer] = store.artifacts("tokenizer")
     blob = home / "store/blobs/sha256" / tokenizer.files["tokenizer.json"].sha256[:2]
@@ -115,7 +115,7 @@ def test_a_damaged_tokenizer_does_not_cost_the_model(home: Path, micro_sets: lis
     with pytest.raises(CorruptError):
         open_chat(None)
     assert len(store.artifacts("sft")) == 1
-    run_until(steps, plan, "sft")  # the run finds the damage and makes the tokenizer again, and only it
+    run_until(make, plan, "sft")  # the run finds the damage and makes the tokenizer again, and only it
     assert open_chat(None).engine.generate([[0, 1, 2]], [_short()])[0].tokens
 
 

@@ -13,17 +13,18 @@ from conftest import ROOT
 from processes import wait_for_record, wait_until_no_ranks
 
 from nanochat_core import workspace
-from nanochat_core.pipeline import bodies, steps
 from nanochat_core.pipeline.checks_verdict import Check
-from nanochat_core.pipeline.step import StepRun, execute
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.execute import execute, make
+from nanochat_core.pipeline.step import Metrics, StepRun
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
+from nanochat_core.steps import tokenizer as tokenizer_step
 from nanochat_core.store import LeaseLostError
 
 pytestmark = pytest.mark.slow
 TTL_S = 3.0
-DRIVER = f"import nanochat_core.pipeline.step as s; s.LEASE_TTL_S = {TTL_S}; from flows.cli import main; main()"
+DRIVER = f"import nanochat_core.pipeline.execute as s; s.LEASE_TTL_S = {TTL_S}; from flows.cli import main; main()"
 
 
 def start(home: Path, store: Path, sets: list[str], log: Path) -> "subprocess.Popen[bytes]":
@@ -75,20 +76,20 @@ def published() -> dict[str, object]:
 def test_what_two_drivers_made_is_what_one_makes(prepared_home: Path, micro_sets: list[str]) -> None:
     """A waiting driver finds the artifact of the one that it waited for, and makes nothing."""
     plan = plan_run(load_config("tiny", [*micro_sets, "pretrain.max_tokens=10240"]))
-    corpus = steps.corpus(plan)
-    tokenizer = steps.tokenizer(plan, corpus)
-    tokens = steps.tokens(plan, corpus, tokenizer)
+    corpus = make(STEPS["corpus"], plan)
+    tokenizer = make(STEPS["tokenizer"], plan, corpus)
+    tokens = make(STEPS["tokens"], plan, corpus, tokenizer)
     options = [*micro_sets, "pretrain.max_tokens=10240"]
     other = start(prepared_home, prepared_home / "store", options, prepared_home / "other.log")
-    mine = steps.pretrain(plan, tokenizer, tokens)
+    mine = make(STEPS["pretrain"], plan, tokenizer, tokens)
     assert other.wait(120) == 0, (prepared_home / "other.log").read_text()
     said = (prepared_home / "other.log").read_text()
     assert mine.is_cached != ("pretrain       cached" in said), "both made it, or neither did"
 
 
-def overtaken(run: StepRun) -> bodies.Metrics:
+def overtaken(run: StepRun) -> Metrics:
     """A tokenizer that was ready after another driver had taken the step over."""
-    metrics = bodies.tokenizer(run)
+    metrics = tokenizer_step.body(run)
     book = run.lease._book
     book.files.create(book.record_key(run.lease.number + 1), b"of another driver")
     return metrics
@@ -97,11 +98,11 @@ def overtaken(run: StepRun) -> bodies.Metrics:
 def test_a_loser_is_told_so_and_not_that_its_work_was_bad(home: Path, micro_plan: RunPlan) -> None:
     """The winner has cleared the scratch by then, so that every quality check would fail."""
 
-    def never(run: StepRun, metrics: bodies.Metrics) -> list[Check]:
+    def never(run: StepRun, metrics: Metrics) -> list[Check]:
         raise AssertionError("checked what belongs to somebody else")
 
-    corpus = steps.corpus(micro_plan)
+    corpus = make(STEPS["corpus"], micro_plan)
     step = replace(STEPS["tokenizer"], body=overtaken, checks=never)
     with pytest.raises(LeaseLostError, match="nothing more is written"):
-        execute(step, micro_plan, {"corpus": corpus}, STEPS)
+        execute(step, micro_plan, {"corpus": corpus})
     assert workspace.current().store.artifacts("tokenizer") == []

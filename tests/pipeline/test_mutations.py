@@ -27,7 +27,7 @@ from reach import Place, reached, statement
 from nanochat_core.base import fingerprint as fp
 from nanochat_core.base.closure import EXCLUDED, code_closure, function_entry
 from nanochat_core.pipeline.step import step_key
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 from nanochat_core.store.manifest import Artifact, FileEntry
@@ -107,7 +107,7 @@ def upstream(step: str) -> frozenset[str]:
 
     Not by those that hold the bodies of many steps: what one of them imports inside is another step's matter.
     """
-    shared = {each.body.__module__ for each in STEPS.values()} | {f"{fp.PACKAGE}.pipeline.checks"}
+    shared = {each.body.__module__ for each in STEPS.values()} | {f"{fp.PACKAGE}.pipeline.training"}
     begins = {module for module, _ in places(step)} - shared
     begins |= {"nanochat_core.pipeline.token_parts"} if step == "tokens" else set()
     begins |= {"nanochat_core.base.records"}  # imported by the checks
@@ -327,9 +327,9 @@ def test_a_byte_of_an_input_is_in_the_key_and_a_byte_of_its_log_is_in_the_report
 
     number = 0
     for name, step in STEPS.items():
-        same = {source: digest(name) for source in step.inputs}
+        same = {source: digest(name) for source in step.sources}
         before = step_key(step, micro_plan, same).fingerprint
-        for source in step.inputs:
+        for source in step.sources:
             data = {**same, source: digest(name, content="b" * 64)}
             logs = {**same, source: digest(name, name="log/metrics.jsonl", content="b" * 64)}
             assert step_key(step, micro_plan, data).fingerprint != before, (name, source)
@@ -341,18 +341,18 @@ def test_a_byte_of_an_input_is_in_the_key_and_a_byte_of_its_log_is_in_the_report
 def test_the_file_of_a_users_text_is_in_the_key(small_corpus: Path, tmp_path: Path) -> None:
     shutil.copytree(small_corpus, tmp_path / "text")
     plan = plan_run(load_config("tiny", ["corpus.source=path", f"corpus.path={tmp_path / 'text'}"]))
-    before = STEPS["corpus"].identity(plan)
-    assert STEPS["corpus"].identity(plan) == before
+    before = STEPS["corpus"].settings(plan)
+    assert STEPS["corpus"].settings(plan) == before
     file = tmp_path / "text/0.parquet"
     content = bytearray(file.read_bytes())
     content[1000] ^= 1
     file.write_bytes(content)
-    assert STEPS["corpus"].identity(plan) != before
+    assert STEPS["corpus"].settings(plan) != before
 
 
 def packages_of(step: str) -> set[str]:
     """Packages that are imported by modules of which something is in a step's key."""
-    shared = {each.body.__module__ for each in STEPS.values()} | {f"{fp.PACKAGE}.pipeline.checks"}
+    shared = {each.body.__module__ for each in STEPS.values()} | {f"{fp.PACKAGE}.pipeline.training"}
     modules = code_closure(entries(step)).keys() - shared
     found = set().union(*(graph().find_modules_directly_imported_by(module) for module in modules))
     return {module for module in found if module.split(".")[0] not in {fp.PACKAGE, *sys.stdlib_module_names}}

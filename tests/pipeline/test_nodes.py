@@ -16,8 +16,9 @@ from conftest import ROOT
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, TrainingError
 from nanochat_core.base.torchrun import Nodes, torchrun
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
 from nanochat_core.pipeline.step import Ref
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 
@@ -68,9 +69,9 @@ def test_the_leader_has_the_first_rank_whoever_starts_first(
 
 
 def train(plan: RunPlan) -> Ref:
-    corpus = steps.corpus(plan)
-    tokenizer = steps.tokenizer(plan, corpus)
-    return steps.pretrain(plan, tokenizer, steps.tokens(plan, corpus, tokenizer))
+    corpus = make(STEPS["corpus"], plan)
+    tokenizer = make(STEPS["tokenizer"], plan, corpus)
+    return make(STEPS["pretrain"], plan, tokenizer, make(STEPS["tokens"], plan, corpus, tokenizer))
 
 
 @pytest.fixture

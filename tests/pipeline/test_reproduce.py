@@ -14,7 +14,7 @@ from conftest import MICRO, ROOT
 
 from flows.speedrun import run_until
 from nanochat_core import workspace
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
 from nanochat_core.pipeline.finish import finish_run
 from nanochat_core.pipeline.ingredients import Evidence, differences, evidence, machine_differences, toml_of
 from nanochat_core.plan import plan_run
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 def gathered(prepared_module: Path, small_corpus: Path) -> Evidence:
     """What the store knows of a run up to the base model."""
     plan = plan_run(load_config("tiny", [*MICRO, "corpus.source=path", f"corpus.path={small_corpus}"]))
-    finished = finish_run(plan, run_until(steps, plan, "pretrain"), started_at=time.time())
+    finished = finish_run(plan, run_until(make, plan, "pretrain"), started_at=time.time())
     return evidence(workspace.current().store, finished.run_id)
 
 

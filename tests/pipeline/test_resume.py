@@ -14,7 +14,7 @@ from processes import TIMEOUT_S, ranks_of, wait_for_record, wait_until_no_ranks
 
 from flows.speedrun import run_until
 from nanochat_core import workspace
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 from nanochat_core.store.manifest import Artifact
@@ -47,7 +47,7 @@ def _hear_interrupts() -> None:
 
 
 def train_once(home: Path, sets: list[str], until: str) -> dict[str, str]:
-    run_until(steps, plan_run(load_config("tiny", sets)), until)
+    run_until(make, plan_run(load_config("tiny", sets)), until)
     return weights(newest(until))
 
 
@@ -169,6 +169,6 @@ def test_the_number_of_micro_batches_does_not_change_the_losses(prepared_home: P
 
 
 def test_losses_fall(prepared_home: Path, micro_plan: RunPlan) -> None:
-    run_until(steps, micro_plan, "pretrain")
+    run_until(make, micro_plan, "pretrain")
     losses = [record["loss"] for record in map(json.loads, _log(newest("pretrain")).splitlines()) if "loss" in record]
     assert sum(losses[-5:]) / 5 < losses[0] - 0.2  # 30 small steps at a rate scaled for a small batch

@@ -11,13 +11,13 @@ from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.base.records import read_records
 from nanochat_core.evals.items import read_questions
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
 from nanochat_core.pipeline.finish import finish_run, model_steps
-from nanochat_core.pipeline.identity import rl_settings
 from nanochat_core.pipeline.models import find_model
-from nanochat_core.pipeline.steps import STEPS, wanted
+from nanochat_core.pipeline.table import STEPS, wanted
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
+from nanochat_core.steps import rl
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,10 @@ def test_a_practice_that_cannot_work_is_refused_before_anything_runs(sets, told)
 
 def test_the_number_of_steps_is_the_wished_one_or_asks_each_question_once():
     plan = plan_run(load_config("tiny", ["rl.num_steps=none", "rl.num_questions=99", "rl.questions_per_step=8"]))
-    assert rl_settings(plan, num_questions=99).schedule.num_steps == 12
+    assert rl.train_settings(plan, num_questions=99).schedule.num_steps == 12
     plan = plan_run(load_config("tiny", ["rl.num_steps=5"]))
-    assert rl_settings(plan, num_questions=99).schedule.num_steps == 5
-    assert STEPS["rl_questions"].identity(plan)["num_questions"] == 5 * plan.config.rl.questions_per_step
+    assert rl.train_settings(plan, num_questions=99).schedule.num_steps == 5
+    assert STEPS["rl_questions"].settings(plan)["num_questions"] == 5 * plan.config.rl.questions_per_step
 
 
 def test_a_run_without_practice_has_none_of_its_steps():
@@ -66,7 +66,7 @@ def test_gsm8k_is_practised_on_its_training_questions_and_measured_on_its_test(h
     sets = ["rl.enabled=true", "rl.source=gsm8k", "rl.num_questions=none", "rl.held_out_questions=13",
             "benchmarks.source=path", f"benchmarks.path={data}"]  # fmt: skip
     plan = plan_run(load_config("tiny", sets))
-    ref = steps.rl_questions(plan)
+    ref = make(STEPS["rl_questions"], plan)
     folder = workspace.current().store.fetch(workspace.current().store.find("rl_questions", ref.fingerprint))
     train, held_out = (read_questions(folder / f"{name}.jsonl") for name in ("train", "held_out"))
     assert [q.question for q in train] == [f"train {n}?" for n in range(40)]
@@ -78,7 +78,7 @@ def test_gsm8k_is_practised_on_its_training_questions_and_measured_on_its_test(h
 @pytest.mark.slow
 def test_a_run_until_rl_makes_a_chat_model_from_the_fine_tuned_one(prepared_home: Path, micro_sets: list[str]) -> None:
     plan = plan_run(load_config("tiny", [*micro_sets, *MICRO_RL]))
-    refs = run_until(steps, plan, "rl")
+    refs = run_until(make, plan, "rl")
     finish_run(plan, refs, started_at=0.0)
     store = workspace.current().store
     made = {ref.step: ref for ref in refs}
@@ -95,5 +95,5 @@ def test_a_run_until_rl_makes_a_chat_model_from_the_fine_tuned_one(prepared_home
         told
     )
     assert any(path.startswith("log/tensorboard/") for path in chat.artifact.files)
-    again = run_until(steps, plan, "rl")
+    again = run_until(make, plan, "rl")
     assert again[-1].is_cached

@@ -46,7 +46,7 @@ def test_importing_the_core_does_no_work() -> None:
     """No environment written, no logging set up, no torch for the plan."""
     code = (
         "import os, sys, logging; before = dict(os.environ)\n"
-        "import nanochat_core.plan, nanochat_core.presets, nanochat_core.pipeline.steps\n"
+        "import nanochat_core.plan, nanochat_core.presets, nanochat_core.pipeline.table\n"
         "assert dict(os.environ) == before and not logging.getLogger().handlers\n"
         "assert 'torch' not in sys.modules and 'prefect' not in sys.modules\n"
     )

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from nanochat_core import observe
-from nanochat_core.pipeline.step import STOPPED
+from nanochat_core.pipeline.execute import STOPPED
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 from tasks.policy import title

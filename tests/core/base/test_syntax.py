@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat_core.base import closure, syntax
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.table import STEPS
 
 OLDEST = (3, 11)
 # Each statement and expression that Python 3.11 has, in the spellings that releases are known to read differently.

@@ -9,7 +9,8 @@ import pytest
 
 from nanochat_core import workspace
 from nanochat_core.base.fingerprint import identity_digest
-from nanochat_core.pipeline.step import Ref, ref_of
+from nanochat_core.pipeline.execute import ref_of
+from nanochat_core.pipeline.step import Ref
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact
 

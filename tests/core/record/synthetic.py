@@ -18,7 +18,7 @@ from nanochat_core.base.fingerprint import identity_digest
 from nanochat_core.evals.core.bundle import Benchmark
 from nanochat_core.evals.core.published import PUBLISHED
 from nanochat_core.evals.core.results import Accuracy, Outcome, headline, summary
-from nanochat_core.pipeline.steps import STEPS
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 from nanochat_core.schedules import lr_multiplier
@@ -167,11 +167,11 @@ class Runs:
         for name, content in files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-        names = [name for name in STEPS[step].inputs if name in made]
+        names = [name for name in STEPS[step].sources if name in made]
         config = (
             {"source": plan.config.corpus.path}
             if step == "corpus"
-            else json.loads(json.dumps(STEPS[step].identity(plan)))
+            else json.loads(json.dumps(STEPS[step].settings(plan)))
         )
         identity = {
             "step": step, "config": config, "inputs": {name: made[name].result_digest for name in names},

@@ -13,7 +13,7 @@ from processes import wait_for_record
 
 from flows.speedrun import run_until
 from nanochat_core import workspace
-from nanochat_core.pipeline import steps
+from nanochat_core.pipeline.execute import make
 from nanochat_core.pipeline.finish import finish_run
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
@@ -35,7 +35,7 @@ def test_a_killed_and_resumed_run_bundles_and_verifies(home: Path, small_corpus:
     process.wait()
 
     plan = plan_run(load_config("tiny", sets))
-    run_id = finish_run(plan, run_until(steps, plan, "evaluate_base"), started_at=time.time()).run_id
+    run_id = finish_run(plan, run_until(make, plan, "evaluate_base"), started_at=time.time()).run_id
     made = make_bundle(workspace.current().store, [run_id], tmp_path / "b.zip")
     verdict = verify(tmp_path / "b.zip")
     assert [str(problem) for problem in verdict.problems] == []

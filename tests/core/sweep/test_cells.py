@@ -32,12 +32,12 @@ def test_width_follows_depth_in_the_series_preset() -> None:
 
 
 def test_cells_of_a_series_share_everything_before_the_training() -> None:
-    from nanochat_core.pipeline import identity
+    from nanochat_core.pipeline.table import STEPS
 
     plans = [cell.plan for cell in plan_miniseries("series").cells]
-    for read in (identity.tokenizer, identity.tokens, identity.evaluate):
-        assert all(read(plan) == read(plans[0]) for plan in plans)
-    assert len({str(identity.pretrain(plan)) for plan in plans}) == len(plans)
+    for step in ("tokenizer", "tokens", "evaluate_base"):
+        assert all(STEPS[step].settings(plan) == STEPS[step].settings(plans[0]) for plan in plans)
+    assert len({str(STEPS["pretrain"].settings(plan)) for plan in plans}) == len(plans)
 
 
 @pytest.mark.parametrize("preset", ["series", "d12"])

@@ -1,0 +1,83 @@
+"""A BPE vocabulary learnt from the corpus, with its table of bytes per token and how it does on other kinds of text."""
+
+import itertools
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from nanochat_core.pipeline.checks_verdict import Check
+from nanochat_core.pipeline.step import Metrics, Step, StepRun
+from nanochat_core.plan import RunPlan
+from nanochat_core.steps.corpus import corpus
+
+if TYPE_CHECKING:
+    from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+
+def settings(plan: RunPlan) -> dict[str, Any]:
+    return asdict(plan.config.tokenizer)
+
+
+def body(run: StepRun) -> Metrics:
+    import numpy as np
+
+    from nanochat_core.data.shards import read_documents
+    from nanochat_core.tokenizer.bpe import train_tokenizer
+    from nanochat_core.tokenizer.domains import bytes_per_token
+
+    config = run.plan.config.tokenizer
+    trained = train_tokenizer(
+        read_documents(run.inputs["corpus"] / "train"),
+        vocab_size=config.vocab_size,
+        max_train_bytes=config.max_train_bytes,
+        max_doc_bytes=config.max_doc_bytes,
+    )
+    trained.save(run.out)
+    np.save(run.out / "token_bytes.npy", trained.token_bytes())
+    domains = bytes_per_token(trained, read_documents(run.inputs["corpus"] / "validation"))
+    (run.out / "domains.json").write_text(json.dumps(domains, indent=1))
+    return {"vocab_size": trained.vocab_size, "bytes_per_token": domains["validation text"]}
+
+
+def checks(run: StepRun, metrics: Metrics) -> list[Check]:
+    import numpy as np
+
+    from nanochat_core.data.shards import read_documents
+    from nanochat_core.tokenizer.domains import NUM_VALIDATION_DOCS, SAMPLES
+    from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+    held_out = itertools.islice(read_documents(run.inputs["corpus"] / "validation"), NUM_VALIDATION_DOCS)
+    texts = [*SAMPLES.values(), *held_out]
+    saved = Tokenizer.load(run.out)
+    sizes = np.load(run.out / "token_bytes.npy")
+    return [round_trip(saved, texts), compresses(saved, sizes, texts)]
+
+
+def round_trip(encoder: "Tokenizer", texts: list[str]) -> Check:
+    """Decoding what was encoded gives the text again."""
+    same = sum(encoder.decode_bytes(encoder.encode(text)) == text.encode("utf-8") for text in texts)
+    return Check("same text after decoding", f"{same:,} of {len(texts):,} texts", "all", same == len(texts))
+
+
+def compresses(encoder: "Tokenizer", token_bytes: Any, texts: list[str]) -> Check:
+    """Tokens stand for more than a byte each, and the table that bits per byte is counted with adds up."""
+    ids = [token for text in texts for token in encoder.encode(text)]
+    num_bytes = sum(len(text.encode("utf-8")) for text in texts)
+    has_merges = len(encoder.ranks) > 256
+    ratio, counted = num_bytes / max(1, len(ids)), int(token_bytes[ids].sum())
+    found = f"{ratio:.2f}" + ("" if counted == num_bytes else f"; {counted:,} of {num_bytes:,} bytes counted")
+    is_passed = counted == num_bytes and (ratio > 1 or not has_merges)
+    return Check("bytes per token", found, "more than 1, all bytes counted", is_passed)
+
+
+tokenizer = Step(
+    name="tokenizer",
+    description="Learn the vocabulary.",
+    title=lambda plan: f"vocabulary of {plan.config.tokenizer.vocab_size:,} tokens",
+    headline=lambda metrics: f"{metrics['bytes_per_token']:.2f} bytes per token",
+    settings=settings,
+    packages=("rustbpe", "tiktoken", "pyarrow"),
+    inputs=(corpus,),
+    body=body,
+    checks=checks,
+)

@@ -1,0 +1,94 @@
+"""The corpus as token shards and packed rows; shards that other machines encoded are taken from the store."""
+
+import functools
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nanochat_core.base.units import count
+from nanochat_core.pipeline.checks_verdict import Check
+from nanochat_core.pipeline.step import Metrics, Step, StepRun
+from nanochat_core.plan import RunPlan
+from nanochat_core.steps.corpus import corpus
+from nanochat_core.steps.tokenizer import tokenizer
+
+if TYPE_CHECKING:
+    from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+NUM_DOCS = 32  # documents of each end of a split that are decoded again
+
+
+def settings(plan: RunPlan) -> dict[str, Any]:
+    return {"sequence_len": plan.pretrain.model.sequence_len, **asdict(plan.config.tokens)}
+
+
+def body(run: StepRun) -> Metrics:
+    from nanochat_core.data.packing import pack_rows, packing_note
+    from nanochat_core.data.tokenize import tokenize_split
+    from nanochat_core.pipeline import token_parts
+
+    metrics: Metrics = {}
+    row_len = run.plan.pretrain.model.sequence_len + 1
+    for split in ("train", "validation"):
+        shards = tokenize_split(
+            run.inputs["corpus"] / split,
+            run.out / split,
+            tokenizer_folder=run.inputs["tokenizer"],
+            num_workers=run.plan.config.runtime.num_workers,
+            progress=functools.partial(run.progress, text=f"{split} text"),
+            encoded=token_parts.found(run, split),
+        )
+        rows = pack_rows(shards, row_len=row_len, long_documents=run.plan.config.tokens.long_documents)
+        rows.save(run.out / f"{split}.rows.npz")
+        metrics |= {f"{split}_tokens": shards.num_tokens, f"{split}_rows": rows.num_rows,
+                    f"{split}_kept_tokens": rows.kept_tokens, f"{split}_cropped_docs": rows.num_cropped}  # fmt: skip
+        if told := packing_note(split, metrics, num_docs=shards.num_docs, row_len=row_len):
+            run.note(told)
+    return metrics
+
+
+def checks(run: StepRun, metrics: Metrics) -> list[Check]:
+    from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+    saved = Tokenizer.load(run.inputs["tokenizer"])
+    return [shards_hold_text(run.inputs["corpus"] / split, run.out / split, saved) for split in ("train", "validation")]
+
+
+def shards_hold_text(text: Path, ids: Path, encoder: "Tokenizer") -> Check:
+    """The first and the last documents of a split are the ones that its token shards hold at these places."""
+    from nanochat_core.data.shards import read_row_group, row_groups
+    from nanochat_core.data.tokenize import load_shards
+
+    groups = row_groups(text)
+    shards = load_shards(ids, vocab_size=encoder.vocab_size)
+    held = [pair for pair in zip(shards.tokens, shards.doc_starts, strict=True) if len(pair[0])]
+    head, tail = read_row_group(*groups[0])[:NUM_DOCS], read_row_group(*groups[-1])[-NUM_DOCS:]
+    wanted = {(0, number): document for number, document in enumerate(head)}  # a row group is never cut by a shard
+    wanted |= {(len(held) - 1, len(held[-1][1]) - 1 - len(tail) + number): each for number, each in enumerate(tail)}
+    same = 0
+    for (shard, number), document in wanted.items():
+        (tokens, starts) = held[shard]
+        found = tokens[starts[number] : starts[number + 1]].tolist()
+        same += found[:1] == [encoder.bos] and encoder.decode_bytes(found[1:]) == document.encode("utf-8")
+    return Check(
+        "same text after decoding", f"{same:,} of {len(wanted):,} {ids.name} documents", "all", same == len(wanted)
+    )
+
+
+def headline(metrics: Metrics) -> str:
+    num, kept = metrics["train_tokens"], metrics.get("train_kept_tokens", metrics["train_tokens"])
+    dropped = f", {1 - kept / num:.0%} dropped" if kept < 0.995 * num else ""
+    return f"{count(num)} tokens in {metrics['train_rows']:,} rows{dropped}"
+
+
+tokens = Step(
+    name="tokens",
+    description="Tokenize and pack the corpus.",
+    title=lambda plan: f"text in rows of {plan.pretrain.model.sequence_len:,} tokens",
+    headline=headline,
+    settings=settings,
+    packages=("tiktoken", "numpy", "pyarrow"),
+    inputs=(corpus, tokenizer),
+    body=body,
+    checks=checks,
+)

@@ -39,9 +39,8 @@ from nanochat_core import observe, workspace
 from nanochat_core.base import gpus
 from nanochat_core.base.child import NonFiniteError
 from nanochat_core.base.errors import MissingError, NanochatError
-from nanochat_core.pipeline.checks_verdict import ChecksFailedError
 from nanochat_core.pipeline.execute import execute, ref_of, reusable
-from nanochat_core.pipeline.step import Ref, StepKey, step_key
+from nanochat_core.pipeline.step import ChecksFailedError, Ref, StepKey, step_key
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact

@@ -22,9 +22,8 @@ from prefect.tasks import exponential_backoff
 from nanochat_core import observe
 from nanochat_core.base import redaction
 from nanochat_core.base.errors import TrainingError
-from nanochat_core.pipeline.checks_verdict import checks_of
 from nanochat_core.pipeline.execute import execute
-from nanochat_core.pipeline.step import Ref, Step
+from nanochat_core.pipeline.step import Ref, Step, checks_of
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.failures import UnreachableError

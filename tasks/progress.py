@@ -22,9 +22,8 @@ from nanochat_core import observe, workspace
 from nanochat_core.base.child import LOG_NAME
 from nanochat_core.base.units import dollars, duration, size
 from nanochat_core.cli.display import TrainingState
-from nanochat_core.pipeline.checks_verdict import Check, ChecksFailedError
 from nanochat_core.pipeline.execute import ATTEMPT, STOPPED
-from nanochat_core.pipeline.step import LOG_FOLDER, Ref, step_key
+from nanochat_core.pipeline.step import LOG_FOLDER, Check, ChecksFailedError, Ref, step_key
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import GPUS, RunPlan
 from nanochat_core.store.blobs import blob_key

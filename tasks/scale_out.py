@@ -7,6 +7,7 @@ gives it to another one, and finished shards are found in the store.
 
 import os
 import socket
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,15 +19,17 @@ from prefect.task_runners import TaskRunner
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.config import RuntimeConfig
-from nanochat_core.pipeline import token_parts
+from nanochat_core.pipeline.execute import execute
 from nanochat_core.pipeline.step import Ref
+from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan
+from nanochat_core.steps import tokens as tokens_step
 from tasks import policy
 
 
 def encoded_shards(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> None:
     """Encode the shards of the corpus on the cluster that the plan names; the `tokens` step puts them together."""
-    if token_parts.are_wanted(plan, corpus, tokenizer):
+    if tokens_step.are_parts_wanted(plan, corpus, tokenizer):
         _check_reachable(plan.config.runtime)
         runner = task_runner(plan.config.runtime)
         encode_shards.with_options(task_runner=runner)(plan, corpus, tokenizer)
@@ -35,7 +38,7 @@ def encoded_shards(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> None:
 @flow(name="tokenize", description="Encode the shards of a corpus on a cluster.", validate_parameters=False)
 def encode_shards(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> list[Ref]:
     """Refs of the encoded shards, in the order of the shards."""
-    files = token_parts.files_of(workspace.current().store, corpus)
+    files = tokens_step.files_of(workspace.current().store, corpus)
     futures = [encode_shard.submit(plan, corpus, tokenizer, file) for file in files]
     wait(futures)
     return [future.result() for future in futures]
@@ -43,7 +46,8 @@ def encode_shards(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> list[Ref]:
 
 def _encode_shard(plan: RunPlan, corpus: Ref, tokenizer: Ref, file: str) -> Ref:
     """One shard, on whichever worker this runs."""
-    return token_parts.make(plan, corpus, tokenizer, file=file)
+    step = replace(tokens_step.part_step(file), inputs=STEPS["tokens"].inputs)
+    return execute(step, plan, {"corpus": corpus, "tokenizer": tokenizer})
 
 
 encode_shard = policy.as_task(_encode_shard, name="encode_shard", run_name="encode {file}", retries=2)

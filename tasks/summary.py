@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core import workspace
-from nanochat_core.pipeline.checks_verdict import checks_of
 from nanochat_core.pipeline.finish import FinishedRun, finish_run
-from nanochat_core.pipeline.step import LOG_FOLDER, Ref
+from nanochat_core.pipeline.step import LOG_FOLDER, Ref, checks_of
 from nanochat_core.pipeline.training import TENSORBOARD
 from nanochat_core.plan import RunPlan
 from nanochat_core.report import outline, scores

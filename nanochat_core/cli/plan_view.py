@@ -8,8 +8,7 @@ from rich.markup import escape
 from nanochat_core import plan as plans
 from nanochat_core.base.units import count, dollars, duration
 from nanochat_core.cli.output import grid, table
-from nanochat_core.pipeline.ahead import previews
-from nanochat_core.pipeline.table import STEPS
+from nanochat_core.pipeline.table import STEPS, previews
 from nanochat_core.plan import RunPlan
 
 REASONS_SHOWN = 3

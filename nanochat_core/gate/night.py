@@ -28,8 +28,7 @@ from nanochat_core.base.fingerprint import PACKAGE_ROOT, identity_digest
 from nanochat_core.gate import baseline
 from nanochat_core.gate.metrics import read_curve, read_metrics, read_records
 from nanochat_core.gate.verdict import NightRun, Verdict, judge, unfit, unjudged
-from nanochat_core.pipeline.checks_verdict import ChecksFailedError
-from nanochat_core.pipeline.step import Ref
+from nanochat_core.pipeline.step import ChecksFailedError, Ref
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance
 from nanochat_core.store.lease import LeaseHeldError
@@ -204,13 +203,8 @@ def _verdict(store: Store, night: Night) -> tuple[Verdict | None, str | None]:
 def _add(store: Store, night: Night, run: NightRun, refs: Sequence[Ref]) -> None:
     night["runs"].append(asdict(run))
     known = {(line["step"], line["fingerprint"]) for line in night["steps"]}
-    night["steps"] += [_ledger_line(ref) for ref in refs if (ref.step, ref.fingerprint) not in known]
+    night["steps"] += [ref.line() for ref in refs if (ref.step, ref.fingerprint) not in known]
     store.put_run(night["run_id"], night)
-
-
-def _ledger_line(ref: Ref) -> dict[str, Any]:
-    names = ("step", "fingerprint", "digest", "is_cached", "seconds", "metrics")
-    return {name: getattr(ref, name) for name in names}
 
 
 @contextlib.contextmanager

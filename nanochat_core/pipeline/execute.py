@@ -18,8 +18,7 @@ from nanochat_core import observe, workspace
 from nanochat_core.base import gpu_slots, locks
 from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
 from nanochat_core.base.limits import limit_error
-from nanochat_core.pipeline.checks_verdict import require
-from nanochat_core.pipeline.step import Ref, Step, StepKey, StepRun, step_key
+from nanochat_core.pipeline.step import Ref, Step, StepKey, StepRun, require, step_key
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance, why
 from nanochat_core.store.lease import Lease

@@ -47,7 +47,7 @@ def finish_run(plan: RunPlan, refs: list[Ref], *, started_at: float) -> Finished
         "started_at": datetime.fromtimestamp(started_at, UTC).isoformat(),
         "seconds": seconds,
         "config": asdict(plan.config),
-        "steps": [_ledger_line(ref) for ref in refs],
+        "steps": [ref.line() for ref in refs],
         "source": _source(),
     }
     space.store.put_run(run_id, record)
@@ -65,14 +65,3 @@ def _source() -> dict[str, object]:
     state = provenance.git_state(PACKAGE_ROOT)
     patch = provenance.git_patch(PACKAGE_ROOT) if state["git_patch_sha256"] else None
     return {**state, "git_patch": patch if patch and len(patch) <= MAX_PATCH_CHARS else None}
-
-
-def _ledger_line(ref: Ref) -> dict[str, object]:
-    return {
-        "step": ref.step,
-        "fingerprint": ref.fingerprint,
-        "digest": ref.digest,
-        "is_cached": ref.is_cached,
-        "seconds": ref.seconds,
-        "metrics": ref.metrics,
-    }

@@ -8,8 +8,6 @@ import json
 import sys
 from typing import Any
 
-from nanochat_core.base.child import run_child
-from nanochat_core.base.torchrun import torchrun
 from nanochat_core.pipeline.step import Metrics, StepRun
 
 PACKAGES = ("torch", "numpy", "tiktoken")
@@ -22,7 +20,10 @@ def limited(what: str, limit: int | None) -> str:
 
 def measure(run: StepRun, module: str, job: dict[str, Any]) -> Metrics:
     """Run an evaluation worker with `job` and what every worker is told; returns its headline numbers."""
-    from nanochat_core.base.environment import loopback  # only here: steps that measure nothing load this module too
+    # here: a step that measures nothing loads this module too
+    from nanochat_core.base.child import run_child
+    from nanochat_core.base.environment import loopback
+    from nanochat_core.base.torchrun import torchrun
 
     runtime = run.plan.config.runtime
     told = {

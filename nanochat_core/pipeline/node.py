@@ -13,10 +13,9 @@ from nanochat_core import observe, workspace
 from nanochat_core.base import gpu_slots
 from nanochat_core.base.errors import HardwareError, MissingError, TrainingError
 from nanochat_core.base.torchrun import Nodes
-from nanochat_core.pipeline.ahead import preview_key
 from nanochat_core.pipeline.execute import gpus_wanted
 from nanochat_core.pipeline.step import Step, StepKey
-from nanochat_core.pipeline.table import wanted
+from nanochat_core.pipeline.table import preview_key, wanted
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact
 

@@ -6,14 +6,13 @@ what makes it. `execute.py` runs one or finds what it made; `table.py` has all o
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core import observe, workspace
 from nanochat_core.base import fingerprint
 from nanochat_core.base.errors import MissingError, NanochatError
-from nanochat_core.pipeline.checks_verdict import Check
 from nanochat_core.pipeline.data_files import Seen, reading
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.lease import Lease
@@ -24,6 +23,53 @@ if TYPE_CHECKING:
     from nanochat_core.train.settings import TrainJob
 
 Metrics = dict[str, Any]
+CHECKS = "checks"  # where they are among an artifact's metrics
+HINTS = {
+    "no validation text in training": "look at the corpus for repeated files; bits per byte would measure memory",
+    "same text after decoding": "an edit in the tokenizer, or in how documents are encoded, loses bytes",
+    "bytes per token": "the vocabulary does not fit the text, or token_bytes.npy does not fit the vocabulary",
+    "loss is a number": "look at the loss in the step's log; a lower learning rate, or less fp8, may mend it",
+    "better than guessing": "the model has learnt nothing or has diverged; look at the loss curve in the step's log",
+    "weights are numbers": "look at the loss in the step's log for where it went wrong",
+    "last checkpoint is whole": "retry the step: it goes on from the checkpoint before; look at the disk as well",
+    "reward is a share": "look at the held-out answers in the step's log",
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a step looked at in what it had made, before anybody might use it: what was found, and wanted."""
+
+    check: str
+    found: str
+    wanted: str
+    is_passed: bool
+
+
+class ChecksFailedError(NanochatError):
+    """A step made something that is not fit to be used, and publishes nothing; `checks` holds all its checks."""
+
+    def __init__(self, message: str, *, hint: str | None = None, checks: Sequence[Check] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.checks = list(checks)
+
+
+def require(step: str, checks: Sequence[Check]) -> dict[str, Any]:
+    """The checks as part of the metrics, when all of them passed."""
+    failed = [check for check in checks if not check.is_passed]
+    if failed:
+        told = "; ".join(f"{check.check}: found {check.found}, wanted {check.wanted}" for check in failed)
+        raise ChecksFailedError(
+            f"{step} did not pass its checks and is not published: {told}",
+            hint=HINTS.get(failed[0].check),
+            checks=checks,
+        )
+    return {CHECKS: [asdict(check) for check in checks]} if checks else {}
+
+
+def checks_of(metrics: dict[str, Any]) -> list[Check]:
+    """The checks that an artifact passed; none where it was made before there were any."""
+    return [Check(**held) for held in metrics.get(CHECKS, [])]
 
 
 @dataclass(frozen=True)
@@ -46,6 +92,11 @@ class Ref:
     @property
     def short(self) -> str:
         return f"{self.step}/{self.fingerprint[:12]}"
+
+    def line(self) -> dict[str, Any]:
+        """Its line in the record of a run, a night or a sweep: what is kept is read from there."""
+        names = ("step", "fingerprint", "digest", "is_cached", "seconds", "metrics")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass

@@ -14,12 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanochat_core.base.child import LOG_NAME
 from nanochat_core.base.errors import TrainingError
 from nanochat_core.base.records import RECORDS_NAME, read_records
 from nanochat_core.base.redaction import redact
-from nanochat_core.pipeline.checks_verdict import Check
-from nanochat_core.pipeline.step import LOG_FOLDER, Metrics, StepRun
+from nanochat_core.pipeline.step import LOG_FOLDER, Check, Metrics, StepRun
 from nanochat_core.plan import GPUS, RunPlan
 
 if TYPE_CHECKING:
@@ -121,6 +119,8 @@ def _note_start(run: StepRun, record: dict[str, Any]) -> None:
 
 
 def _keep_logs(run: StepRun, sheet: Path) -> None:
+    from nanochat_core.base.child import LOG_NAME
+
     folder = run.out / LOG_FOLDER
     folder.mkdir(exist_ok=True)
     shutil.copytree(run.attempt / TENSORBOARD, folder / TENSORBOARD)

@@ -7,9 +7,8 @@ from typing import Any
 from nanochat_core.base.fingerprint import package_versions
 from nanochat_core.base.units import count
 from nanochat_core.data.documentation import PACKAGES
-from nanochat_core.pipeline.checks_verdict import Check
 from nanochat_core.pipeline.data_files import local_folder, stamps, texts
-from nanochat_core.pipeline.step import Metrics, Step, StepRun
+from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
 from nanochat_core.plan import RunPlan
 
 LEAK_GROUPS = 200  # row groups of training text that are looked at, spread evenly: all of a small corpus

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.records import RECORDS_NAME, read_records
 from nanochat_core.pipeline import measure
-from nanochat_core.pipeline.checks_verdict import Check
-from nanochat_core.pipeline.step import Metrics, Step, StepRun
+from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
 from nanochat_core.pipeline.training import (
     SEED_AFTER,
     Folders,

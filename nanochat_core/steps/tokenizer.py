@@ -5,8 +5,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from nanochat_core.pipeline.checks_verdict import Check
-from nanochat_core.pipeline.step import Metrics, Step, StepRun
+from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
 from nanochat_core.plan import RunPlan
 from nanochat_core.steps.corpus import corpus
 

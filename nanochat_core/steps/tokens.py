@@ -1,20 +1,28 @@
-"""The corpus as token shards and packed rows; shards that other machines encoded are taken from the store."""
+"""The corpus as token shards and packed rows, and tokens of single files that other machines made.
+
+Such a part is an artifact as well, keyed like any step (corpus, tokenizer, code), so a worker that died costs its file
+only, and what is there is never made twice. The step does not depend on parts: it encodes what it does not find, and
+its bytes are the same either way.
+"""
 
 import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat_core import workspace
+from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.base.units import count
-from nanochat_core.pipeline.checks_verdict import Check
-from nanochat_core.pipeline.step import Metrics, Step, StepRun
+from nanochat_core.pipeline.step import Check, Metrics, Ref, Step, StepRun, step_key
 from nanochat_core.plan import RunPlan
 from nanochat_core.steps.corpus import corpus
 from nanochat_core.steps.tokenizer import tokenizer
+from nanochat_core.store.store import Store
 
 if TYPE_CHECKING:
     from nanochat_core.tokenizer.tokenizer import Tokenizer
 
+SPLITS = ("train", "validation")
 NUM_DOCS = 32  # documents of each end of a split that are decoded again
 
 
@@ -25,18 +33,17 @@ def settings(plan: RunPlan) -> dict[str, Any]:
 def body(run: StepRun) -> Metrics:
     from nanochat_core.data.packing import pack_rows, packing_note
     from nanochat_core.data.tokenize import tokenize_split
-    from nanochat_core.pipeline import token_parts
 
     metrics: Metrics = {}
     row_len = run.plan.pretrain.model.sequence_len + 1
-    for split in ("train", "validation"):
+    for split in SPLITS:
         shards = tokenize_split(
             run.inputs["corpus"] / split,
             run.out / split,
             tokenizer_folder=run.inputs["tokenizer"],
             num_workers=run.plan.config.runtime.num_workers,
             progress=functools.partial(run.progress, text=f"{split} text"),
-            encoded=token_parts.found(run, split),
+            encoded=found_parts(run, split),
         )
         rows = pack_rows(shards, row_len=row_len, long_documents=run.plan.config.tokens.long_documents)
         rows.save(run.out / f"{split}.rows.npz")
@@ -51,7 +58,7 @@ def checks(run: StepRun, metrics: Metrics) -> list[Check]:
     from nanochat_core.tokenizer.tokenizer import Tokenizer
 
     saved = Tokenizer.load(run.inputs["tokenizer"])
-    return [shards_hold_text(run.inputs["corpus"] / split, run.out / split, saved) for split in ("train", "validation")]
+    return [shards_hold_text(run.inputs["corpus"] / split, run.out / split, saved) for split in SPLITS]
 
 
 def shards_hold_text(text: Path, ids: Path, encoder: "Tokenizer") -> Check:
@@ -92,3 +99,55 @@ tokens = Step(
     body=body,
     checks=checks,
 )
+
+
+def are_parts_wanted(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> bool:
+    """Whether a cluster is to encode the corpus: one is named, and the tokens are not there yet."""
+    if plan.config.runtime.scale_out == "none":
+        return False
+    key = step_key(tokens, plan, {"corpus": corpus.digest, "tokenizer": tokenizer.digest})
+    return "tokens" in plan.fresh or workspace.current().store.find("tokens", key.fingerprint) is None
+
+
+def files_of(store: Store, corpus: Ref) -> list[str]:
+    """The shards of a corpus, as "train/00000.parquet"."""
+    artifact = store.find(corpus.step, corpus.fingerprint)
+    if artifact is None:
+        raise MissingError(f"{corpus.short} is not in {store.url}", hint="run the pipeline again")
+    return sorted(name for name in artifact.files if name.endswith(".parquet") and name.split("/")[0] in SPLITS)
+
+
+def found_parts(run: StepRun, split: str) -> dict[str, Path]:
+    """Folders of the parts that are in the store for the inputs of a `tokens` step, by file name."""
+    store = workspace.current().store
+    parts = {}
+    for path in sorted((run.inputs["corpus"] / split).glob("*.parquet")):
+        key = step_key(part_step(f"{split}/{path.name}"), run.plan, run.digests)
+        artifact = store.find("token_part", key.fingerprint)
+        if artifact is not None:
+            try:
+                parts[path.name] = store.fetch(artifact)
+            except CorruptError:
+                run.note(f"the encoded {path.name} was damaged; it is encoded again")
+                store.discard(artifact)
+    return parts
+
+
+def part_step(file: str) -> Step:
+    """Of one shard of text. Its inputs are given to it where it is made: a key that names them holds all their code."""
+    return Step(
+        name="token_part",
+        description="Encode one file.",
+        title=lambda plan: file,
+        headline=lambda metrics: f"{file}: {metrics['tokens']:,} tokens",
+        settings=lambda plan: {"file": file},
+        packages=("tiktoken", "numpy", "pyarrow"),
+        body=encode,
+        reads=lambda settings: {"corpus": [str(settings["file"])]},
+    )
+
+
+def encode(run: StepRun) -> Metrics:
+    from nanochat_core.data.tokenize import encode_file
+
+    return encode_file(run.inputs["corpus"] / run.settings["file"], run.out, tokenizer_folder=run.inputs["tokenizer"])

@@ -68,20 +68,10 @@ def finish_sweep(
 
 
 def _ledger(cells: Sequence[Sequence[Ref]]) -> list[dict[str, Any]]:
-    """Every artifact of the sweep once, as a run's own record lists them: what is kept is read from here."""
+    """Every artifact of the sweep once."""
     lines: dict[str, dict[str, Any]] = {}
     for ref in (ref for refs in cells for ref in refs):
-        lines.setdefault(
-            f"{ref.step}/{ref.fingerprint}",
-            {
-                "step": ref.step,
-                "fingerprint": ref.fingerprint,
-                "digest": ref.digest,
-                "is_cached": ref.is_cached,
-                "seconds": ref.seconds,
-                "metrics": ref.metrics,
-            },
-        )
+        lines.setdefault(f"{ref.step}/{ref.fingerprint}", ref.line())
     return list(lines.values())
 
 

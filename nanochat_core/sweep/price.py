@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import dollars
-from nanochat_core.pipeline.ahead import previews
 from nanochat_core.pipeline.step import Ref
+from nanochat_core.pipeline.table import previews
 from nanochat_core.plan import RunPlan, estimate
 from nanochat_core.sweep.cells import Sweep, last_step
 

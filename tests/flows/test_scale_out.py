@@ -22,9 +22,9 @@ from nanochat_core.config import RuntimeConfig
 from nanochat_core.data import shards
 from nanochat_core.pipeline.execute import make
 from nanochat_core.pipeline.table import STEPS
-from nanochat_core.pipeline.token_parts import files_of
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
+from nanochat_core.steps.tokens import files_of
 from nanochat_core.store.store import Store
 
 pytestmark = pytest.mark.slow

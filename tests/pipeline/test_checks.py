@@ -14,9 +14,8 @@ from nanochat_core import workspace
 from nanochat_core.base.closure import code_closure, function_entry
 from nanochat_core.data.shards import ROW_GROUP_DOCS, write_shards
 from nanochat_core.pipeline import training
-from nanochat_core.pipeline.checks_verdict import HINTS, Check, ChecksFailedError, checks_of, require
 from nanochat_core.pipeline.execute import execute, make
-from nanochat_core.pipeline.step import Metrics, StepRun, step_key
+from nanochat_core.pipeline.step import HINTS, Check, ChecksFailedError, Metrics, StepRun, checks_of, require, step_key
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config

@@ -12,9 +12,9 @@ import pytest
 
 from nanochat_core.base import closure
 from nanochat_core.base.closure import EXCLUDED, PACKAGE, code_closure, function_entry, unfollowed
-from nanochat_core.pipeline import token_parts
 from nanochat_core.pipeline.step import Step
 from nanochat_core.pipeline.table import STEPS
+from nanochat_core.steps import tokens as tokens_step
 
 LOOKED_AT = {
     "nanochat_core.base.torchrun:torchrun": "what it starts is a text of its callers",
@@ -31,7 +31,7 @@ LOOKED_AT = {
     "nanochat_core.sandbox.zygote:map_compiled": "loads Python's own compiled modules ahead of time",
     "nanochat_core.train.worker:_train": "what it loads is named by the job, in the step's own body",
 }
-ALL_STEPS = {**STEPS, "token_part": token_parts._step("train/00000.parquet")}
+ALL_STEPS = {**STEPS, "token_part": tokens_step.part_step("train/00000.parquet")}
 
 
 def entries(step: Step) -> list[str]:
@@ -117,7 +117,7 @@ def test_every_file_beside_the_source_is_declared_or_no_steps_matter() -> None:
     [
         ("pretrain", "train.launch"), ("pretrain", "pipeline.checkpoints"), ("pretrain", "base.torchrun"),
         ("pretrain", "train.pretrain"), ("sft", "train.sft"), ("rl", "train.rl"), ("rl", "base.units"),
-        ("tokens", "pipeline.token_parts"), ("corpus", "base.units"),
+        ("corpus", "base.units"),
         ("conversations", "evals.benchmarks.contamination"), ("conversations", "steps.conversations"),
         ("sft", "steps.conversations"), ("benchmark_chat", "sandbox.launcher"), ("benchmark_chat", "sandbox.zygote"),
         ("benchmark_chat", "sandbox.linux"), ("evaluate_base", "evals.worker"), ("evaluate_core", "evals.core.worker"),

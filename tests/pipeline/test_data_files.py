@@ -14,11 +14,10 @@ import pytest
 from nanochat_core import workspace
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.pipeline import data_files
-from nanochat_core.pipeline.ahead import preview
 from nanochat_core.pipeline.data_files import digests
 from nanochat_core.pipeline.execute import execute, make
 from nanochat_core.pipeline.step import Ref, StepRun
-from nanochat_core.pipeline.table import STEPS
+from nanochat_core.pipeline.table import STEPS, preview
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 

@@ -13,9 +13,8 @@ from conftest import ROOT
 from processes import wait_for_record, wait_until_no_ranks
 
 from nanochat_core import workspace
-from nanochat_core.pipeline.checks_verdict import Check
 from nanochat_core.pipeline.execute import execute, make
-from nanochat_core.pipeline.step import Metrics, StepRun
+from nanochat_core.pipeline.step import Check, Metrics, StepRun
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config

@@ -109,9 +109,8 @@ def upstream(step: str) -> frozenset[str]:
     """
     shared = {each.body.__module__ for each in STEPS.values()} | {f"{fp.PACKAGE}.pipeline.training"}
     begins = {module for module, _ in places(step)} - shared
-    begins |= {"nanochat_core.pipeline.token_parts"} if step == "tokens" else set()
     begins |= {"nanochat_core.base.records"}  # imported by the checks
-    shared |= {f"{fp.PACKAGE}.pipeline.step", f"{fp.PACKAGE}.pipeline.checks_verdict"}
+    shared |= {f"{fp.PACKAGE}.pipeline.step"}
     found = begins.union(shared, *(graph().find_upstream_modules(each) for each in begins))
     ours = {module for module in found if module.split(".")[0] == fp.PACKAGE}
     return frozenset(found | {each.rsplit(".", depth)[0] for each in ours for depth in range(1, each.count(".") + 1)})

@@ -13,7 +13,7 @@ from nanochat_core.gate.bisect import Search
 from nanochat_core.gate.finish import finish_night, raise_if_red, search_command
 from nanochat_core.gate.night import Asked, nights, run_night, runs_of, with_seed
 from nanochat_core.gate.verdict import RegressionError
-from nanochat_core.pipeline.checks_verdict import ChecksFailedError
+from nanochat_core.pipeline.step import ChecksFailedError
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.reach import Policy, make_plan
 from tests.core.gate.conftest import Trainer

@@ -1,5 +1,7 @@
 """One Prefect task per step, made from the table of steps. What a step does is in nanochat_core/steps."""
 
+from typing import Any
+
 from prefect.client.schemas.objects import State
 
 from nanochat_core.base.stopping import was_told
@@ -28,5 +30,6 @@ def make(step: Step, plan: RunPlan, *refs: Ref | None) -> Ref | None:
     inputs = step.named(refs)
     if step.name == "tokens":
         encoded_shards(plan, **inputs)  # on a cluster, where runtime.scale_out names one
-    made: Ref | State[Ref] = TASKS[step.name](plan, inputs)
-    return made.result() if isinstance(made, State) else made
+    made: Any = TASKS[step.name](plan, inputs)  # its state where it was cached
+    ref: Ref = made.result() if isinstance(made, State) else made
+    return ref

@@ -86,8 +86,7 @@ def as_task(
             return ref
         return Completed(name="Cached", message=f"found {ref.short} in the store", data=ref)
 
-    return task(
-        body,
+    decorate = task(
         name=name,
         task_run_name=run_name,
         cache_policy=NO_CACHE,
@@ -98,6 +97,7 @@ def as_task(
         retry_condition_fn=can_heal,
         log_prints=False,
     )
+    return decorate(body)
 
 
 def step_task(step: Step) -> Task[..., Any]:

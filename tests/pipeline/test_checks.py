@@ -203,7 +203,7 @@ def test_every_failed_check_has_a_hint_and_all_are_told() -> None:
 
 
 def test_the_code_of_a_check_is_in_the_keys_of_the_steps_that_have_it_only(micro_plan: RunPlan) -> None:
-    for name in ("corpus", "pretrain", "report"):
+    for name in ("corpus", "tokenizer", "report"):
         step = STEPS[name]
         key = step_key(step, micro_plan, {}).identity["code"]
         both = code_closure([function_entry(step.body), *([function_entry(step.checks)] if step.checks else [])])

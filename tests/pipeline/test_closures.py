@@ -149,7 +149,8 @@ def test_the_wording_of_a_step_is_in_no_key_and_its_body_is(tmp_path: Path) -> N
     num_words = 0
     for path in (tmp_path / PACKAGE / "steps").glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        for word in (word for node in ast.walk(tree) for word in getattr(node, "keywords", [])):
+        steps = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)]
+        for word in (word for step in steps for word in step.keywords):
             if word.arg in ("description", "title", "headline", "notes"):
                 word.value, num_words = ast.parse("[print]", mode="eval").body, num_words + 1
         path.write_text(ast.unparse(tree), encoding="utf-8")
@@ -157,5 +158,5 @@ def test_the_wording_of_a_step_is_in_no_key_and_its_body_is(tmp_path: Path) -> N
     assert {name: code_closure(entries(step), root=tmp_path) for name, step in STEPS.items()} == before
     path = tmp_path / PACKAGE / "steps/report.py"
     path.write_text(path.read_text(encoding="utf-8").replace("(run.inputs, run.out)", "(run.inputs, run.work)"))
-    changed = {name for name, step in STEPS.items() if code_closure(entries(step), root=tmp_path) != before[name]}
-    assert changed == {"report"}
+    after = {name: code_closure(entries(STEPS[name]), root=tmp_path) for name in ("report", "evaluate_base")}
+    assert {name for name in after if after[name] != before[name]} == {"report"}

@@ -16,8 +16,8 @@ OURS = "nanochat_core"
 Place = tuple[str, str]  # module, name in it
 
 
-def reached(functions: list[Any]) -> set[Place]:
-    """The names of our modules that these functions reach."""
+def reached(functions: list[Any], *, not_through: tuple[str, ...] = ()) -> set[Place]:
+    """The names of our modules that these functions reach; what modules `not_through` call is not looked at."""
     waiting = [(each.__module__, each.__name__) for each in functions]
     found: set[Place] = set()
     while waiting:
@@ -26,7 +26,7 @@ def reached(functions: list[Any]) -> set[Place]:
             continue
         found.add(place)
         module = _loaded_module(place[0])
-        if module is None:
+        if module is None or place[0].startswith(not_through):
             continue
         for code in _codes(getattr(module, place[1], None), place[0]):
             waiting += [each for each in _loaded(code, module) if each not in found]

@@ -21,7 +21,7 @@ GIVEN_PATH = "NANOCHAT_PYTHONPATH"  # where the console script puts PYTHONPATH w
 # One process among others: torchrun, torch's env:// rendezvous, MPI's and the schedulers' starters, NCCL's own.
 RANKS = {
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE",
-    "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NCCL_COMM_ID",
+    "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NCCL_COMM_ID", "NANOCHAT_RANKS",
 }  # fmt: skip
 LAUNCHERS = (
     "TORCHELASTIC_", "PET_", "SLURM_", "SRUN_", "SBATCH_", "SALLOC_", "OMPI_", "PMI_", "PMIX_", "PRTE_", "I_MPI_",

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from nanochat_core.base.child import run_child
 from nanochat_core.base.environment import cleaned, for_child, loopback, search_path
-from nanochat_core.base.torchrun import torchrun
+from nanochat_core.base.torchrun import STORE, torchrun
 
 HERE = next(name for _, name in socket.if_nameindex())
 FOREIGN = {
@@ -157,3 +157,4 @@ def test_ranks_of_one_machine_meet_without_any_name() -> None:
     assert "localhost" not in " ".join(torchrun("x", num_processes=2))
     assert set(loopback().values()) <= {"lo"}
     assert for_child({"RANK": "1"})["PYTHONSAFEPATH"] == "1"
+    assert STORE not in for_child({STORE: "/proc/1/fd/3"}), "ranks of somebody else's training"

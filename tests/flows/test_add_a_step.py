@@ -98,7 +98,7 @@ def test_it_is_on_prefects_page_and_in_the_written_report_and_typed(
             cwd=checkout, env=environment(tmp_path, checkout), capture_output=True, text=True, timeout=900,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        shown = newest_flow_run(tmp_path / "prefect", tmp_path / "server.log").tasks
+        shown = newest_flow_run(tmp_path / "prefect").tasks
         assert shown[f"{NAME} · documents by script"] == state
     [page, _] = (tmp_path / "home/runs").glob("*/report.html")
     assert NAME in page.read_text(encoding="utf-8")

@@ -84,7 +84,10 @@ def _check_rows(evidence: Evidence, scores: dict[str, Any]) -> None:
     if evidence.plan is None or tokens is None or last is None:
         return
     config, sequence_len = evidence.plan.config, evidence.plan.pretrain.model.sequence_len
-    num_rows = int(tokens.metrics.get("validation_rows", 0))
+    num_rows = tokens.metrics.get("validation_rows", 0)
+    if not is_count(num_rows):
+        evidence.say(manifest_name("tokens"), "metrics.validation_rows", f"{shown(num_rows)} is not a number it can be")
+        return
     looked_at = min(num_rows, math.ceil(config.evaluate.bpb_tokens / sequence_len))
     validated = min(num_rows, math.ceil(config.pretrain.validation_tokens / sequence_len))
     if scores["num_tokens"] > looked_at * sequence_len:

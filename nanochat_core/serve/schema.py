@@ -68,8 +68,14 @@ class Part(Body):
 class OtherText(Body):
     """A text part under one of its other names."""
 
-    type: Literal["input_text", "output_text", "refusal"]
+    type: Literal["input_text", "output_text"]
     text: str | None = None
+
+
+class RefusalText(Body):
+    """An earlier answer that was a refusal: a text part under a name and a key of its own."""
+
+    type: Literal["refusal"]
     refusal: str | None = None
 
 
@@ -119,7 +125,7 @@ class Message(Body):
     content: Annotated[
         list[Part],
         Field(fail_fast=True),
-        BeforeValidator(_parts, json_schema_input_type=str | list[Part | OtherText] | None),
+        BeforeValidator(_parts, json_schema_input_type=str | list[Part | OtherText | RefusalText] | None),
     ]
     tool_calls: NoCalls = None
     function_call: NoCalls = None

@@ -186,7 +186,7 @@ def test_all_of_them_are_sound(sound: list[tuple[str, Path]]) -> None:
 
 
 def test_damaged_files_are_read_or_refused(sound: list[tuple[str, Path]]) -> None:
-    counts = fuzz(sound, seed=random.SystemRandom().randrange(1 << 30), seconds=SHORT_S)
+    counts = fuzz(sound, seed=14, seconds=SHORT_S)
     assert sum(counts.values()) > 20
 
 

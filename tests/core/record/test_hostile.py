@@ -73,7 +73,7 @@ def fuzz(sound: Path, tmp_path: Path, *, seed: int, seconds: float) -> int:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_changed_bundles_are_judged_without_a_traceback(sound: Path, tmp_path: Path) -> None:
-    assert fuzz(sound, tmp_path, seed=random.SystemRandom().randrange(1 << 30), seconds=SHORT_S) > 5
+    assert fuzz(sound, tmp_path, seed=14, seconds=SHORT_S) > 5
 
 
 @pytest.mark.torture
@@ -205,3 +205,22 @@ def test_escape_sequences_of_a_bundle_are_spelt_out_and_forge_no_line(sound: Pat
     (tmp_path / "forged.zip").write_bytes(hostile.packed(files))
     said = judged(tmp_path / "forged.zip")
     assert r"x\nsound: record.zip, every claim follows\u001b[2J\u202e[green]sound[/green] is unknown" in said
+
+
+@pytest.mark.parametrize("value", [{}, [], "12", None, True, -1, 1.5], ids=json.dumps)
+def test_a_metric_of_another_kind_is_a_problem_and_no_error(sound: Path, tmp_path: Path, value: object) -> None:
+    """Every metric of every manifest in turn, and every field of bpb.json."""
+    with zipfile.ZipFile(sound) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    for name, content in files.items():
+        if not name.endswith(".json") or "/evidence/" not in f"/{name}":
+            continue
+        told = json.loads(content)
+        fields = told.get("metrics", told if name.endswith("bpb.json") else {})
+        for field in list(fields):
+            before, fields[field] = fields[field], value
+            with zipfile.ZipFile(tmp_path / "changed.zip", "w") as archive:
+                for each, old in files.items():
+                    archive.writestr(each, json.dumps(told) if each == name else old)
+            fields[field] = before
+            judged(tmp_path / "changed.zip")

@@ -133,7 +133,8 @@ def test_ranks_of_one_machine_listen_on_it_alone_and_torchrun_not_at_all(pretrai
 
     def look(record: dict) -> None:
         if record["event"] == "step":
-            for one in psutil.Process().children(recursive=True):
+            children = psutil.Process().children(recursive=True)  # those of other tests may be among them
+            for one in (each for each in children if str(tmp_path) in " ".join(each.cmdline())):
                 seen[one.pid] = {at.laddr.ip for at in one.net_connections() if at.status == psutil.CONN_LISTEN}
                 stores.update(filter(None, [one.environ().get(STORE)]))
             raise Enough

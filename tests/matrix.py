@@ -116,8 +116,9 @@ def locks() -> list[str]:
 
 
 def make_environment(python: Path, folder: Path, torch: str) -> Path:
-    """The locked packages with this torch; of another torch than the locked one, triton is the one that it wants."""
-    pins = [line for line in locks() if line.partition("==")[0] not in ("torch", "triton") or line == torch]
+    """The locked packages with this torch; another torch than the locked one brings its triton and setuptools."""
+    of_torch = () if torch in locks() else ("torch", "triton", "setuptools")
+    pins = [line for line in locks() if line.partition("==")[0] not in of_torch]
     wanted = "\n".join([torch, *(pin for pin in pins if pin != torch)]) + "\n"
     stamp = folder / "installed.txt"
     if stamp.is_file() and stamp.read_text() == wanted:

@@ -223,7 +223,9 @@ def test_edits_anywhere_in_the_product_are_noticed_by_who_reaches_them_and_by_no
             modules.add(module)
             if owed - noticed:
                 wrong.append(f"stale for {owed - noticed}: {mutant.kind} in {module}:{mutant.line}")
-            if far := {step for step in noticed if module not in near[step]}:
+            # a package that nobody knows may do anything when it is imported, to everybody: in doubt they run again
+            is_doubtful = mutant.kind == "ImportFrom.module"
+            if not is_doubtful and (far := {step for step in noticed if module not in near[step]}):
                 wrong.append(f"needless for {far}: {mutant.kind} in {module}:{mutant.line}")
     print(f"\n{kinds.total()} edits in {len(modules)} modules, {len(wrong)} wrong: {dict(kinds.most_common())}")
     assert kinds.total() >= 600

@@ -119,6 +119,7 @@ def make_environment(python: Path, folder: Path, torch: str) -> Path:
     """The locked packages with this torch; another torch than the locked one brings its triton and setuptools."""
     of_torch = () if torch in locks() else ("torch", "triton", "setuptools")
     pins = [line for line in locks() if line.partition("==")[0] not in of_torch]
+    pins += ["setuptools>=70"] if of_torch else []  # as pyproject.toml's build asks; a venv brings an older one
     wanted = "\n".join([torch, *(pin for pin in pins if pin != torch)]) + "\n"
     stamp = folder / "installed.txt"
     if stamp.is_file() and stamp.read_text() == wanted:

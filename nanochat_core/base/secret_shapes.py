@@ -50,7 +50,6 @@ QUERY_NAME = (
 )
 USER = r"[^\s:/?#@\"'<>`]{0,200}:(?!\d{1,5}[/?#\s])"  # and no port
 NO_VALUE = r"(?!\*\*\*|[{<$%]|\.\.\.)"  # what was taken out already, and what stands for a value in a template
-URL_TEXT = r"[^\s\"'<>\\`|]"
 SEGMENT = rf"(?P<secret>{NO_VALUE}[^\s\"'<>\\`|?#]{{8,400}})"
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.process import die_with_parent
 from nanochat_core.data import files, streams
-from nanochat_core.data.rows import FileRows, Mapped, Row
+from nanochat_core.data.rows import Row
 from nanochat_core.tokenizer.conversation import FORM, check_messages, render_conversation
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
@@ -58,11 +58,6 @@ def _unfit_file(path: Path) -> str | None:
 def notes_of(path: str | None, *, setting: str = "sft.path") -> list[str]:
     """What a person is told of the files each time, made or cached."""
     return [note] if path and (note := files.note_of(select(path, setting=setting), setting=setting)) else []
-
-
-def read_conversations(path: str | None, *, setting: str = "sft.path") -> Sequence[Conversation]:
-    """Conversations of a file, a folder or a pattern, each read and checked when it is indexed."""
-    return Mapped(FileRows(select(path, setting=setting).files), conversation_of_row)
 
 
 def conversation_of_row(row: Row, index: int) -> Conversation:

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from core.data.talks import read_conversations
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat_core.base.errors import ConfigError, MissingError
-from nanochat_core.data.conversations import pack_conversations, read_conversations, select
+from nanochat_core.data.conversations import pack_conversations, select
 from nanochat_core.tokenizer.conversation import render_conversation
 
 BOS, ASSISTANT_END = 256, 260

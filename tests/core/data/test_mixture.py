@@ -6,12 +6,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from core.data.talks import read_conversations
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat_core.base.errors import MissingError
 from nanochat_core.data import conversations
-from nanochat_core.data.conversations import pack_conversations, read_conversations
+from nanochat_core.data.conversations import pack_conversations
 from nanochat_core.data.mixture import Joined, Subset, mixture, permutation
 from nanochat_core.data.rows import FileRows, Mapped
 from nanochat_core.data.words import is_held_out, words_of_documentation, words_of_file

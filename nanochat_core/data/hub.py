@@ -154,6 +154,7 @@ def _give_up(name: str, last: str, refusals: Sequence[NanochatError], *, is_wron
     if refusals and not last:
         return refusals[0]
     kind = CorruptError if is_wrong else MissingError
+    last = last.removeprefix(f"{name}: ")  # an address that is its own name is said once
     reasons = "; ".join([last, *(refusal.message for refusal in refusals)])
     return kind(f"{name} could not be fetched: {reasons}", hint="run the same again: it goes on where it was")
 

@@ -125,6 +125,13 @@ def test_a_listing_is_asked_for_again(server, fetch, fault):
     assert _is_right(fetch())
 
 
+def test_an_address_that_does_not_answer_is_said_once(server, fetch):
+    server.always[f"/api/datasets/{NAME}/revision/main"] = Fault(status=503)
+    with pytest.raises(MissingError, match="503") as error:
+        fetch()
+    assert error.value.message.count("/revision/main") == 1
+
+
 def test_a_branch_that_moved_does_not_change_a_download_that_has_begun(server, fetch):
     server.always["/cdn/data/shard_00003.parquet"] = Fault(status=503)
     with pytest.raises(MissingError, match="503"):

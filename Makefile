@@ -16,13 +16,16 @@ $(shell $(BIN)/python infra/moved.py $(VENV) "$(MADE_IN)" "$(CURDIR)" || rm -rf 
 endif
 endif
 
-.PHONY: help up down speedrun setup dev check format test test-fast faults soak matrix newest gpu-check bill audit lock clean
+# what is added to the command of `make speedrun`: ARGS="--set sft.epochs=2"
+ARGS ?=
+
+.PHONY: help up down speedrun setup dev check format test test-fast docs faults soak matrix newest gpu-check bill audit lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 speedrun: $(VENV)/.runtime ## The whole pipeline on this machine, in minutes: text, tokenizer, training, chat model, report
-	@$(BIN)/nanochat run tiny
+	@$(BIN)/nanochat run tiny $(ARGS)
 
 COMPOSE := docker compose --project-directory infra --file infra/compose.yaml
 
@@ -78,6 +81,9 @@ test: $(VENV)/.dev ## All tests: units, a real S3 server, a real Prefect server,
 
 test-fast: $(VENV)/.dev ## The tests that need no server and no training process
 	@$(BIN)/python -m pytest $(WORKERS) -m "not slow and not torture"
+
+docs: $(VENV)/.dev ## Run every block of README and docs, and count what ran; half an hour
+	@NANOCHAT_DOCS_LONG=1 $(BIN)/python -m pytest -s -n 0 tests/docs
 
 faults: $(VENV)/.dev ## The long kills, damage and outages, then the kill matrix (OUT=table.md keeps it); under two hours
 	@$(BIN)/python -m pytest -s -m torture; tests=$$?; \

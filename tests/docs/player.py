@@ -1,0 +1,120 @@
+"""Runs the blocks of one document in their order, as somebody would who pastes them into one terminal.
+
+Each block is a shell of its own that begins with the variables and the folder in which the one before ended. `nanochat`
+is this checkout's, with what `args` adds; `make` is the checkout's too, and hands them on as ARGS.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from blocks import Block, missing_lines
+from conftest import MICRO, MICRO_RL, ROOT
+from flow_runs import free_port
+
+BLOCK_S = 600
+BIN = Path(sys.executable).parent
+PRELUDE = f"""set -eo pipefail
+nanochat() {{ {BIN}/nanochat "$@" $ARGS; }}
+make() {{ command make -C {ROOT} "$@"; }}
+export -f nanochat make
+[ ! -f "$STATE" ] || . "$STATE"
+cd "$(cat "$STATE.folder" 2> /dev/null || pwd)"
+"""
+EPILOGUE = 'declare -px | grep -vE " (ARGS|STATE)=" > "$STATE"; pwd > "$STATE.folder"\n'
+
+
+class Player:
+    """A document's home, folder and shell; `counts` says what became of its blocks."""
+
+    def __init__(self, folder: Path, home: Path, corpus: Path, *, is_long: bool, is_active: bool) -> None:
+        self.folder, self.home, self.is_long = folder, home, is_long
+        self.counts: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self._printed = ""
+        self._staying: list[subprocess.Popen[bytes]] = []
+        self._corpus, self._port = corpus, free_port()
+        self._path = f"{BIN}:{os.environ['PATH']}" if is_active else os.environ["PATH"]
+        for path in ROOT.iterdir():
+            if path.name != ".git":
+                (folder / path.name).symlink_to(path)
+
+    def play(self, block: Block) -> None:
+        """Run one block, or say why not; what is wrong with it goes to `failures`."""
+        if reason := block.marks.get("not here"):
+            self.counts[f"not here: {reason}"] += 1
+            self._printed = ""
+        elif block.language == "output":
+            self._compare(block)
+        elif block.language in ("sh", "python"):
+            self._run(block)
+        else:
+            self.counts["read only"] += 1
+
+    def close(self) -> None:
+        """Stop what stays."""
+        for process in self._staying:
+            process.send_signal(signal.SIGTERM)
+        for process in self._staying:
+            if process.wait(timeout=60) not in (0, 143, -signal.SIGTERM):
+                self.failures.append(f"{process.args!r} ended with {process.returncode}")
+
+    def _compare(self, block: Block) -> None:
+        if not self._printed:
+            self.counts["output of what was not run"] += 1
+            return
+        self.counts["compared"] += 1
+        if missing := missing_lines(block.text, self._printed, block.marks):
+            self.failures.append(f"{block.place}: did not come: {missing[0]!r}, of\n{self._printed}")
+
+    def _run(self, block: Block) -> None:
+        self._printed = ""
+        if "long" in block.marks and not self.is_long:
+            self.counts["left to make docs"] += 1
+            return
+        self.counts["run"] += 1
+        self.counts["shrunk"] += "args" in block.marks
+        code = block.text.replace("127.0.0.1:8000", f"127.0.0.1:{self._port}")
+        code = code if block.language == "sh" else f"{sys.executable} - << 'END'\n{code}END\n"
+        script = self.folder / f".block-{block.line}"
+        script.write_text(f"{PRELUDE}{block.marks.get('before', '')}\n{code}{EPILOGUE}", encoding="utf-8")
+        log = script.with_suffix(".log")
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                ["bash", str(script)], cwd=self.folder, env=self._environment(block),
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        if "stays" in block.marks:
+            self._staying.append(process)
+            self._wait_for(block, process, log)
+        else:
+            process.wait(timeout=BLOCK_S)
+        self._printed = log.read_text(encoding="utf-8", errors="replace") or "\n"
+        wanted = int(block.marks.get("exit", 0))
+        if process.poll() not in (None, wanted):
+            self.failures.append(f"{block.place}: ended with {process.returncode}, printed\n{self._printed}")
+
+    def _wait_for(self, block: Block, process: subprocess.Popen[bytes], log: Path) -> None:
+        until = time.monotonic() + BLOCK_S
+        while block.marks["stays"] not in log.read_text(encoding="utf-8", errors="replace"):
+            if process.poll() is not None or time.monotonic() > until:
+                self.failures.append(f"{block.place}: never printed {block.marks['stays']!r}")
+                return
+            time.sleep(0.1)
+
+    def _environment(self, block: Block) -> dict[str, str]:
+        sets = [*MICRO, *MICRO_RL, "corpus.source=path", f"corpus.path={self._corpus}"]
+        args = block.marks.get("args", "").replace("$PORT", str(self._port))
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("NANOCHAT_", "PREFECT_"))}
+        return {
+            **kept,
+            "HOME": str(self.home),
+            "PATH": self._path,
+            "COLUMNS": "80",
+            "STATE": str(self.folder / ".state"),
+            "ARGS": args.replace("$MICRO", " ".join(f"--set {one}" for one in sets)),
+        }

@@ -11,11 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat_core.model.attention import VALUE_GATE_SCALE, Attention
-from nanochat_core.model.cross_entropy import SOFTCAP
+from nanochat_core.model.attention import Attention
 from nanochat_core.model.gpt import GPT
-from nanochat_core.model.rotary import QK_GAIN
-from nanochat_core.model.shape import SMEAR_CHANNELS, VALUE_GATE_CHANNELS, has_value_embed, window_sizes
+from nanochat_core.model.shape import SMEAR_CHANNELS, has_value_embed, window_sizes
 
 # B rows, T new tokens, L tokens so far and new, H query heads, K key/value heads, D head size, C width, V vocabulary
 
@@ -47,7 +45,7 @@ class ReferenceDecoder:
         self.last_embedding = embedding[:, -1:]
         x = _norm(x - model.backout_weight.to(x.dtype) * middle)
         logits = _linear(x, model.head.weight)[..., : config.vocab_size].float()
-        return (SOFTCAP * torch.tanh(logits / SOFTCAP))[:, -1]
+        return (config.softcap * torch.tanh(logits / config.softcap))[:, -1]
 
     def _smeared(self, embedding: Tensor) -> Tensor:
         first = torch.zeros_like(embedding[:, :1]) if self.last_embedding is None else self.last_embedding
@@ -63,9 +61,9 @@ class ReferenceDecoder:
         v = _linear(x, attn.v.weight).view(rows, tokens, config.n_kv_head, config.head_dim)
         if attn.value_gate is not None and has_value_embed(config, layer):
             table = self.model.get_submodule(f"value_embeds.{layer}").get_parameter("weight")
-            gate = VALUE_GATE_SCALE * torch.sigmoid(_linear(x[..., :VALUE_GATE_CHANNELS], attn.value_gate.weight))
+            gate = attn.gate_scale * torch.sigmoid(_linear(x[..., : attn.gate_channels], attn.value_gate.weight))
             v = v + gate.unsqueeze(-1) * F.embedding(ids, table).to(v.dtype).view_as(v)
-        q, k = (_norm(self._rotated(part)) * QK_GAIN for part in (q, k))
+        q, k = (_norm(self._rotated(part)) * attn.gain for part in (q, k))
         end = self.length + tokens
         keys, values = self.cache[layer]  # (B, M, K, D)
         keys[:, self.length : end], values[:, self.length : end] = k, v

@@ -10,11 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanochat_core.model.attention import VALUE_GATE_SCALE, Attention
-from nanochat_core.model.cross_entropy import SOFTCAP
+from nanochat_core.model.attention import Attention
 from nanochat_core.model.gpt import GPT
-from nanochat_core.model.rotary import QK_GAIN
-from nanochat_core.model.shape import SMEAR_CHANNELS, VALUE_GATE_CHANNELS, window_sizes
+from nanochat_core.model.shape import SMEAR_CHANNELS, window_sizes
 
 # B rows, T tokens, H query heads, K key/value heads, D head size, C width, V vocabulary
 
@@ -53,7 +51,7 @@ class PlainLoss(nn.Module):
                 middle = x
         x = _norm(x - model.backout_weight.to(dtype) * middle)
         logits = _linear(x, model.head.weight)[..., : config.vocab_size].float()
-        logits = SOFTCAP * torch.tanh(logits / SOFTCAP)
+        logits = config.softcap * torch.tanh(logits / config.softcap)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
 
     def _attention(self, attn: Attention, x: Tensor, added_values: Tensor | None, *, mask: Tensor | None) -> Tensor:
@@ -62,9 +60,9 @@ class PlainLoss(nn.Module):
             _linear(x, part.weight).view(rows, tokens, -1, attn.head_dim) for part in (attn.q, attn.k, attn.v)
         )  # (B, T, H or K, D)
         if attn.value_gate is not None and added_values is not None:
-            gate = VALUE_GATE_SCALE * torch.sigmoid(_linear(x[..., :VALUE_GATE_CHANNELS], attn.value_gate.weight))
+            gate = attn.gate_scale * torch.sigmoid(_linear(x[..., : attn.gate_channels], attn.value_gate.weight))
             v = v + gate.unsqueeze(-1) * added_values.view_as(v)
-        q, k = (_norm(self._rotated(part)) * QK_GAIN for part in (q, k))
+        q, k = (_norm(self._rotated(part)) * attn.gain for part in (q, k))
         has_groups = attn.n_head != attn.n_kv_head
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H or K, T, D)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=has_groups)

@@ -6,8 +6,40 @@ Derived numbers are not fields: plan.py computes them. `None` means "off" or "de
 in presets/__init__.py.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+NEUTRAL = "neutral"
+
+
+def later(neutral: Any, *, default: Any = None) -> Any:
+    """A field that was added after artifacts had been made without it: at `neutral` it is as if it were not there.
+
+    `identity` leaves it out at that value, so whatever was made before keeps its key; `default` may be another one.
+    """
+    return field(default=neutral if default is None else default, metadata={NEUTRAL: neutral})
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """A config as plain values, as keys and stored files have it: without what stands at its neutral value."""
+    values = {
+        item.name: getattr(config, item.name) for item in dataclasses.fields(config) if not _is_absent(config, item)
+    }
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _is_absent(config: Any, item: "dataclasses.Field[Any]") -> bool:
+    value = getattr(config, item.name)
+    # 1 and True are equal, and two values in JSON
+    return NEUTRAL in item.metadata and type(value) is type(item.metadata[NEUTRAL]) and value == item.metadata[NEUTRAL]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return identity(value)
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, Mapping) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +56,26 @@ class GPTConfig:
     """Key/value heads; divides n_head (grouped-query attention, arXiv 2305.13245)."""
     n_embd: int
     window_pattern: str = "SSSL"
-    """Tiled over the layers: L attends to all of the context, S to a quarter of it; the last layer is always L."""
+    """Tiled over the layers: L attends to all of the context, S to a part of it; the last layer is always L."""
+    short_window_tokens: int | None = later(None)
+    """What S looks back; None: a quarter of the context, rounded up to 128."""
+    residual_weights: bool = later(True)
+    """Each layer multiplies the stream by a learned weight. This and what follows is how older models differ."""
+    skip_weights: bool = later(True)
+    """Each layer adds the first stream again, by a learned weight."""
+    smear: bool = later(True)
+    """A gated share of the previous token's embedding is added to each token's."""
+    backout: bool = later(True)
+    """The stream of the middle layer is partly taken out before the head."""
+    value_gate_channels: int = later(12)
+    """So many channels of the normalised stream open the gate of the value embeddings; 0: there are none."""
+    value_gate_scale: float = later(3.0)
+    """The gate runs from 0 to this."""
+    qk_gain: float = later(1.2)
+    """Of normalised queries and keys: attention sharper than a plain unit norm."""
+    rotary_base: float = later(100_000.0)
+    softcap: float = later(15.0)
+    """Logits are capped softly at this."""
 
     @property
     def head_dim(self) -> int:

@@ -1,4 +1,4 @@
-"""The verbs that need no Prefect: plan, why, chat, doctor, import-checkpoint; and how every verb fails.
+"""The verbs that need no Prefect: plan, why, chat, doctor; and how every verb fails.
 
 stdout is the answer, stderr the progress. A NanochatError is one line and a hint, with the exit code of its kind.
 """
@@ -228,26 +228,6 @@ def doctor(as_json: Json = False) -> None:
     answer(findings, lambda: show(findings), as_json=as_json)
     if not all(finding.is_good for finding in findings):
         raise typer.Exit(1)
-
-
-@app.command("import-checkpoint")
-def import_checkpoint(
-    folder: Annotated[Path, typer.Argument(help="Folder with a nanochat checkpoint.")],
-    out: Annotated[Path, typer.Argument(help="New folder for the model in our form.")],
-) -> None:
-    """Read a nanochat checkpoint by its own parameter names and write it as ours.
-
-    nanochat import-checkpoint d20/ model/
-
-    nanochat import-checkpoint ~/.cache/nanochat/base_checkpoints/d12 model/
-    """
-    from nanochat_core.model.import_checkpoint import load_nanochat_checkpoint
-    from nanochat_core.model.weights import save_model
-
-    model = load_nanochat_checkpoint(folder)
-    save_model(out, model)
-    num_params = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{out}: {num_params:,} parameters, depth {model.config.n_layer}")
 
 
 @app.command()

@@ -1,17 +1,15 @@
-"""`nanochat export` takes a model away; `nanochat import-tokenizer` brings somebody else's vocabulary in."""
+"""`nanochat export` takes a model away; `import-checkpoint`, `import-tokenizer` bring somebody else's in."""
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nanochat_core import workspace
-from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import size
 from nanochat_core.cli.output import Json, answer
-
-if TYPE_CHECKING:
-    from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 FORMS, DTYPES = ("safetensors", "hf"), ("float32", "bfloat16")
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -48,6 +46,32 @@ def export(
     answer(done, show, as_json=as_json)
 
 
+def import_checkpoint(
+    folder: Annotated[Path, typer.Argument(help="Folder with a model of nanochat's or transformers'.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the model in our form.")],
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of its tokenizer, where it is another one.")] = None,
+    softcap: Annotated[float | None, typer.Option(help="What its logits are capped at; found out by default.")] = None,
+) -> None:
+    """Read a nanochat checkpoint of any generation by its own parameter names and write it as ours.
+
+    nanochat import-checkpoint d20/ model/
+
+    nanochat import-checkpoint ~/.cache/nanochat/base_checkpoints/d12 model/ --tokenizer ~/.cache/nanochat/tokenizer
+    """
+    from nanochat_core.export.adopt import adopt
+    from nanochat_core.model.weights import save_model
+
+    found = adopt(folder, tokenizer_folder=tokenizer, softcap=softcap)
+    for note in found.notes:
+        print(note, file=sys.stderr)
+    save_model(out, found.model)
+    has_tokenizer = found.tokenizer is not None and not (out / "tokenizer.json").exists()
+    if found.tokenizer is not None and has_tokenizer:
+        found.tokenizer.save(out)
+    num_params = sum(parameter.numel() for parameter in found.model.parameters())
+    print(f"{out}: {num_params:,} parameters, depth {found.model.config.n_layer}")
+
+
 def import_tokenizer(
     folder: Annotated[Path, typer.Argument(help="Folder with nanochat's tokenizer.pkl, or an exported model.")],
     out: Annotated[Path, typer.Argument(help="Folder that gets our tokenizer.json.")],
@@ -58,6 +82,8 @@ def import_tokenizer(
 
     nanochat import-tokenizer my-model/ model/
     """
+    from nanochat_core.export.adopt import read_tokenizer
+
     tokenizer = read_tokenizer(folder)
     if (out / "tokenizer.json").exists():
         raise ConfigError(f"{out / 'tokenizer.json'} is already there", hint="name another folder, or remove it first")
@@ -65,22 +91,8 @@ def import_tokenizer(
     print(f"{out}: {tokenizer.vocab_size:,} tokens")
 
 
-def read_tokenizer(folder: Path) -> "Tokenizer":
-    """The tokenizer of a folder in any form that we can read."""
-    from nanochat_core.export.peer_tokenizer import PICKLE, load_peer_tokenizer
-    from nanochat_core.export.tokenizer_json import tokenizer_from_json
-    from nanochat_core.tokenizer.tokenizer import FILE_NAME, FORMAT, Tokenizer
-
-    path = folder / FILE_NAME
-    if path.is_file():
-        is_ours = f'"{FORMAT}"' in path.read_text(encoding="utf-8", errors="replace")[:200]
-        return Tokenizer.load(folder) if is_ours else tokenizer_from_json(path)
-    if (folder / PICKLE).is_file():
-        return load_peer_tokenizer(folder)
-    raise MissingError(f"{folder} holds neither {FILE_NAME} nor {PICKLE}", hint="point at a tokenizer's folder")
-
-
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command line."""
     app.command("export")(export)
+    app.command("import-checkpoint")(import_checkpoint)
     app.command("import-tokenizer")(import_tokenizer)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.config import GPTConfig
 from nanochat_core.export import huggingface
-from nanochat_core.model.gpt import GPT
+from nanochat_core.model.gpt import GPT, constants_of
 from nanochat_core.model.probe import probe_config, why_not
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
@@ -25,7 +25,7 @@ def check_modeling_file(config: GPTConfig, tokenizer: Tokenizer) -> None:
     def compute(model: GPT, ids: Tensor) -> Tensor:
         settings = huggingface.model_config(model.config, tokenizer, dtype="float32")
         exported = _exported(settings)
-        exported.load_state_dict(model.state_dict())
+        exported.load_state_dict(model.state_dict() | constants_of(model.config))
         return exported.eval()(input_ids=ids.unsqueeze(0)).logits[0]  # type: ignore[no-any-return]
 
     # a tokenizer of the true vocabulary names tokens that the probe's lacks; they are only numbers here

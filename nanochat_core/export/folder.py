@@ -139,14 +139,17 @@ def _write_huggingface(folder: Path, weights: Path, config: GPTConfig, tokenizer
     for name, content in contents.items():
         (folder / name).write_text(json.dumps(content(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.copyfile(Path(__file__).with_name(huggingface.MODELING), folder / huggingface.MODELING)
-    _write_weights(weights, folder / WEIGHTS, dtype=dtype)
+    _write_weights(weights, folder / WEIGHTS, dtype=dtype, constants=config)
 
 
-def _write_weights(source: Path, target: Path, *, dtype: Dtype) -> None:
+def _write_weights(source: Path, target: Path, *, dtype: Dtype, constants: GPTConfig | None = None) -> None:
+    """`constants`: with the tensors that this network has not, as values that change nothing: the file knows one."""
     import torch
     from safetensors.torch import load_file, save_file
 
-    tensors = load_file(source)
+    from nanochat_core.model.gpt import constants_of
+
+    tensors = {**load_file(source), **(constants_of(constants) if constants else {})}
     if dtype == "bfloat16":
         tensors = {name: t if t.dim() < 2 else t.to(torch.bfloat16) for name, t in tensors.items()}
     save_file(tensors, target, metadata={"format": "pt"})  # older transformers refuse a file that does not say so

@@ -7,7 +7,7 @@ of a similar name is taken for ours; `auto_map` names the classes of the modelli
 from pathlib import Path
 from typing import Any
 
-from nanochat_core.config import GPTConfig
+from nanochat_core.config import GPTConfig, identity
 from nanochat_core.model import shape
 from nanochat_core.model.import_checkpoint import HUGGINGFACE_MODEL_TYPE, HUGGINGFACE_NAMES
 from nanochat_core.tokenizer import tokenizer as tk
@@ -20,10 +20,6 @@ MAX_NEW_TOKENS = 256  # else generate() stops at 20 tokens
 
 def model_config(config: GPTConfig, tokenizer: Tokenizer, *, dtype: str) -> dict[str, Any]:
     """config.json: the shape, and every constant that the modelling file needs."""
-    from nanochat_core.model.attention import VALUE_GATE_SCALE
-    from nanochat_core.model.cross_entropy import SOFTCAP
-    from nanochat_core.model.rotary import QK_GAIN, ROTARY_BASE
-
     return {
         "model_type": HUGGINGFACE_MODEL_TYPE,
         "architectures": ["NanochatForCausalLM"],
@@ -32,16 +28,12 @@ def model_config(config: GPTConfig, tokenizer: Tokenizer, *, dtype: str) -> dict
             "AutoModelForCausalLM": "modeling_nanochat.NanochatForCausalLM",
         },
         **{theirs: getattr(config, ours) for theirs, ours in HUGGINGFACE_NAMES.items()},
+        **{name: value for name, value in identity(config).items() if name not in HUGGINGFACE_NAMES.values()},
         "padded_vocab_size": shape.padded_vocab_size(config),
         "intermediate_size": shape.MLP_RATIO * config.n_embd,
         "windows": shape.window_sizes(config),
         "value_embed_layers": [layer for layer in range(config.n_layer) if shape.has_value_embed(config, layer)],
         "smear_channels": shape.SMEAR_CHANNELS,
-        "value_gate_channels": shape.VALUE_GATE_CHANNELS,
-        "value_gate_scale": VALUE_GATE_SCALE,
-        "qk_gain": QK_GAIN,
-        "rotary_base": ROTARY_BASE,
-        "logit_softcap": SOFTCAP,
         "tie_word_embeddings": False,
         "torch_dtype": dtype,
         **_token_ids(tokenizer),

@@ -17,10 +17,8 @@ from torch import Tensor
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.inference.decoder_cache import Places, RingCache
 from nanochat_core.inference.packed import decode_weights, rounded_rows
-from nanochat_core.model.attention import VALUE_GATE_SCALE, causal_attention
-from nanochat_core.model.cross_entropy import SOFTCAP
+from nanochat_core.model.attention import causal_attention
 from nanochat_core.model.gpt import GPT
-from nanochat_core.model.rotary import QK_GAIN
 from nanochat_core.model.shape import SMEAR_CHANNELS, has_value_embed, window_sizes
 from nanochat_core.model.stream import RMS_EPS
 
@@ -43,7 +41,7 @@ class Decoder:
         self._windows = window_sizes(model.config)
         cos, sin = model.rotary(max_len, dtype=torch.float32)
         self._rotations = torch.stack((cos[:max_len], sin[:max_len]), dim=1)  # (positions, 2, D)
-        self._scale = QK_GAIN**2 / math.sqrt(model.config.head_dim)
+        self._scale = model.config.qk_gain**2 / math.sqrt(model.config.head_dim)
         # reading a learned scalar from a tensor is an operation, and on a GPU a wait, for every layer of every token
         self._residual: list[float] = model.residual_weights.tolist()
         self._skip = model.skip_weights.detach().view(-1, 1, 1)  # (layers, 1, 1)
@@ -241,7 +239,7 @@ class Decoder:
         rotated = torch.addcmul(qk * cos, qk.roll(head_dim // 2, -1), sin)
         if table is not None:
             added = F.embedding(ids, table).view(num, n_kv_head, head_dim)
-            v = torch.addcmul(v, gates.sigmoid().unsqueeze(-1), added, value=VALUE_GATE_SCALE)
+            v = torch.addcmul(v, gates.sigmoid().unsqueeze(-1), added, value=config.value_gate_scale)
         q, k = rotated.split_with_sizes((n_head, n_kv_head), 1)
         return q, k, v
 
@@ -294,7 +292,8 @@ class Decoder:
     def _logits(self, hidden: Tensor, out: Tensor) -> None:
         """Softly capped fp32 logits (B, V) of the normalised stream (B, C)."""
         out.copy_(self.weights.head(hidden))
-        out.mul_(2 / SOFTCAP).sigmoid_().mul_(2 * SOFTCAP).sub_(SOFTCAP)
+        cap = self.model.config.softcap
+        out.mul_(2 / cap).sigmoid_().mul_(2 * cap).sub_(cap)
 
 
 def _last_of_each(x: Tensor, rows: int) -> Tensor:

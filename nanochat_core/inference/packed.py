@@ -23,7 +23,6 @@ from torch import Tensor
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.model.attention import Attention
 from nanochat_core.model.gpt import GPT
-from nanochat_core.model.shape import VALUE_GATE_CHANNELS
 
 # N rows of input, I inputs, O outputs
 KINDS = ("auto", "plain", "bf16", "fp16", "int8")
@@ -217,4 +216,4 @@ def _joined(attn: Attention) -> Tensor:
     if attn.value_gate is None:
         return torch.cat(parts)
     width = attn.q.weight.size(1)
-    return torch.cat((*parts, F.pad(attn.value_gate.weight, (0, width - VALUE_GATE_CHANNELS))))
+    return torch.cat((*parts, F.pad(attn.value_gate.weight, (0, width - attn.gate_channels))))

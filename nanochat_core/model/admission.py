@@ -39,7 +39,10 @@ def is_loss_of_logits(config: GPTConfig) -> bool:
     with torch.enable_grad():
         model = probe.drawn(small)
         hidden = model.hidden(ids)
-        loss = linear_cross_entropy(hidden, model.head.weight, targets, vocab_size=small.vocab_size) / targets.numel()
+        total = linear_cross_entropy(
+            hidden, model.head.weight, targets, vocab_size=small.vocab_size, softcap=small.softcap
+        )
+        loss = total / targets.numel()
     with torch.no_grad():
         measured = model.hidden(ids)
         plain = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())

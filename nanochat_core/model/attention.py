@@ -15,10 +15,9 @@ from nanochat_core.model.blocked_attention import blocked_attention
 from nanochat_core.model.documents import Documents
 from nanochat_core.model.linear import CastCopy, Linear, Product
 from nanochat_core.model.rotary import split_heads
-from nanochat_core.model.shape import VALUE_GATE_CHANNELS, has_value_embed, kv_dim, window_sizes
+from nanochat_core.model.shape import has_value_embed, kv_dim, window_sizes
 
 # B rows, T tokens, H query heads, K key/value heads, D head size, C model width
-VALUE_GATE_SCALE = 3.0  # the gate runs from 0 to 3
 
 
 class Attention(nn.Module):
@@ -27,12 +26,13 @@ class Attention(nn.Module):
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.n_head, self.n_kv_head, self.head_dim = config.n_head, config.n_kv_head, config.head_dim
-        self.window = window_sizes(config)[layer]
+        self.window, self.gain = window_sizes(config)[layer], config.qk_gain
+        self.gate_channels, self.gate_scale = config.value_gate_channels, config.value_gate_scale
         self.q = Linear(config.n_embd, config.n_embd)
         self.k = Linear(config.n_embd, kv_dim(config))
         self.v = Linear(config.n_embd, kv_dim(config))
         self.proj = Linear(config.n_embd, config.n_embd)
-        self.value_gate = Linear(VALUE_GATE_CHANNELS, self.n_kv_head) if has_value_embed(config, layer) else None
+        self.value_gate = Linear(self.gate_channels, self.n_kv_head) if has_value_embed(config, layer) else None
         self.joined_product: Product = CastCopy()
 
     def forward(
@@ -47,14 +47,18 @@ class Attention(nn.Module):
         rows, tokens, width = x.shape
         qkv = self.joined_product.product(x, (self.q.weight, self.k.weight, self.v.weight))
         qkv = qkv.view(rows, tokens, self.n_head + 2 * self.n_kv_head, self.head_dim)
-        added_values = None
-        if self.value_gate is not None and value_embed is not None:
-            gate = VALUE_GATE_SCALE * torch.sigmoid(self.value_gate(x[..., :VALUE_GATE_CHANNELS]))  # (B, T, K)
-            added_values = gate.unsqueeze(-1) * value_embed.view(rows, tokens, self.n_kv_head, self.head_dim)
-        q, k, v = split_heads(qkv, n_head=self.n_head, rotation=rotation, added_values=added_values)
+        added = self.added_values(x, value_embed)
+        q, k, v = split_heads(qkv, n_head=self.n_head, gain=self.gain, rotation=rotation, added_values=added)
         # q (B, H, T, D), k and v (B, K, T, D)
         mixed = causal_attention(q, k, v, window=self.window, documents=documents)  # (B, T, H, D)
         return self.proj(mixed.reshape(rows, tokens, width))
+
+    def added_values(self, x: Tensor, value_embed: Tensor | None) -> Tensor | None:
+        """(B, T, K, D): the value embeddings (B, T, K D) as far as x (B, T, C) opens their gates; None without."""
+        if self.value_gate is None or value_embed is None:
+            return None
+        gate = self.gate_scale * torch.sigmoid(self.value_gate(x[..., : self.gate_channels]))  # (B, T, K)
+        return gate.unsqueeze(-1) * value_embed.view(*gate.shape, self.head_dim)
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, window: int, documents: Documents | None = None) -> Tensor:

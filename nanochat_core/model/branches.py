@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat_core.model.attention import VALUE_GATE_SCALE, Attention, causal_attention, masked_attention
+from nanochat_core.model.attention import Attention, causal_attention, masked_attention
 from nanochat_core.model.gpt import GPT, Block
 from nanochat_core.model.rotary import split_heads
-from nanochat_core.model.shape import SMEAR_CHANNELS, VALUE_GATE_CHANNELS, window_sizes
+from nanochat_core.model.shape import SMEAR_CHANNELS, window_sizes
 from nanochat_core.model.stream import mix, rms_norm
 
 # B rows, P prefix columns, S branch columns, T = P + S, Q wanted places, L visible columns, C model width, D head size
@@ -125,13 +125,12 @@ class _State:
         rows, tokens, _ = x.shape
         qkv = attn.joined_product.product(x, (attn.q.weight, attn.k.weight, attn.v.weight))
         qkv = qkv.view(rows, tokens, attn.n_head + 2 * attn.n_kv_head, attn.head_dim)
-        added_values = None
+        value_embed = None
         if attn.value_gate is not None:
             ids = self.rows.ids[:, self.begin :]
             value_embed = self.model.value_embeds[str(layer)](ids, dtype=x.dtype)  # (B, T, K D)
-            gate = VALUE_GATE_SCALE * torch.sigmoid(attn.value_gate(x[..., :VALUE_GATE_CHANNELS]))  # (B, T, K)
-            added_values = gate.unsqueeze(-1) * value_embed.view(rows, tokens, attn.n_kv_head, attn.head_dim)
-        return split_heads(qkv, n_head=attn.n_head, rotation=self.rotation, added_values=added_values)
+        added = attn.added_values(x, value_embed)
+        return split_heads(qkv, n_head=attn.n_head, gain=attn.gain, rotation=self.rotation, added_values=added)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, columns: Tensor, *, window: int) -> Tensor:
         """Queries q (B, H, Q, D) of the tokens at `columns` (B, Q) against the keys they see; to (B, Q, H, D)."""

@@ -2,8 +2,10 @@
 
 What it adds to a plain pre-norm transformer: each token's embedding is smeared with the previous one's; every layer
 mixes the first stream x0 back in with learned weights; every second layer looks up value embeddings; MLPs use relu^2;
-the stream of the middle layer is partly taken out again before the head ("backout"); logits are capped softly at 15.
+the stream of the middle layer is partly taken out again before the head ("backout"); logits are capped softly.
 No norm has a gain, no matrix has a bias. Parameters are fp32 masters, `compute_dtype` is what matrix products run in.
+Older models of nanochat lack some of this: `GPTConfig` says what one has, and a learned scalar that it lacks is a
+constant which changes nothing.
 """
 
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.admission import is_loss_of_logits
 from nanochat_core.model.attention import Attention
-from nanochat_core.model.cross_entropy import SOFTCAP, linear_cross_entropy, token_losses
+from nanochat_core.model.cross_entropy import linear_cross_entropy, token_losses
 from nanochat_core.model.documents import Documents
 from nanochat_core.model.fp8 import Fp8Product, enable_fp8, fits, fp8_mlp
 from nanochat_core.model.fp8_scaling import Fp8State, Scaling
@@ -87,6 +89,18 @@ class Block(nn.Module):
         return x + self.mlp(rms_norm(x))
 
 
+def constants_of(config: GPTConfig) -> dict[str, Tensor]:
+    """By the names of the parameters that such a model has not: the values in their place, which change nothing."""
+    table = (
+        (config.residual_weights, "residual_weights", torch.ones(config.n_layer)),
+        (config.skip_weights, "skip_weights", torch.zeros(config.n_layer)),
+        (config.smear, "smear_weight", torch.zeros(1)),
+        (config.smear, "smear_gate.weight", torch.zeros(1, SMEAR_CHANNELS)),
+        (config.backout, "backout_weight", torch.zeros(1)),
+    )
+    return {name: value for is_there, name, value in table if not is_there}
+
+
 class GPT(nn.Module):
     """The model of a `GPTConfig`; all zero until `init_weights` or a checkpoint fills it.
 
@@ -112,11 +126,15 @@ class GPT(nn.Module):
         self.backout_weight = nn.Parameter(torch.zeros(1))
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.head = Linear(config.n_embd, vocab)
-        self.rotary = Rotary(config.head_dim, num_positions=config.sequence_len)
+        self.rotary = Rotary(config.head_dim, num_positions=config.sequence_len, base=config.rotary_base)
         self._head_copy = CastCopy()
         self.await_parameters: Callable[[int | None], None] = _nothing_to_await
         """Called before a forward pass uses the embedding (None), and before each layer: where parameters may still be
         on their way from other ranks. The head counts with the last layer."""
+        for name, value in constants_of(config).items():
+            owner, _, leaf = name.rpartition(".")
+            delattr(self.get_submodule(owner), leaf)
+            self.get_submodule(owner).register_buffer(leaf, value, persistent=False)
         self.fp8 = None
         if fp8 is not None:
             enable_fp8(self, fp8)
@@ -159,8 +177,9 @@ class GPT(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Softly capped fp32 logits (..., V) over the true vocabulary."""
         logits = self._head_copy.product(hidden, (self.head.weight[: self.config.vocab_size],))
-        # torch's sigmoid is far faster than its tanh on a CPU: 15 tanh(z / 15) = 30 sigmoid(2 z / 15) - 15
-        return logits.float().mul(2 / SOFTCAP).sigmoid().mul(2 * SOFTCAP).sub(SOFTCAP)
+        cap = self.config.softcap
+        # torch's sigmoid is far faster than its tanh on a CPU: cap tanh(z / cap) = 2 cap sigmoid(2 z / cap) - cap
+        return logits.float().mul(2 / cap).sigmoid().mul(2 * cap).sub(cap)
 
     def loss(
         self, ids: Tensor, targets: Tensor, *, reduction: Reduction = "mean", documents: Documents | None = None
@@ -169,10 +188,10 @@ class GPT(nn.Module):
         if not is_loss_of_logits(self.config):
             return _plain_loss(self(ids, documents=documents), targets, reduction)
         hidden, weight = self.hidden(ids, documents=documents), self.head.weight
-        vocab_size = self.config.vocab_size
+        vocab_size, softcap = self.config.vocab_size, self.config.softcap
         if reduction == "none":
-            return token_losses(hidden, weight, targets, vocab_size=vocab_size)
-        total = linear_cross_entropy(hidden, weight, targets, vocab_size=vocab_size)
+            return token_losses(hidden, weight, targets, vocab_size=vocab_size, softcap=softcap)
+        total = linear_cross_entropy(hidden, weight, targets, vocab_size=vocab_size, softcap=softcap)
         return total if reduction == "sum" else total / (targets >= 0).sum().clamp(min=1)
 
     def _smear(self, embedding: Tensor, documents: Documents | None) -> Tensor:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 # T tokens, V vocabulary
 NUM_TOKENS = 150  # longer than the shortest window, 128
-CONTEXT, VOCABULARY = 256, 96
+CONTEXT, VOCABULARY, SHORT_WINDOW = 256, 96, 128
 MAX_PARAMS = 4_000_000  # a tenth of a second for a model of this size
 NARROW_HEAD_DIMS = (32, 16)
 LOGITS_STD = 10.0  # so that the soft cap of 15 matters
@@ -35,8 +35,11 @@ def probe_config(config: GPTConfig) -> GPTConfig:
     small = replace(
         config, sequence_len=min(config.sequence_len, CONTEXT), vocab_size=min(config.vocab_size, VOCABULARY)
     )
+    if small.short_window_tokens is not None:  # short enough to hide some of the tokens
+        small = replace(small, short_window_tokens=min(small.short_window_tokens, SHORT_WINDOW))
+    narrowest = max(SMEAR_CHANNELS, config.value_gate_channels)
     for head_dim in NARROW_HEAD_DIMS:
-        if count_params(small).total > MAX_PARAMS and SMEAR_CHANNELS <= config.n_head * head_dim < small.n_embd:
+        if count_params(small).total > MAX_PARAMS and narrowest <= config.n_head * head_dim < small.n_embd:
             small = replace(small, n_embd=config.n_head * head_dim)
     return small
 

@@ -12,10 +12,9 @@ from nanochat_core.base.errors import ConfigError
 from nanochat_core.config import GPTConfig
 
 VOCAB_MULTIPLE = 64  # embedding and head rows: keeps the matrix products on aligned tiles
-SHORT_WINDOW_MULTIPLE = 128  # short windows are whole attention tiles
+SHORT_WINDOW_MULTIPLE = 128  # short windows are whole attention tiles, unless a model says otherwise
 SHORT_WINDOW_DIVISOR = 4
 SMEAR_CHANNELS = 24  # the smear gate looks at this many channels of the embedding
-VALUE_GATE_CHANNELS = 12  # the value embeddings' gate looks at this many channels of the normalised stream
 MLP_RATIO = 4
 
 
@@ -54,8 +53,9 @@ def check_shape(config: GPTConfig) -> None:
             f"n_head {config.n_head} is not a multiple of n_kv_head {config.n_kv_head}",
             hint="every key/value head serves the same number of query heads",
         )
-    if config.n_embd < SMEAR_CHANNELS:
-        raise ConfigError(f"n_embd {config.n_embd} is too small", hint=f"use at least {SMEAR_CHANNELS}")
+    narrowest = max(SMEAR_CHANNELS, config.value_gate_channels)
+    if config.n_embd < narrowest:
+        raise ConfigError(f"n_embd {config.n_embd} is too small", hint=f"use at least {narrowest}")
     unknown = sorted(set(config.window_pattern) - set("SL"))
     if unknown or not config.window_pattern:
         raise ConfigError(
@@ -71,16 +71,23 @@ def padded_vocab_size(config: GPTConfig) -> int:
 
 def window_sizes(config: GPTConfig) -> list[int]:
     """For each layer w: position t sees t - w .. t. The last layer is always L, it has to gather what is left."""
-    short = _round_up(_ceil_div(config.sequence_len, SHORT_WINDOW_DIVISOR), SHORT_WINDOW_MULTIPLE)
+    short = config.short_window_tokens
+    if short is None:
+        short = short_window(config.sequence_len, SHORT_WINDOW_DIVISOR)
     size_of = {"S": short, "L": config.sequence_len}
     pattern = config.window_pattern
     sizes = [size_of[pattern[layer % len(pattern)]] for layer in range(config.n_layer)]
     return [*sizes[:-1], config.sequence_len]
 
 
+def short_window(sequence_len: int, divisor: int) -> int:
+    """A part of the context, in whole tiles of attention."""
+    return _round_up(_ceil_div(sequence_len, divisor), SHORT_WINDOW_MULTIPLE)
+
+
 def has_value_embed(config: GPTConfig, layer: int) -> bool:
-    """Every second layer has value embeddings, and the last layer always has them."""
-    return layer % 2 == (config.n_layer - 1) % 2
+    """Every second layer has value embeddings, and the last layer always has them, where a model has any."""
+    return config.value_gate_channels > 0 and layer % 2 == (config.n_layer - 1) % 2
 
 
 def kv_dim(config: GPTConfig) -> int:
@@ -94,13 +101,15 @@ def count_params(config: GPTConfig) -> ParamCounts:
     num_value_embeds = sum(has_value_embed(config, layer) for layer in range(config.n_layer))
     attention = 2 * config.n_embd * config.n_embd + 2 * config.n_embd * kv_dim(config)
     mlp = 2 * MLP_RATIO * config.n_embd * config.n_embd
-    gates = num_value_embeds * config.n_kv_head * VALUE_GATE_CHANNELS
+    gates = num_value_embeds * config.n_kv_head * config.value_gate_channels
     return ParamCounts(
         wte=vocab * config.n_embd,
         value_embeds=num_value_embeds * vocab * kv_dim(config),
         lm_head=vocab * config.n_embd,
         transformer_matrices=config.n_layer * (attention + mlp) + gates,
-        scalars=2 * config.n_layer + SMEAR_CHANNELS + 2,
+        scalars=(config.residual_weights + config.skip_weights) * config.n_layer
+        + config.smear * (SMEAR_CHANNELS + 1)
+        + config.backout,
     )
 
 
@@ -123,7 +132,7 @@ def kv_bytes_per_token(config: GPTConfig, *, bytes_per_value: int = 2) -> int:
 
 def _matmul_params(config: GPTConfig) -> int:
     # The smear gate is a matrix product too, though its parameters count with the scalars.
-    return count_params(config).scaling + SMEAR_CHANNELS
+    return count_params(config).scaling + config.smear * SMEAR_CHANNELS
 
 
 def _ceil_div(a: int, b: int) -> int:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -10,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanochat_core.base.errors import CorruptError, MissingError
-from nanochat_core.config import GPTConfig
+from nanochat_core.config import GPTConfig, identity
 from nanochat_core.model.gpt import GPT
 
 WEIGHTS, CONFIG, OPTIMIZER = "model.safetensors", "config.json", "optimizer.safetensors"
@@ -21,7 +20,7 @@ def save_model(folder: Path, model: GPT, optimizer_state: Mapping[str, torch.Ten
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     save_file(tensors, folder / WEIGHTS)
-    (folder / CONFIG).write_text(json.dumps(asdict(model.config), indent=1, sort_keys=True) + "\n")
+    (folder / CONFIG).write_text(json.dumps(identity(model.config), indent=1, sort_keys=True) + "\n")
     if optimizer_state is not None:
         # clone: safetensors refuses tensors that share memory, and state tensors may be views of one bank
         save_file({name: tensor.detach().cpu().clone() for name, tensor in optimizer_state.items()}, folder / OPTIMIZER)

@@ -74,13 +74,14 @@ def _adamw_groups(params: dict[str, nn.Parameter], config: OptimConfig) -> list[
         ParamGroup(
             name=name,
             kind="adamw",
-            params={key: params[key] for key in names},
+            params=found,
             lr=lr,
             betas=betas,
             eps=ADAMW_EPS,
             weight_decay=weight_decay,
         )
         for name, names, lr, betas, weight_decay in table
+        if (found := {key: params[key] for key in names if key in params})  # an older model has not all of them
     ]
 
 

@@ -1,11 +1,11 @@
 """Text as parquet shards, training and validation apart: from files, from the hub, or what is installed here."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.fingerprint import package_versions
 from nanochat_core.base.units import count
+from nanochat_core.config import identity
 from nanochat_core.data.documentation import PACKAGES
 from nanochat_core.pipeline.data_files import local_folder, stamps, texts
 from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
@@ -16,7 +16,7 @@ LEAK_GROUPS = 200  # row groups of training text that are looked at, spread even
 
 def settings(plan: RunPlan) -> dict[str, Any]:
     """The embedded corpus is what is installed, so the versions of what it reads are part of it."""
-    config = asdict(plan.config.corpus)
+    config = identity(plan.config.corpus)
     del config["mirrors"]  # where the same bytes come from
     if plan.config.corpus.source == "embedded":
         chosen = {name: config[name] for name in ("source", "max_bytes", "validation_docs")}

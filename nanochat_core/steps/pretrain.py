@@ -1,11 +1,11 @@
 """The base model that the plan describes."""
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.units import count
+from nanochat_core.config import identity
 from nanochat_core.pipeline.step import Metrics, Step, StepRun
 from nanochat_core.pipeline.training import PACKAGES, Folders, checks, headline, paths_of, runtime_of, train
 from nanochat_core.plan import RunPlan, optim_values
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def settings(plan: RunPlan) -> dict[str, Any]:
     """All that the ranks are told, by value: a plan rule that changes a learning rate changes the key."""
-    return {**asdict(train_settings(plan)), "head_dim": plan.pretrain.model.head_dim}
+    return {**identity(train_settings(plan)), "head_dim": plan.pretrain.model.head_dim}
 
 
 def train_settings(plan: RunPlan) -> "TrainSettings":

@@ -1,11 +1,11 @@
 """The chat model after practice on questions whose answers can be checked."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.records import RECORDS_NAME, read_records
+from nanochat_core.config import identity
 from nanochat_core.pipeline import measure
 from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
 from nanochat_core.pipeline.training import (
@@ -31,7 +31,7 @@ def settings(plan: RunPlan) -> dict[str, Any]:
     """The model's own settings come in through its digest, the number of questions through theirs."""
     sizes = {num: train_settings(plan, num_questions=num) for num in (100, 10_000)}
     steps = {str(num): chosen.schedule.num_steps for num, chosen in sizes.items()}
-    return {"steps_for_questions": steps, **asdict(sizes[10_000])}
+    return {"steps_for_questions": steps, **identity(sizes[10_000])}
 
 
 def train_settings(plan: RunPlan, *, num_questions: int) -> "TrainSettings":

@@ -1,10 +1,10 @@
 """The chat model: the base model fine-tuned on the conversations."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat_core.config import identity
 from nanochat_core.pipeline.step import Metrics, Step, StepRun
 from nanochat_core.pipeline.training import PACKAGES, SEED_AFTER, Folders, checks, headline, paths_of, runtime_of, train
 from nanochat_core.plan import RunPlan, optim_values
@@ -24,7 +24,7 @@ def settings(plan: RunPlan) -> dict[str, Any]:
     """
     sizes = {num_rows: train_settings(plan, num_rows=num_rows) for num_rows in (100, 1_000, 10_000)}
     steps = {str(num_rows): chosen.schedule.num_steps for num_rows, chosen in sizes.items()}
-    return {"epochs": plan.config.sft.epochs, "steps_for_rows": steps, **asdict(sizes[1_000])}
+    return {"epochs": plan.config.sft.epochs, "steps_for_rows": steps, **identity(sizes[1_000])}
 
 
 def train_settings(plan: RunPlan, *, num_rows: int) -> "TrainSettings":

@@ -2,9 +2,9 @@
 
 import itertools
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from nanochat_core.config import identity
 from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
 from nanochat_core.plan import RunPlan
 from nanochat_core.steps.corpus import corpus
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def settings(plan: RunPlan) -> dict[str, Any]:
-    return asdict(plan.config.tokenizer)
+    return identity(plan.config.tokenizer)
 
 
 def body(run: StepRun) -> Metrics:

@@ -6,13 +6,13 @@ its bytes are the same either way.
 """
 
 import functools
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core import workspace
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.base.units import count
+from nanochat_core.config import identity
 from nanochat_core.pipeline.step import Check, Metrics, Ref, Step, StepRun, step_key
 from nanochat_core.plan import RunPlan
 from nanochat_core.steps.corpus import corpus
@@ -27,7 +27,7 @@ NUM_DOCS = 32  # documents of each end of a split that are decoded again
 
 
 def settings(plan: RunPlan) -> dict[str, Any]:
-    return {"sequence_len": plan.pretrain.model.sequence_len, **asdict(plan.config.tokens)}
+    return {"sequence_len": plan.pretrain.model.sequence_len, **identity(plan.config.tokens)}
 
 
 def body(run: StepRun) -> Metrics:

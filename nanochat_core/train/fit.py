@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from nanochat_core.base import distributed
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import HardwareError
 from nanochat_core.base.passes import TOKENS, usual_rows
+from nanochat_core.config import identity
 from nanochat_core.model.gpt import GPT
 
 RESERVE_FRAC = 0.08  # of a GPU's memory: the optimizer's step, buffers of other libraries, fragments
@@ -82,7 +82,7 @@ def _fits(model: GPT, loss: Loss, rows: int, *, most: int, length: int) -> bool:
 def _key(model: GPT, most: int, length: int, recall: str, world: World) -> str:
     properties = torch.cuda.get_device_properties(model.device)
     known = {
-        "model": asdict(model.config),
+        "model": identity(model.config),
         "dtype": str(model.compute_dtype),
         "fp8": model.fp8.scaling if model.fp8 else None,
         "rows": [most, length],

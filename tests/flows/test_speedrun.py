@@ -203,7 +203,7 @@ def test_a_comment_reruns_nothing(module_home: Path, small_corpus: Path, copied_
 def test_a_changed_constant_reruns_the_training_and_what_follows_and_is_named(
     module_home: Path, small_corpus: Path, copied_tree: Path
 ) -> None:
-    edit(copied_tree, "nanochat_core/model/cross_entropy.py", "SOFTCAP = 15.0", "SOFTCAP = 16.0")
+    edit(copied_tree, "nanochat_core/model/cross_entropy.py", "CHUNK_TOKENS = 512", "CHUNK_TOKENS = 513")
     rows = planned(copied_tree, small_corpus)
     assert runs(rows) == ["pretrain", "evaluate_base", "sft", "evaluate_chat", "rl", "evaluate_rl", "report"]
     assert rows["pretrain"]["why"] == ["code nanochat_core.model.cross_entropy changed"]

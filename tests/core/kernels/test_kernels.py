@@ -15,11 +15,12 @@ if not IS_INTERPRETED and not torch.cuda.is_available():
     pytest.skip("no CUDA device; test_interpreter.py runs these", allow_module_level=True)
 
 from nanochat_core.kernels import quantize, relu_square, softcap_loss  # noqa: E402
-from nanochat_core.model.cross_entropy import SOFTCAP, _Slices  # noqa: E402
+from nanochat_core.model.cross_entropy import _Slices  # noqa: E402
 from nanochat_core.model.rotary import Rotary, _FusedSplitHeads, _SplitHeads  # noqa: E402
 
 DEVICE = torch.device("cpu" if IS_INTERPRETED else "cuda")
 DTYPES = [torch.float32, torch.bfloat16]
+SOFTCAP, GAIN, BASE = 15.0, 1.2, 100_000.0
 STEP = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float8_e4m3fn: 2**-3, torch.float8_e5m2: 2**-2}
 
 
@@ -36,7 +37,7 @@ def test_losses_and_gradients_equal_the_chunked_loss(dtype, block, scale, monkey
     wide = scale * _randn(9, 330).to(dtype)
     targets = torch.tensor([-1, 0, 299, 7, 100, 128, 255, 3, -1], device=DEVICE)
     expected = wide[:, :300].clone()
-    expected_losses = torch.cat(_Slices(expected, targets).losses(keep_gradient=True))
+    expected_losses = torch.cat(_Slices(expected, targets, softcap=SOFTCAP).losses(keep_gradient=True))
     found = wide.clone()
     losses = softcap_loss.softcap_losses(found[:, :300], targets, softcap=SOFTCAP, keep_gradient=True)
     torch.testing.assert_close(losses, expected_losses, atol=1e-5, rtol=1e-5)
@@ -72,12 +73,12 @@ def test_fused_heads_equal_the_separate_steps(dtype, n_head, n_kv_head, head_dim
     B, T = 2, 5
     qkv = _randn(B, T, n_head + 2 * n_kv_head, head_dim, dtype=dtype)
     added = _randn(B, T, n_kv_head, head_dim, dtype=dtype, seed=1) if has_added else None
-    cos, sin = (table[:T] for table in Rotary(head_dim, num_positions=T).to(DEVICE)(T, dtype=dtype))
+    cos, sin = (table[:T] for table in Rotary(head_dim, num_positions=T, base=BASE).to(DEVICE)(T, dtype=dtype))
     results = []
     for function, precision in ((_FusedSplitHeads, dtype), (_SplitHeads, torch.float64)):
         inputs = [x.detach().to(precision).requires_grad_() for x in (qkv, added) if x is not None]
         tables = (cos.to(precision), sin.to(precision))
-        outputs = function.apply(inputs[0], inputs[1] if has_added else None, n_head, *tables)
+        outputs = function.apply(inputs[0], inputs[1] if has_added else None, n_head, GAIN, *tables)
         grads = [_randn(*out.shape, seed=2 + i).to(precision) for i, out in enumerate(outputs)]
         results.append([*outputs, *torch.autograd.grad(outputs, inputs, grads)])
     for found, expected in zip(*results, strict=True):
@@ -88,10 +89,10 @@ def test_fused_heads_equal_the_separate_steps(dtype, n_head, n_kv_head, head_dim
 def test_fused_heads_take_positions_of_their_own_for_every_row_and_strided_gradients():
     B, T, H, K, D = 2, 4, 2, 1, 16
     qkv = _randn(B, T, H + 2 * K, D).requires_grad_()
-    cos, sin = Rotary(D, num_positions=20).to(DEVICE)(20, dtype=torch.float32)
+    cos, sin = Rotary(D, num_positions=20, base=BASE).to(DEVICE)(20, dtype=torch.float32)
     positions = torch.tensor([[0, 1, 2, 3], [9, 10, 4, 5]], device=DEVICE)
     tables = (cos[positions].unsqueeze(1), sin[positions].unsqueeze(1))  # (B, 1, T, D)
-    found, expected = (f.apply(qkv, None, H, *tables) for f in (_FusedSplitHeads, _SplitHeads))
+    found, expected = (f.apply(qkv, None, H, GAIN, *tables) for f in (_FusedSplitHeads, _SplitHeads))
     torch.testing.assert_close(found, expected)
     grads = [_randn(B, T, D, heads, seed=3).permute(0, 3, 1, 2) for heads in (H, K, K)]
     torch.testing.assert_close(torch.autograd.grad(found, qkv, grads), torch.autograd.grad(expected, qkv, grads))

@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from nanochat_core.model import cross_entropy
-from nanochat_core.model.cross_entropy import SOFTCAP, linear_cross_entropy, token_losses
+from nanochat_core.model.cross_entropy import linear_cross_entropy, token_losses
 
 V, C, N = 70, 24, 50  # true vocabulary, width, tokens
+SOFTCAP = 15.0
 
 
 def _reference(hidden, weight, targets, *, reduction):
@@ -31,7 +32,7 @@ def inputs(request, monkeypatch):
 def test_loss_and_gradients_equal_autograd(inputs):
     hidden, weight, targets = inputs
     expected = torch.autograd.grad(_reference(hidden, weight, targets, reduction="sum") * 0.37, (hidden, weight))
-    total = linear_cross_entropy(hidden, weight, targets, vocab_size=V)
+    total = linear_cross_entropy(hidden, weight, targets, vocab_size=V, softcap=SOFTCAP)
     torch.testing.assert_close(total, _reference(hidden, weight, targets, reduction="sum"))
     found = torch.autograd.grad(total * 0.37, (hidden, weight))
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-7)
@@ -39,14 +40,14 @@ def test_loss_and_gradients_equal_autograd(inputs):
 
 def test_token_losses_equal_the_reference_and_are_zero_where_ignored(inputs):
     hidden, weight, targets = inputs
-    losses = token_losses(hidden, weight, targets.view(5, 10), vocab_size=V)
+    losses = token_losses(hidden, weight, targets.view(5, 10), vocab_size=V, softcap=SOFTCAP)
     torch.testing.assert_close(losses.flatten(), _reference(hidden, weight, targets, reduction="none").detach())
     assert not losses.flatten()[:4].any()
 
 
 def test_rows_beyond_the_vocabulary_get_no_gradient(inputs):
     hidden, weight, targets = inputs
-    linear_cross_entropy(hidden, weight, targets, vocab_size=V).backward()
+    linear_cross_entropy(hidden, weight, targets, vocab_size=V, softcap=SOFTCAP).backward()
     assert not weight.grad[V:].any()
 
 
@@ -57,6 +58,6 @@ def test_bf16_gradients_are_near_fp32_ones():
     expected_hidden, expected_weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     _reference(expected_hidden, expected_weight, targets, reduction="sum").backward()
     low, master = hidden.bfloat16().requires_grad_(), weight.clone().requires_grad_()
-    linear_cross_entropy(low, master, targets, vocab_size=V).backward()
+    linear_cross_entropy(low, master, targets, vocab_size=V, softcap=SOFTCAP).backward()
     for found, expected in ((low.grad.float(), expected_hidden.grad), (master.grad, expected_weight.grad)):
         assert (found - expected).norm() < 0.02 * expected.norm()

@@ -198,7 +198,7 @@ def run_name(flow: str, *parts: str) -> str:
 def is_generated(name: str) -> bool:
     """Whether a run's name is one that Prefect makes up: two words of its server's list, or of its form's."""
     words = {word for kind in coolname.data.config.values() if isinstance(kind, dict) for word in kind.get("words", ())}
-    return not name or {*name.split("-")} <= words or re.fullmatch(r"[A-Z][a-z]+-[A-Za-z]{1,6}", name) is not None
+    return not name or {*name.split("-")} <= words or re.fullmatch(r"[A-Z][a-z]+-[^\W\d_]{1,6}", name) is not None
 
 
 def dated_name(flow: str, *parts: str) -> str:

@@ -8,6 +8,7 @@ and did not live to begin: Prefect looks for such a run nowhere, and it would be
 
 import contextlib
 import logging
+import random
 import time
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -58,6 +59,7 @@ def live_workers(client: SyncPrefectClient, pool: str) -> list[str]:
 
 def watch() -> NoReturn:
     """Look after the runs of the server that nobody works for, as long as this process lives; for a thread."""
+    time.sleep(random.uniform(0, EVERY_S))  # workers that began together would say the same in one breath
     while True:
         for look in (give_back, tell):
             with contextlib.suppress(HTTPError, PrefectException, RuntimeError), get_client(sync_client=True) as client:

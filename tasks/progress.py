@@ -158,6 +158,8 @@ class TaskProgress:
             self._told.outcome = STOPPED if is_stopped else "failed"
             kept = f"stopped with the checkpoint of step {self._saved_step:,}" if self._saved_step else STOPPED
             self._show(self._told.fraction, kept if is_stopped else message.split("\n")[0])
+            if is_stopped:
+                page_log.info("%s: %s", self._name, kept)  # the page of a task shows no state's message
 
     def note(self, text: str) -> None:
         self._outer.note(text)

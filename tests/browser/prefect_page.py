@@ -68,6 +68,14 @@ class PrefectPage:
         self.field(label).locator("button[aria-haspopup=listbox]").click()
         self.page.get_by_role("option", name=value, exact=True).click()
 
+    def offers(self, label: str, value: str) -> None:
+        """A field of several choices has this one among them."""
+        option = self.page.get_by_role("option", name=value, exact=True)
+        self.field(label).locator("button").last.click()
+        option.wait_for()
+        self.page.keyboard.press("Escape")
+        option.wait_for(state="hidden")
+
     def add_items(self, label: str, items: tuple[str, ...]) -> None:
         """Fill in a list that is empty so far."""
         field = self.field(label)
@@ -85,7 +93,7 @@ class PrefectPage:
     def open_again(self) -> None:
         """Load the page anew: the graph of a run that goes on keeps the frame of its first look."""
         self.page.reload()
-        self.page.get_by_role("tab", name="Artifacts", exact=True).wait_for()
+        self.page.get_by_role("tab", name="Logs", exact=True).wait_for()
 
     def until_artifact(self, pattern: str, timeout_s: float = 900) -> None:
         """Wait for a card that says so; the list of artifacts is renewed by loading the page only."""
@@ -126,8 +134,7 @@ class PrefectPage:
         self.tab("Artifacts")
         self.page.get_by_text(says).first.wait_for()
         self.page.get_by_text(key, exact=True).first.click()
-        self.page.wait_for_url(f"**/artifacts/key/{key}*")  # all of this name, the newest first
-        self.page.locator('a[href*="/artifacts/artifact/"]').first.click()
+        self.page.wait_for_url("**/artifacts/artifact/*")
         self.page.get_by_text("Show Raw Data").wait_for()
 
     def edit_cron(self, cron: str) -> None:

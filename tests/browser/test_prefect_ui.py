@@ -43,7 +43,7 @@ def fill_in(page: PrefectPage, server: Server, *overrides: str, max_tokens: int)
 @pytest.fixture(scope="module")
 def run(page: PrefectPage, server: Server) -> str:
     """The address of a run that was started by the form, killed in mid-training and retried; it has finished."""
-    fill_in(page, server, max_tokens=300_000)
+    fill_in(page, server, max_tokens=600_000)
     page.page.get_by_text("Parameters", exact=True).first.scroll_into_view_if_needed()
     page.page.mouse.wheel(0, -5000)
     page.shot("ui-form")
@@ -101,9 +101,7 @@ def test_a_form_has_the_steps_to_choose_from_and_refuses_a_setting_that_there_is
     page.open_form("speedrun")
     page.choose("until", "pretrain")
     for label in ("fresh", "accept_drift"):
-        page.field(label).locator("button").last.click()
-        page.page.get_by_role("option", name="evaluate_chat", exact=True).wait_for()
-        page.page.keyboard.press("Escape")
+        page.offers(label, "evaluate_chat")
     page.add_items("overrides", ("pretrain.dpeth=4",))
     page.page.get_by_role("button", name="Submit").click()
     page.page.get_by_text("did you mean pretrain.depth?").last.wait_for()
@@ -138,7 +136,7 @@ def test_a_run_that_waits_says_why_and_a_cancelled_step_says_what_it_has_kept(
     page.until(lambda: re.search(r"pretrain · depth 2 · [\d.A-Z]+ tokens\s+Cancelled", page.text()) is not None)
     page.shot("ui-cancelled")
     page.page.get_by_text(re.compile("^pretrain · depth 2")).first.click()
-    page.page.get_by_text(re.compile("stopped with the checkpoint of step [1-9]")).first.wait_for()
+    page.until(lambda: re.search("stopped with the checkpoint of step [1-9]", page.text()) is not None, 30)
     page.page.goto(address)
     page.until_state("Cancelled", 60)
     page.retry()

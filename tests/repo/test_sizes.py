@@ -61,7 +61,7 @@ def test_the_lock_pins_every_dependency_and_keeps_the_known_limits() -> None:
     declared = [re.match(r"[A-Za-z0-9-]+", line)[0].lower() for line in project["dependencies"]]
     pinned = {name.lower().replace("_", "-") for name in pins}
     assert set(declared) <= pinned
-    assert pins["prefect"] == "3.8.8"
+    assert pins["prefect"] == "3.9.1"
     assert (0, 139) <= tuple(map(int, pins["fastapi"].split(".")[:2])) < (0, 151)
     assert tuple(map(int, pins["SQLAlchemy"].split(".")[:2])) < (2, 1)
 

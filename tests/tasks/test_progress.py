@@ -71,14 +71,18 @@ def test_a_resumed_training_starts_its_card_where_it_resumed(monkeypatch: pytest
     assert said[0].endswith("resumed at step 188")
 
 
-def test_a_stopped_training_says_which_step_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_training_says_which_step_is_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     watching, said = watched(monkeypatch)
     for record in ({"event": "start", "step": 0, "num_steps": 100}, STEP | {"step": 40}, STEP | {"step": 50},
                    {"event": "checkpoint", "step": 50}):  # fmt: skip
         watching.step_record("pretrain", record)
-    watching.step_failed("pretrain", STOPPED)
+    with caplog.at_level("INFO", "nanochat_core"):
+        watching.step_failed("pretrain", STOPPED)
     watching.close()
     assert said[-1].endswith("stopped with the checkpoint of step 50")
+    assert caplog.messages == ["pretrain: stopped with the checkpoint of step 50"]
 
 
 def test_a_training_writes_a_line_a_minute_and_its_notes_into_the_log(

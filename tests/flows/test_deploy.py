@@ -208,7 +208,8 @@ def test_the_form_shows_empty_fields_and_selects(team: Team) -> None:
 @pytest.mark.parametrize(
     ("name", "shown"),
     [("imaginary-spider", "dated"), ("Incredible-Emu", "dated"), ("Awesome-Vicuña", "dated"), ("", "dated"),
-     ("wider mlp", "wider mlp"), ("my-run", "my-run"), ("speedrun-d24-2026-11-22-a1b2", "speedrun-d24-2026-11-22-a1b2")],
+     ("wider mlp", "wider mlp"), ("my-run", "my-run"),
+     ("speedrun-d24-2026-11-22-a1b2", "speedrun-d24-2026-11-22-a1b2")],
 )  # fmt: skip
 def test_a_name_that_somebody_typed_stays(monkeypatch: pytest.MonkeyPatch, name: str, shown: str) -> None:
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__NAME", name)

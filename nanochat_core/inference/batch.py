@@ -6,7 +6,7 @@ as soon as it is known. Rows differ in age; a request's answer does not depend o
 Continuous batching: Orca, OSDI 2022.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,15 +72,18 @@ class Batch:
             self._prefill.add(row, request.prompt)
 
     @torch.no_grad()
-    def step(self) -> Happened:
+    def step(self, only: Set[Request] | None = None) -> Happened:
         """The next token of every request whose prompt is complete; finished requests leave their rows.
 
-        Nothing comes back while all that are active wait for their prompts.
+        Nothing comes back while all that are active wait for their prompts. `only`: those that go on (None: all); the
+        others stay where they are.
         """
-        complete = self._prefill.advance()
-        if not complete and not self._unfed:
+        chosen = self._rows_of(only)
+        complete = self._prefill.advance(chosen)
+        unfed = sorted(self._unfed if chosen is None else self._unfed.keys() & chosen)
+        if not complete and not unfed:
             return []
-        rows, logits = self._next_logits(complete)
+        rows, logits = self._next_logits(unfed, complete)
         return self._choose(rows, logits)
 
     def drop(self, request: Request) -> None:
@@ -104,9 +107,12 @@ class Batch:
     def _keep(self, rows: list[int]) -> None:
         self.decoder.shrink(rows)
 
-    def _next_logits(self, complete: Mapping[int, Tensor]) -> tuple[list[int], Tensor]:
-        """The rows that get a token now, and the logits (A, V) it is chosen from."""
-        rows, parts = sorted(self._unfed), []
+    def _rows_of(self, only: Set[Request] | None) -> Set[int] | None:
+        return None if only is None else {row for row, request in enumerate(self.rows) if request in only}
+
+    def _next_logits(self, rows: list[int], complete: Mapping[int, Tensor]) -> tuple[list[int], Tensor]:
+        """The rows that get a token now, those of complete prompts too, and the logits (A, V) it is chosen from."""
+        parts = []
         if rows:
             is_full = len(rows) == self.num_rows
             logits = self.decoder.step([self._unfed[row] for row in rows], None if is_full else rows)  # (R, V)

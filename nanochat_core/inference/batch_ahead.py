@@ -6,6 +6,7 @@ one token in vain, and one whose next token is forced by a tool has it put in pl
 Answers are those of `Batch`, each told a step later.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,9 +42,12 @@ class AheadBatch(Batch):
         self._flight: _Flight | None = None
 
     @torch.no_grad()
-    def step(self) -> Happened:
-        """As `Batch.step`; a token is told by the step after the one that computed it, a first token at once."""
-        complete = self._prefill.advance()
+    def step(self, only: Set[Request] | None = None) -> Happened:
+        """As `Batch.step`; a token is told by the step after the one that computed it, a first token at once.
+
+        What is not among `only` waits with its prompt alone: rows that decode cost such a device next to nothing.
+        """
+        complete = self._prefill.advance(self._rows_of(only))
         last, self._flight = self._flight, self._launch()
         happened = [] if last is None else self._read(last)
         if complete:

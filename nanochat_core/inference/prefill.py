@@ -6,7 +6,7 @@ wait for the end of a long one. A prompt that is on its way already is not compu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -67,12 +67,15 @@ class Prefill:
         for prompt in self._prompts:
             prompt.rows = [rows.index(row) for row in prompt.rows]
 
-    def advance(self) -> dict[int, Tensor]:
-        """Compute the next chunks; for each row whose prompt is complete now, the fp32 logits (V,) behind it."""
+    def advance(self, only: Set[int] | None = None) -> dict[int, Tensor]:
+        """Compute the next chunks; for each row whose prompt is complete now, the fp32 logits (V,) behind it.
+
+        `only`: the rows whose prompts may go on (None: all).
+        """
         complete: dict[int, Tensor] = {}
         left = self._chunk_tokens
-        while self._prompts and left > 0:
-            members = self._equal_chunks(left)
+        while left > 0 and (prompts := [each for each in self._prompts if only is None or only & set(each.rows)]):
+            members = _equal_chunks(prompts, left)
             num_tokens = members[0].next_tokens(left)
             left -= num_tokens * len(members)
             for prompt, logits in zip(members, self._compute(members, num_tokens), strict=True):
@@ -86,20 +89,19 @@ class Prefill:
                         self._decoder.copy_row(prompt.rows[0], row)
         return complete
 
-    def _equal_chunks(self, left: float) -> list[_Prompt]:
-        """The prompt whose turn it is, and others that fit into `left` tokens and one rectangle with it."""
-        first = self._prompts[0]
-        num_tokens = first.next_tokens(left)
-        equal = [
-            prompt
-            for prompt in self._prompts
-            if prompt.num_done == first.num_done and prompt.next_tokens(left) == num_tokens
-        ]
-        return equal if left == math.inf else equal[: max(1, int(left // num_tokens))]
-
     def _compute(self, members: Sequence[_Prompt], num_tokens: int) -> Tensor:
         """Append the next `num_tokens` of each member to its row; logits (N, V)."""
         chunks = [prompt.ids[prompt.num_done : prompt.num_done + num_tokens] for prompt in members]
         for prompt in members:
             prompt.num_done += num_tokens
         return self._decoder.prefill_rows([prompt.rows[0] for prompt in members], torch.tensor(chunks))
+
+
+def _equal_chunks(prompts: Sequence[_Prompt], left: float) -> list[_Prompt]:
+    """The prompt whose turn it is, and others that fit into `left` tokens and one rectangle with it."""
+    first = prompts[0]
+    num_tokens = first.next_tokens(left)
+    equal = [
+        prompt for prompt in prompts if prompt.num_done == first.num_done and prompt.next_tokens(left) == num_tokens
+    ]
+    return equal if left == math.inf else equal[: max(1, int(left // num_tokens))]

@@ -73,7 +73,8 @@ async def answer_chat(pool: ModelPool, body: ChatBody, request: Request) -> Resp
     """Answer one chat request."""
     body.check_supported()
     card, scheduler = pool.ready(body.model)
-    scheduler.check_open(client_of(request))
+    client = client_of(request)
+    scheduler.check_open(1, client)
     engine = scheduler.engine
 
     def read() -> Job:
@@ -84,7 +85,7 @@ async def answer_chat(pool: ModelPool, body: ChatBody, request: Request) -> Resp
         return Job(prompt, engine.request(prompt.ids, sampling))
 
     job = await pool.read(read)
-    answers = Answers(scheduler, [job], client=client_of(request))
+    answers = Answers(scheduler, [job], client=client, is_whole=not body.stream)
     scheduler.submit(answers.jobs)
     exchange = Exchange(body, card, engine.tokenizer, job, heading("chatcmpl", model=card.id, ref=card.ref))
     if body.stream:

@@ -62,9 +62,11 @@ async def answer_completion(pool: ModelPool, body: CompletionBody, request: Requ
     """Answer one completion request, which may hold many prompts."""
     body.check_supported()
     card, scheduler = pool.ready(body.model)
+    client = client_of(request)
+    scheduler.check_open(min(len(prompts.listed(body)), pool.limits.max_prompts), client)
     parts = await pool.read(lambda: _continuations(scheduler.engine, body, card, most=pool.limits.max_prompts))
     jobs = [job for part in parts for job in (part.scored, part.generated) if job is not None]
-    answers = Answers(scheduler, jobs, client=client_of(request))
+    answers = Answers(scheduler, jobs, client=client, is_whole=not body.stream)
     scheduler.submit(jobs)
     head = heading("cmpl", model=card.id, ref=card.ref)
     tokenizer = scheduler.engine.tokenizer

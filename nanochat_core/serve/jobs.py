@@ -19,6 +19,8 @@ from nanochat_core.serve.errors import ApiError
 if TYPE_CHECKING:
     from nanochat_core.serve.prompts import Prompt
 
+SHORT_TOKENS = 192  # prompts and answers of a request that may take a row which is kept for the short
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
@@ -41,6 +43,8 @@ class Job:
         self.inbox: Inbox | None = None
         self.client: tuple[str, str] = ("", "")
         """Whose turn it is: address and key."""
+        self.is_short = self.is_single = self.is_whole = False
+        """Whether its whole request asks for little, is this one prompt, and is told of the end alone, not of steps."""
         self.is_cancelled = False
         self.asked_s = time.monotonic()
         self.first_s: float | None = None
@@ -51,6 +55,11 @@ class Job:
     def turn(self) -> tuple[str, str, int]:
         """Address, key and request: those on each level take turns."""
         return *self.client, id(self.inbox)
+
+    @property
+    def is_light(self) -> bool:
+        """Neither part of a batch nor a long prompt that is being read: what others should not have to wait for."""
+        return self.is_single and (self.first_s is not None or len(self.prompt.ids) <= SHORT_TOKENS)
 
     @property
     def cost(self) -> int:
@@ -98,11 +107,20 @@ class Inbox:
 class Answers:
     """The prompts of one HTTP request, being answered."""
 
-    def __init__(self, scheduler: Listener, jobs: Sequence[Job], *, client: tuple[str, str] = ("", "")) -> None:
+    def __init__(
+        self,
+        scheduler: Listener,
+        jobs: Sequence[Job],
+        *,
+        client: tuple[str, str] = ("", ""),
+        is_whole: bool = False,
+    ) -> None:
         self.scheduler, self.jobs = scheduler, list(jobs)
         self._inbox = Inbox()
+        is_short = sum(job.cost for job in self.jobs) <= SHORT_TOKENS
         for job in self.jobs:
-            job.inbox, job.client = self._inbox, client
+            job.inbox, job.client, job.is_whole = self._inbox, client, is_whole
+            job.is_short, job.is_single = is_short, len(self.jobs) == 1
         self._num_open = len(self.jobs)
 
     async def updates(self) -> AsyncIterator[list[Update]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nanochat_core.base.errors import ConfigError
 
 ROWS_CPU, ROWS_GPU = 8, 64
-SHARE_KEPT = 8  # for every 8 rows or places one more, for those who ask for little or hold none
+SHARE_KEPT = 8  # for every 8 rows or places one more of each kind, for those who ask for little and who hold none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Limits:
 
     @property
     def num_kept_rows(self) -> int:
-        """Rows beyond `num_rows` for short answers and for clients that hold none."""
+        """Rows beyond `num_rows` for requests that ask for little, and as many for addresses that hold none."""
         return max(1, self.num_rows // SHARE_KEPT)
 
     @property

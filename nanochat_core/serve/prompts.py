@@ -108,11 +108,7 @@ def chat_prompt(tokenizer: Tokenizer, body: ChatBody, *, context_tokens: int) ->
 
 def completion_prompts(tokenizer: Tokenizer, body: CompletionBody, *, context_tokens: int, most: int) -> list[Prompt]:
     """One prompt per text or list of ids, `most` at most; ApiError before any is read that cannot be answered."""
-    prompt = "" if body.prompt is None else body.prompt
-    if isinstance(prompt, str):
-        prompt = [prompt]
-    elif prompt and isinstance(prompt[0], int):
-        prompt = [prompt]  # type: ignore[list-item]
+    prompt = listed(body)
     if not prompt:
         raise ApiError(400, "prompt is an empty list", param="prompt")
     if len(prompt) > most:
@@ -121,9 +117,17 @@ def completion_prompts(tokenizer: Tokenizer, body: CompletionBody, *, context_to
         if isinstance(one, str):
             check_least(tokenizer, len(one), context_tokens=context_tokens, param="prompt")
         else:
-            num_ids = len(one) + (one[:1] != [tokenizer.bos])  # type: ignore[arg-type, index]
+            num_ids = len(one) + (one[:1] != [tokenizer.bos])
             check_context(num_ids, context_tokens=context_tokens, param="prompt")
-    return [_completion_prompt(tokenizer, one) for one in prompt]  # type: ignore[arg-type]
+    return [_completion_prompt(tokenizer, one) for one in prompt]
+
+
+def listed(body: CompletionBody) -> list[str | list[int]]:
+    """The prompts of a request as they were sent."""
+    prompt = "" if body.prompt is None else body.prompt
+    if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)):
+        return [prompt]  # type: ignore[list-item]
+    return prompt  # type: ignore[return-value]
 
 
 def _completion_prompt(tokenizer: Tokenizer, prompt: str | list[int]) -> Prompt:

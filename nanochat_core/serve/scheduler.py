@@ -9,6 +9,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from nanochat_core.inference.engine import Batch, Engine, Request
@@ -22,7 +23,7 @@ from nanochat_core.serve.scoring import score_prompt
 from nanochat_core.serve.turns_taken import Turns
 
 log = logging.getLogger(__name__)
-SHORT_TOKENS = 192  # prompt and answer of what may take a row that is kept for the short
+LIGHT_SHARE = 3  # seconds for those who wait for one prompt, for each second that also went to batches and long prompts
 MEMORY = 0.9  # of the running mean of seconds per answer, which Retry-After is guessed from
 
 
@@ -35,9 +36,9 @@ class Scheduler:
         self._changed = threading.Condition()
         self._waiting = Turns()
         self._running: dict[int, Job] = {}  # by _key: what holds a row, or is being scored
-        self._is_closing = False
+        self._is_closing = self._has_cancelled = False
         self._mean_s = 1.0
-        self._score_after_s = 0.0
+        self._owed_s = 0.0  # to the light ones, for what was computed beside them
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         metrics.watch("queue_requests", lambda: float(len(self._waiting)))
         metrics.watch("running_requests", lambda: float(len(self._running)))
@@ -48,9 +49,6 @@ class Scheduler:
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Put jobs into the queue, all or none. ApiError 429 when it is full, 503 when the engine is gone."""
-        most = self.limits.num_rows + self.limits.max_waiting
-        if len(jobs) > most:
-            raise ApiError(400, f"{len(jobs)} prompts in one request; this server takes {most}", param="prompt")
         with self._changed:
             self._check_open(len(jobs), jobs[0].client if jobs else ("", ""))
             self._waiting.add(jobs)
@@ -58,10 +56,10 @@ class Scheduler:
         for job in jobs:
             self.metrics.count("prompt_tokens", len(job.prompt.ids))
 
-    def check_open(self, client: tuple[str, str]) -> None:
-        """The refusal that `submit` would give to one job, before a long prompt is read for nothing."""
+    def check_open(self, num_jobs: int, client: tuple[str, str]) -> None:
+        """The refusal that `submit` would give, before prompts are read for nothing."""
         with self._changed:
-            self._check_open(1, client)
+            self._check_open(num_jobs, client)
 
     def _check_open(self, num_jobs: int, client: tuple[str, str]) -> None:
         if self.failure is not None:
@@ -70,6 +68,8 @@ class Scheduler:
             raise ApiError(503, "the server is shutting down", code="shutting_down")
         limits, num_ahead = self.limits, len(self._waiting) + len(self._running)
         most = limits.num_rows + limits.max_waiting
+        if num_jobs > most:
+            raise ApiError(400, f"{num_jobs} prompts in one request; this server takes {most}", param="prompt")
         if num_jobs == 1:  # who fills the queue with batches, or from one address, keeps nobody else out of it
             most += limits.num_kept_places
             most += limits.num_kept_places * (num_ahead >= most and not self._holds_any(client[0]))
@@ -89,6 +89,7 @@ class Scheduler:
         with self._changed:
             for job in jobs:
                 job.is_cancelled = True
+            self._has_cancelled = bool(jobs) or self._has_cancelled
             self._changed.notify()
 
     def close(self, *, timeout_s: float) -> None:
@@ -116,7 +117,7 @@ class Scheduler:
             self._end_all(ApiError(503, "the server is shutting down", code="shutting_down"))
 
     def _rows(self) -> Batch:
-        return self.engine.slots(self.limits.num_rows + self.limits.num_kept_rows)
+        return self.engine.slots(self.limits.num_rows + 2 * self.limits.num_kept_rows)
 
     def _after_failure(self, error: Exception) -> Batch:
         """Fresh rows after a step that failed for all who were in it; raises again where the engine itself is broken.
@@ -142,7 +143,8 @@ class Scheduler:
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._running or self._is_closing)
             gone = [job for job in self._running.values() if job.is_cancelled]
-            abandoned = self._waiting.drop_cancelled()
+            abandoned = self._waiting.drop_cancelled() if self._has_cancelled else 0
+            self._has_cancelled = False
         for job in gone:
             assert job.request is not None
             batch.drop(job.request)
@@ -152,7 +154,24 @@ class Scheduler:
         if admitted:
             batch.add(admitted)
         if self._running:
-            self._hand_out(batch.step())
+            self._step(batch)
+
+    def _step(self, batch: Batch) -> None:
+        """Go on with all, or with the light ones alone until they had their share of the time."""
+        light = self._light()
+        is_mixed = 0 < len(light) < len(self._running)
+        only = light if is_mixed and self._owed_s > 0 else None
+        started = time.monotonic()
+        self._hand_out(batch.step(only))
+        took_s = time.monotonic() - started
+        self._owed_s = LIGHT_SHARE * took_s if is_mixed and only is None else max(0.0, self._owed_s - took_s)
+
+    def _light(self) -> set[Request]:
+        """Who is not to wait for the others: light requests from addresses that hold no more rows than their share."""
+        num_held = Counter(job.client[0] for job in self._running.values())
+        share = len(self._running) / len(num_held)
+        running = [job for job in self._running.values() if job.is_light and num_held[job.client[0]] <= share]
+        return {job.request for job in running if job.request is not None}
 
     def _admit(self) -> list[Request]:
         """Take from the queue what there are rows for, in turns; a prompt to score is scored on the way."""
@@ -170,15 +189,16 @@ class Scheduler:
         return admitted
 
     def _may_go(self, job: Job) -> bool:
-        """Whether there is a row for this job: the last ones are kept for short answers and for who holds none."""
+        """Whether there is a row for this job: the last are kept for who holds none, those before for the short too."""
         if job.request is None:  # others decode for as long as the scoring before took
-            return not self._running or time.monotonic() >= self._score_after_s
-        limits = self.limits
-        if len(self._running) < limits.num_rows:
-            return True
-        if len(self._running) >= limits.num_rows + limits.num_kept_rows:
-            return False
-        return job.cost <= SHORT_TOKENS or all(held.client[0] != job.client[0] for held in self._running.values())
+            return not self._running or not self._owed_s
+        num_beyond, num_kept = len(self._running) - self.limits.num_rows, self.limits.num_kept_rows
+        if num_beyond < num_kept:
+            return num_beyond < 0 or job.is_short or self._holds_no_row(job.client[0])
+        return num_beyond < 2 * num_kept and self._holds_no_row(job.client[0])
+
+    def _holds_no_row(self, address: str) -> bool:
+        return all(held.client[0] != address for held in self._running.values())
 
     def _score(self, job: Job) -> None:
         started = time.monotonic()
@@ -187,8 +207,7 @@ class Scheduler:
         except Exception as error:  # whatever this prompt did, it is nobody else's matter
             log.error("a prompt could not be scored by %s", self.name, exc_info=error)
             return self._fail(job)
-        ended = time.monotonic()
-        self._score_after_s = ended + (ended - started)
+        self._owed_s = LIGHT_SHARE * (time.monotonic() - started)
         if any(math.isnan(entry.logprob) for entry in entries):
             return self._fail(job)
         self._finish(job)
@@ -218,11 +237,14 @@ class Scheduler:
             if is_first and job.first_s is not None:
                 self.metrics.ttft.observe(job.ttft_s)
             num_tokens += job.num_tokens - num_before
-            logprobs = job.request.answer.logprobs[num_before : job.num_tokens]
-            if job.request.is_done:
+            is_done, answer = job.request.is_done, job.request.answer
+            if is_done:
                 self._finish(job)
-            if events or logprobs or job.request.is_done:
-                updates.append((job, Update(job.index, events, logprobs, is_last=job.request.is_done)))
+            logprobs = answer.logprobs[num_before : job.num_tokens]
+            if job.is_whole:
+                events, logprobs = (answer.events, answer.logprobs) if is_done else ((), [])
+            if events or logprobs or is_done:
+                updates.append((job, Update(job.index, events, logprobs, is_last=is_done)))
         self.metrics.count("generated_tokens", num_tokens)
         deliver(updates)
 

@@ -22,7 +22,7 @@ from nanochat_core.serve.catalogue import ModelCard
 from nanochat_core.serve.chat import answer_chat
 from nanochat_core.serve.completions import answer_completion
 from nanochat_core.serve.errors import ApiError, ErrorReply
-from nanochat_core.serve.guards import Guard
+from nanochat_core.serve.guards import Guard, client_of
 from nanochat_core.serve.pool import ModelPool
 from nanochat_core.serve.replies import (
     ChatCompletion,
@@ -65,7 +65,7 @@ def create_app(models: ModelPool, *, token: str | None, hosts: Collection[str] =
 
     # no interactive documentation: its pages load scripts from elsewhere
     app = FastAPI(title="nanochat", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, responses=REFUSALS)
-    app.router.route_class = JsonRoute
+    app.router.route_class, app.state.lane = JsonRoute, models.lane
     errors.install(app)
     _add_answers(app, models)
     _add_models(app, models)
@@ -134,7 +134,7 @@ def _add_tokenizer(app: FastAPI, models: ModelPool) -> None:
         )  # fmt: skip
 
     @app.post("/tokenize", response_model=Tokens)
-    async def tokenize(body: TokenizeBody) -> Response:
+    async def tokenize(body: TokenizeBody, request: Request) -> Response:
         """Ids of a text; names of special tokens in it are those tokens."""
         card, scheduler = models.ready(body.model)
         tokenizer = scheduler.engine.tokenizer
@@ -146,10 +146,10 @@ def _add_tokenizer(app: FastAPI, models: ModelPool) -> None:
             # millions of numbers that were made here need no check
             return Tokens.model_construct(tokens=ids, count=len(ids), max_model_len=card.context_tokens).body()
 
-        return _written(await models.read(read))
+        return _written(await models.lane.read(read, num_bytes=len(body.prompt), client=client_of(request)[0]))
 
     @app.post("/detokenize", response_model=Detokenized)
-    async def detokenize(body: DetokenizeBody) -> Response:
+    async def detokenize(body: DetokenizeBody, request: Request) -> Response:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""
         tokenizer = models.ready(body.model)[1].engine.tokenizer
 
@@ -158,7 +158,7 @@ def _add_tokenizer(app: FastAPI, models: ModelPool) -> None:
                 prompt=tokenizer.decode(prompts.check_ids(tokenizer, body.tokens, param="tokens"))
             ).body()
 
-        return _written(await models.read(read))
+        return _written(await models.lane.read(read, num_bytes=len(body.tokens), client=client_of(request)[0]))
 
 
 def _add_page(app: FastAPI) -> None:

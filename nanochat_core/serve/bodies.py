@@ -16,6 +16,8 @@ from starlette.requests import ClientDisconnect
 
 from nanochat_core.base.foreign import excess
 from nanochat_core.serve.errors import CLIENT_CLOSED, ApiError
+from nanochat_core.serve.guards import client_of
+from nanochat_core.serve.lane import SMALL_BYTES, Lane
 
 MAX_VALUES = 1 << 19  # 64 prompts of 8,192 ids
 MAX_CONTAINERS = 1 << 16  # lists and objects: an empty one takes sixty bytes where it was sent as two
@@ -43,12 +45,20 @@ class JsonRoute(APIRoute):
             check_headers(request.headers)
             read = JsonRequest(request.scope, request.receive)
             try:
-                read.parsed = parse(await read.body())
+                raw = await read.body()
             except ClientDisconnect:
                 raise ApiError(CLIENT_CLOSED, "the client went away") from None
+            read.parsed = await _parsed(raw, request)
             return await answer(read)
 
         return read_and_answer
+
+
+async def _parsed(raw: bytes, request: Request) -> Any:
+    if len(raw) <= SMALL_BYTES:
+        return parse(raw)
+    lane: Lane = request.app.state.lane
+    return await lane.read(lambda: parse(raw), num_bytes=len(raw), client=client_of(request)[0])
 
 
 def check_headers(headers: Headers) -> None:

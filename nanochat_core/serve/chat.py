@@ -1,6 +1,5 @@
 """POST /v1/chat/completions: a conversation in, the assistant's next message out, whole or in chunks."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from nanochat_core.serve import prompts
 from nanochat_core.serve.catalogue import ModelCard
 from nanochat_core.serve.guards import client_of
 from nanochat_core.serve.jobs import Answers, Job, end_of, merged
-from nanochat_core.serve.logprobs import chat_logprobs
+from nanochat_core.serve.logprobs import chat_logprobs, num_bytes_of
 from nanochat_core.serve.pool import ModelPool
 from nanochat_core.serve.replies import (
     AnswerPart,
@@ -84,7 +83,8 @@ async def answer_chat(pool: ModelPool, body: ChatBody, request: Request) -> Resp
         sampling = prompts.chat_sampling(engine.tokenizer, body, room=room)
         return Job(prompt, engine.request(prompt.ids, sampling))
 
-    job = await pool.read(read)
+    num_bytes = sum(len(part.text) for message in body.messages for part in message.content)
+    job = await pool.lane.read(read, num_bytes=num_bytes, client=client[0])
     answers = Answers(scheduler, [job], client=client, is_whole=not body.stream)
     scheduler.submit(answers.jobs)
     exchange = Exchange(body, card, engine.tokenizer, job, heading("chatcmpl", model=card.id, ref=card.ref))
@@ -93,7 +93,9 @@ async def answer_chat(pool: ModelPool, body: ChatBody, request: Request) -> Resp
     updates = await gathered(request, answers)
     events = merged(event for update in updates for event in update.events)
     entries = [entry for update in updates for entry in update.logprobs]
-    written = await asyncio.to_thread(lambda: _whole(exchange, events, entries).body())
+    written = await pool.lane.do(
+        lambda: _whole(exchange, events, entries).body(), num_bytes=num_bytes_of(entries), client=client[0]
+    )
     return PlainResponse(written, media_type="application/json")
 
 

@@ -5,7 +5,6 @@ no text: lm-eval leaves out the last entry, and a server that drops the end toke
 greedy single token after a scored prompt comes from the same forward pass as the scores.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,7 @@ from nanochat_core.serve import prompts
 from nanochat_core.serve.catalogue import ModelCard
 from nanochat_core.serve.guards import client_of
 from nanochat_core.serve.jobs import Answers, Job, Update, end_of, merged
-from nanochat_core.serve.logprobs import completion_logprobs
+from nanochat_core.serve.logprobs import completion_logprobs, num_bytes_of
 from nanochat_core.serve.pool import ModelPool
 from nanochat_core.serve.prompts import DEFAULT_TEMPERATURE, Prompt
 from nanochat_core.serve.replies import Completion, CompletionChoice, CompletionLogprobs, Finish, Usage, heading, usage
@@ -63,8 +62,11 @@ async def answer_completion(pool: ModelPool, body: CompletionBody, request: Requ
     body.check_supported()
     card, scheduler = pool.ready(body.model)
     client = client_of(request)
-    scheduler.check_open(min(len(prompts.listed(body)), pool.limits.max_prompts), client)
-    parts = await pool.read(lambda: _continuations(scheduler.engine, body, card, most=pool.limits.max_prompts))
+    sent, most = prompts.listed(body), pool.limits.max_prompts
+    scheduler.check_open(min(len(sent), most), client)
+    parts = await pool.lane.read(
+        lambda: _continuations(scheduler.engine, body, card, most=most), num_bytes=sum(map(len, sent)), client=client[0]
+    )
     jobs = [job for part in parts for job in (part.scored, part.generated) if job is not None]
     answers = Answers(scheduler, jobs, client=client, is_whole=not body.stream)
     scheduler.submit(jobs)
@@ -80,7 +82,9 @@ async def answer_completion(pool: ModelPool, body: CompletionBody, request: Requ
         return Completion(**head, object="text_completion", choices=choices, usage=_usage(parts)).body()
 
     # twenty log-probs of every token of 64 long prompts take a second to write
-    return PlainResponse(await asyncio.to_thread(write), media_type="application/json")
+    num_bytes = sum(num_bytes_of(part.scores) + num_bytes_of(part.entries) for part in parts)
+    written = await pool.lane.do(write, num_bytes=num_bytes, client=client[0])
+    return PlainResponse(written, media_type="application/json")
 
 
 def _continuations(engine: Engine, body: CompletionBody, card: ModelCard, *, most: int) -> list[Continuation]:

@@ -16,6 +16,7 @@ from nanochat_core.tokenizer import tokenizer as tk
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 LEAST = -9999.0  # JSON has no minus infinity; vLLM's substitute
+ENTRY_BYTES = 40  # of one token and its log-prob, written
 
 
 @lru_cache(maxsize=1 << 17)
@@ -77,6 +78,11 @@ def _chat_entry(tokenizer: Tokenizer, token: int, value: float) -> dict[str, Any
         "logprob": finite(value),
         "bytes": list(tokenizer.decode_bytes([token])),
     }
+
+
+def num_bytes_of(entries: Sequence[TokenLogprobs]) -> int:
+    """About what they take as JSON."""
+    return ENTRY_BYTES * sum(1 + len(entry.top) for entry in entries)
 
 
 def finite(value: float) -> float:

@@ -4,17 +4,17 @@ The server answers from its first moment: a model that is still loading is a 503
 connection, so that a client or an orchestrator can tell "soon" from "never".
 """
 
-import asyncio
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from nanochat_core.base.errors import ConfigError, NanochatError
 from nanochat_core.serve.catalogue import Listed, ModelCard, look_up
 from nanochat_core.serve.errors import ApiError
+from nanochat_core.serve.lane import Lane
 from nanochat_core.serve.limits import Limits
 from nanochat_core.serve.metrics import Metrics
 from nanochat_core.serve.scheduler import Scheduler
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOADING_RETRY_S = 5.0
-NUM_READING = 4
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,15 +65,10 @@ class ModelPool:
         self.models = {model.card.id: model for model in models}
         self._thread: threading.Thread | None = None
         self._is_closing = False
-        self._reading = asyncio.Semaphore(NUM_READING)
+        self.lane = Lane(max_bytes=self.limits.max_unfinished_bytes, is_busy=self._is_busy)
 
-    async def read(self, work: "Callable[[], T]") -> "T":
-        """Do `work` on a prompt beside the event loop; megabytes take long enough for others to notice.
-
-        Few at a time: the rest of such requests would only take memory and the interpreter from those who wait.
-        """
-        async with self._reading:
-            return await asyncio.to_thread(work)
+    def _is_busy(self) -> bool:
+        return any(model.scheduler is not None and model.scheduler.is_busy for model in self.models.values())
 
     @classmethod
     def from_store(

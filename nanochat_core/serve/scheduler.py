@@ -47,6 +47,11 @@ class Scheduler:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is being answered."""
+        return bool(self._running)
+
     def submit(self, jobs: Sequence[Job]) -> None:
         """Put jobs into the queue, all or none. ApiError 429 when it is full, 503 when the engine is gone."""
         with self._changed:

@@ -1,7 +1,7 @@
 """The slow lane: large prompts, bodies and answers are read and written one after the other, with pauses.
 
 Such work holds the interpreter, which every operation of the engine needs, and the processor, which it needs too. So
-while answers are being computed it gets a share of the time and no more; what is small goes past it. One piece of
+while somebody waits for a single answer it gets a ninth of the time; what is small goes past it. One piece of
 each address is in line, so that who sends a hundred delays others by one. What waits is memory, and bounded.
 """
 
@@ -17,16 +17,16 @@ from nanochat_core.serve.errors import ApiError
 T = TypeVar("T")
 SMALL_BYTES = 16 << 10  # some milliseconds at most
 NUM_SMALL = 4  # at once: more would only take the interpreter from each other
-REST_S = 3.0  # for others after each second of work
+REST_S = 8.0  # for others after each second of work
 RETRY_S = 1.0
 
 
 class Lane:
     """Work beside the event loop, on what clients have sent or are to get."""
 
-    def __init__(self, *, max_bytes: int, is_busy: Callable[[], bool]) -> None:
-        """`is_busy`: whether anybody would miss the time."""
-        self._max_bytes, self._is_busy = max_bytes, is_busy
+    def __init__(self, *, max_bytes: int, is_missed: Callable[[], bool]) -> None:
+        """`is_missed`: whether anybody misses the time."""
+        self._max_bytes, self._is_missed = max_bytes, is_missed
         self._held: Counter[str] = Counter()
         self._small, self._free = asyncio.Semaphore(NUM_SMALL), asyncio.Lock()
         self._of_client: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -53,5 +53,5 @@ class Lane:
             try:
                 return await asyncio.to_thread(work)
             finally:
-                rest_s = REST_S * (time.monotonic() - started) if self._is_busy() else 0.0
+                rest_s = REST_S * (time.monotonic() - started) if self._is_missed() else 0.0
                 asyncio.get_running_loop().call_later(rest_s, self._free.release)

@@ -65,10 +65,10 @@ class ModelPool:
         self.models = {model.card.id: model for model in models}
         self._thread: threading.Thread | None = None
         self._is_closing = False
-        self.lane = Lane(max_bytes=self.limits.max_unfinished_bytes, is_busy=self._is_busy)
+        self.lane = Lane(max_bytes=self.limits.max_unfinished_bytes, is_missed=self._is_missed)
 
-    def _is_busy(self) -> bool:
-        return any(model.scheduler is not None and model.scheduler.is_busy for model in self.models.values())
+    def _is_missed(self) -> bool:
+        return any(model.scheduler is not None and model.scheduler.is_missed for model in self.models.values())
 
     @classmethod
     def from_store(

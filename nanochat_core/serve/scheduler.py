@@ -38,6 +38,7 @@ class Scheduler:
         self._running: dict[int, Job] = {}  # by _key: what holds a row, or is being scored
         self._is_closing = self._has_cancelled = False
         self._mean_s = 1.0
+        self._light_s = -math.inf  # when a light request was here
         self._owed_s = 0.0  # to the light ones, for what was computed beside them
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         metrics.watch("queue_requests", lambda: float(len(self._waiting)))
@@ -48,9 +49,9 @@ class Scheduler:
         self._thread.start()
 
     @property
-    def is_busy(self) -> bool:
-        """Whether anything is being answered."""
-        return bool(self._running)
+    def is_missed(self) -> bool:
+        """Whether a light request would miss the time that other work takes: one has been here within a second."""
+        return time.monotonic() < self._light_s + 1.0
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Put jobs into the queue, all or none. ApiError 429 when it is full, 503 when the engine is gone."""
@@ -164,6 +165,8 @@ class Scheduler:
     def _step(self, batch: Batch) -> None:
         """Go on with all, or with the light ones alone until they had their share of the time."""
         light = self._light()
+        if light:
+            self._light_s = time.monotonic()
         is_mixed = 0 < len(light) < len(self._running)
         only = light if is_mixed and self._owed_s > 0 else None
         started = time.monotonic()

@@ -133,6 +133,24 @@ def test_joining_and_leaving_at_any_step_changes_no_answer(full_engine, alone, p
         assert request.answer.tokens == alone[which].tokens[: len(request.answer.tokens)]
 
 
+@given(st.lists(st.sets(st.integers(0, 7), min_size=1), max_size=40), st.sampled_from([5, 60, 256]))
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_waiting_while_others_go_on_changes_no_answer(full_engine, alone, turns, chunk_tokens):
+    requests = [full_engine.request(*each) for each in MIXED]
+    batch = full_engine.slots(8, chunk_tokens=chunk_tokens)
+    batch.add(requests)
+    for turn in turns:
+        held = [len(request.answer.tokens) for request in requests]
+        only = {requests[number] for number in turn}
+        batch.step(only)
+        for request, before in zip(requests, held, strict=True):
+            if request not in only and not full_engine.runs_ahead:
+                assert len(request.answer.tokens) == before or request.prompt in [one.prompt for one in only]
+    _run(batch, {})
+    for request, expected in zip(requests, alone, strict=True):
+        _same(request.answer, expected)
+
+
 def test_a_dropped_request_leaves_its_row_and_the_others_alone(engine):
     kept, dropped, later = (engine.request(PROMPTS[i], Sampling(max_new_tokens=20)) for i in range(3))
     batch = engine.slots(2, max_len=60)

@@ -39,10 +39,10 @@ def breakable(is_broken):
     """An engine whose device fails in the middle of a step."""
 
     class Breakable(Batch):
-        def step(self):
+        def step(self, only=None):
             if is_broken.is_set():
                 raise RuntimeError("CUDA error: unspecified launch failure")
-            return super().step()
+            return super().step(only)
 
     class Fragile(Engine):
         def slots(self, num_rows, **options):

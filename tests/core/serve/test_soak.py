@@ -19,7 +19,8 @@ from model_server import make_home, start_server
 
 pytestmark = pytest.mark.slow
 QUESTION = {"model": "tiny-chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 16, "seed": 1}
-SLACK_S = 0.1  # of the clock on the wall: other processes want the processor
+SLACK_S = {1: (0.25, 0.02), 50: (0.1, 0.0)}
+"""By rounds, of both clocks: beside other tests the server gets less of its processor, and the attack as much as ever."""
 MOST_MIB = 600
 ROUND_S = 6
 
@@ -79,10 +80,11 @@ def test_honest_clients_hardly_notice_hostile_ones(tmp_path, processors, rounds)
             f"alone {alone_s:.3f} s, beside {beside_s:.3f} s, worst {worst_s:.3f} s of {len(beside)}; "
             f"of the processor {alone_cpu_s:.3f} s, {beside_cpu_s:.3f} s; {dict(counts)}"
         )
-        assert beside_cpu_s <= 2 * alone_cpu_s
-        assert beside_s <= 2 * alone_s + SLACK_S
+        slack_s, slack_cpu_s = SLACK_S[rounds]
+        assert beside_cpu_s <= 2 * alone_cpu_s + slack_cpu_s
+        assert beside_s <= 2 * alone_s + slack_s
         assert worst_s < 10
         assert server.process.poll() is None
         assert psutil.Process(pid).memory_info().rss < MOST_MIB << 20
         assert server.log.stat().st_size < 100_000
-        assert "Traceback" not in server.log.read_text()
+        assert "Traceback" not in (said := server.log.read_text()), said[-4000:]

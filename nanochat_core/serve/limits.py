@@ -29,7 +29,7 @@ class Limits:
     max_client_connections: int = 512
     """From one address; of IPv6 from one network."""
     max_unfinished_bytes: int = 64 << 20
-    """Of all bodies that are still being sent (the oldest of them is let go beyond), and of those that wait to be read."""
+    """Of all bodies that are being sent, the oldest of which is let go beyond, and of those that wait to be read."""
     max_unread_bytes: int = 256 << 20
     """Of all answers that are still being taken; the largest of them is let go beyond."""
     header_s: float = 10.0

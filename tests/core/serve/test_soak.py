@@ -20,7 +20,7 @@ from model_server import make_home, start_server
 pytestmark = pytest.mark.slow
 QUESTION = {"model": "tiny-chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 16, "seed": 1}
 SLACK_S = {1: (0.25, 0.02), 50: (0.1, 0.0)}
-"""By rounds, of both clocks: beside other tests the server gets less of its processor, and the attack as much as ever."""
+"""By rounds, of both clocks: beside other tests the server gets less of its processor, not less of the attack."""
 MOST_MIB = 600
 ROUND_S = 6
 

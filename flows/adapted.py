@@ -1,9 +1,37 @@
-"""What a server of ours does otherwise than Prefect's: the order of a run's artifacts, the words of a refusal."""
+"""What a server of ours does otherwise than Prefect's: the order of artifacts, the words of a refusal, its garbage."""
 
+import gc
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from nanochat_core.presets import did_you_mean
+
+COLLECT_EVERY_S = 0.5
+COLLECT_ALL_EVERY = 120  # of those; a full collection holds everything up for some tenths of a second
+
+
+def collect_garbage_elsewhere() -> None:
+    """Keep the event loop from waiting for SQLite: what is garbage is dropped by a thread of its own.
+
+    Where the loop's thread collects, it may come upon a cursor whose connection waits, in another thread, for the
+    database's lock, and closing that cursor waits for the connection. Who has the lock needs the loop to go on: nothing
+    moves until SQLite gives up, after 60 s (seen with Prefect 3.8.8 and 3.9.1, several times an hour in a busy server).
+    """
+    gc.disable()
+    threading.Thread(target=_collect, daemon=True, name="garbage").start()
+
+
+def _collect() -> None:
+    looks = 0
+    while True:
+        time.sleep(COLLECT_EVERY_S)
+        looks += 1
+        if looks % COLLECT_ALL_EVERY == 0:
+            gc.collect()
+        elif gc.get_count()[0] > gc.get_threshold()[0]:
+            gc.collect(1)
 
 
 def show_newest_artifacts_first() -> None:

@@ -72,6 +72,7 @@ def create_app() -> ASGIApp:
 
     from flows import adapted
 
+    adapted.collect_garbage_elsewhere()
     adapted.show_newest_artifacts_first()
     adapted.suggest_settings()
     return Guard(create_app(), page=os.environ["PREFECT_UI_API_URL"], others=(os.environ.get("PREFECT_API_URL", ""),))

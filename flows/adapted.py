@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from nanochat_core.presets import did_you_mean
+from nanochat_core.settings import did_you_mean
 
 COLLECT_EVERY_S = 0.5
 COLLECT_ALL_EVERY = 120  # of those; a full collection holds everything up for some tenths of a second

@@ -87,6 +87,7 @@ class CorpusConfig:
     """Where the text comes from."""
 
     source: Literal["embedded", "path", "hub"] = "embedded"
+    """embedded: the documentation of what is installed. path: your files. hub: a Hugging Face dataset."""
     path: str | None = None
     """source = path: a file, a folder or a pattern of .parquet, .jsonl, .json or .txt files; all but parquet may be
     packed (.gz, .bz2, .xz, .zst). Files named valid, val, dev, test are validation, else the last is (docs/data.md)."""
@@ -102,6 +103,7 @@ class CorpusConfig:
     """source = hub: the sha256 that each shard must have: a file of lines "<sha256>  <name>", or an earlier corpus's
     shards.json. It says which shards there are, so no listing is asked for."""
     text_column: str = "text"
+    """The field or column that holds the text."""
     max_shards: int | None = None
     """Take only the first shards plus the last one (validation)."""
     max_bytes: int | None = None
@@ -112,8 +114,10 @@ class CorpusConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
+    """The vocabulary, learnt from the text by byte-pair encoding."""
+
     vocab_size: int = 32_768
-    """Including the nine special tokens."""
+    """Tokens in all, the 256 bytes and nine special ones among them; token files hold 16-bit ids."""
     max_train_bytes: int = 2_000_000_000
     """Text that BPE training looks at."""
     max_doc_bytes: int = 10_000
@@ -138,10 +142,13 @@ class PretrainConfig:
     n_embd: int | None = None
     """Model width; None: 64 x depth, rounded up to a multiple of head_dim."""
     head_dim: int = 128
+    """Width of one attention head; an even number."""
     n_kv_head: int | None = None
     """None: as many as query heads."""
     sequence_len_tokens: int = 2048
+    """Length of a row, which is the longest context of the model."""
     window_pattern: str = "SSSL"
+    """Attention of the layers in turn, tiled: L sees all of the context, S a quarter; the last layer is always L."""
     tokens_per_param: float = 12.0
     """Compute-optimal for this model family; Chinchilla's 20 counts parameters in another way."""
     max_tokens: int | None = None
@@ -149,17 +156,25 @@ class PretrainConfig:
     total_batch_tokens: int | None = None
     """Tokens per optimizer step; None: the power law in plan.py."""
     embedding_lr: float = 0.3
+    """Learning rate of the token embedding (AdamW) at depth 12 and a batch of 2^19; the plan scales all five."""
     value_embedding_lr: float = 0.15
+    """Learning rate of the value embeddings (AdamW)."""
     unembedding_lr: float = 0.008
+    """Learning rate of the head (AdamW)."""
     matrix_lr: float = 0.02
+    """Learning rate of the layers' matrices (Muon)."""
     scalar_lr: float = 0.5
+    """Learning rate of the residual and smear scalars (AdamW)."""
     weight_decay: float = 0.28
     """Cautious decay on the matrices at depth 12; scaled by plan.py."""
     max_weight_decay: float = 0.6
     """Ceiling on the scaled decay: below depth 8 the law leaves its range (1.9 at depth 4; 0.52 at depth 8)."""
     warmup_steps: int = 40
+    """Steps in which the learning rate rises from 0; a quarter of the run at most."""
     warmdown_frac: float = 0.65
+    """Share of the steps, at the end, in which the learning rate falls."""
     final_lr_frac: float = 0.05
+    """What it falls to, as a fraction of the full rate."""
     momentum_warmup_steps: int = 400
     """Muon's momentum rises from 0.85 to 0.97 over these steps."""
     validate_every_steps: int | None = 250
@@ -202,11 +217,15 @@ class SftConfig:
     identity_path: str | None = None
     """path and mix: a JSONL file of conversations about who the model is, taken twice."""
     epochs: int = 1
+    """Passes over the conversations."""
     num_documentation: int = 4000
     """builtin: questions about the documentation in the corpus."""
     num_arithmetic: int = 8000
+    """builtin: sums, worked with the calculator."""
     num_spelling: int = 2000
+    """builtin: words to spell, and letters to count in them."""
     num_identity: int = 400
+    """builtin: questions about who the model is."""
     sequence_len_tokens: int | None = None
     """None: the base model's."""
     total_batch_tokens: int | None = None
@@ -214,8 +233,11 @@ class SftConfig:
     lr_frac: float = 0.8
     """Start at this fraction of the base run's learning rates."""
     warmdown_frac: float = 0.5
+    """Share of the steps, at the end, in which the learning rate falls."""
     final_lr_frac: float = 0.0
+    """What it falls to, as a fraction of the full rate."""
     validate_every_steps: int | None = 200
+    """None: only at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +245,7 @@ class RLConfig:
     """Reinforcement learning on questions whose answers can be checked. The defaults are nanochat's, for GSM8K."""
 
     enabled: bool = False
+    """Whether the chat model practises at all."""
     source: Literal["gsm8k", "arithmetic"] = "gsm8k"
     """gsm8k: its training questions, read as `benchmarks` says. arithmetic: sums of three numbers, made by the code."""
     num_steps: int | None = None
@@ -230,13 +253,19 @@ class RLConfig:
     num_questions: int | None = None
     """Questions to practise on; None: all of GSM8K's 7,473, or so many sums as the steps ask for."""
     questions_per_step: int = 16
+    """Questions of one optimizer step; divides over the processes."""
     samples_per_question: int = 16
+    """Answers that are sampled to each and compared with each other."""
     temperature: float = 1.0
+    """Of the answers that are sampled."""
     top_k: int | None = 50
+    """They are drawn from so many of the likeliest tokens; None: from all."""
     max_answer_tokens: int = 256
+    """Longer answers are cut there."""
     lr_frac: float = 0.05
     """Start at this fraction of the base run's learning rates and fall linearly to 0."""
     validate_every_steps: int | None = 60
+    """None: only at the beginning and the end."""
     held_out_questions: int = 400
     """Asked before, in between and at the end; never practised."""
     held_out_samples: int = 8
@@ -278,6 +307,7 @@ class BenchmarksConfig:
     source: Literal["none", "hub", "path"] = "none"
     """none: not measured. hub: Hugging Face datasets. path: a folder with the same files (docs/evaluation.md)."""
     path: str | None = None
+    """source = path: the folder."""
     names: str = "arc_easy,arc_challenge,mmlu,gsm8k,humaneval,spelling_bee"
     """Which ones, separated by commas."""
     max_per_benchmark: int | None = None
@@ -287,6 +317,7 @@ class BenchmarksConfig:
     temperature: float = 0.8
     """Of the samples, where there is more than one."""
     max_answer_tokens: int = 512
+    """Longer answers are cut there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,6 +325,7 @@ class RuntimeConfig:
     """What belongs to the machine. No fingerprint sees it, so it may not change a result."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: a GPU where there is one."""
     num_processes: int = 1
     """Ranks that torchrun starts on each node; on GPUs one per device."""
     num_nodes: int = 1
@@ -330,13 +362,15 @@ class RuntimeConfig:
     max_cost_usd: float | None = None
     """Refuse to start when the plan costs more, and stop a training with a checkpoint when it has."""
     log_every_steps: int = 1
+    """A line of the step log for every so many; a record needs 1."""
     keep_runs: int = 50
-    """nanochat runs gc keeps what the newest runs made,"""
+    """`nanochat runs gc` keeps what so many of the newest runs made."""
     keep_days: int = 30
-    """and what is younger than this, finished or not."""
+    """`nanochat runs gc` keeps what is younger than this, finished or not."""
     gpu: str = "H100"
     """What the plan prices a run for."""
     num_gpus: int = 8
+    """So many of them."""
     usd_per_gpu_hour: float | None = None
     """None: the price table in plan.py."""
 
@@ -346,7 +380,9 @@ class RunConfig:
     """One run: a preset with the user's changes applied."""
 
     preset: str
+    """Where the values come from that nobody set: the name of a preset."""
     seed: int = 42
+    """Of weights, order of rows and samples; the same seed gives the same model."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     tokens: TokensConfig = field(default_factory=TokensConfig)

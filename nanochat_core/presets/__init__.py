@@ -11,7 +11,6 @@ import json
 import os
 import re
 import tomllib
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from nanochat_core.base.redaction import refuse
 from nanochat_core.base.text import read_text
 from nanochat_core.bounds import ELSEWHERE, check_no_secrets, check_sources
 from nanochat_core.config import RunConfig
+from nanochat_core.settings import described, did_you_mean, options, options_of
 
 FOLDER = Path(__file__).parent
 
@@ -130,7 +130,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise ConfigError(f"--set {override!r}: {section!r} is a value, not a section")
-    target[field_name] = _parse_value(text, _options_of(name), may_be_path=name in MAY_BE_PATHS)
+    target[field_name] = _parse_value(text, options_of(name), may_be_path=name in MAY_BE_PATHS)
 
 
 def portable(override: str) -> str:
@@ -138,18 +138,6 @@ def portable(override: str) -> str:
     name, equals, text = override.partition("=")
     is_whole = not any("\ud800" <= letter <= "\udfff" for letter in text)
     return override if is_whole else f"{name}{equals}{json.dumps(text.strip())}"
-
-
-def _options_of(name: str) -> tuple[Any, ...]:
-    """The types that a setting's value may have; none for a setting that does not exist."""
-    hint: Any = RunConfig
-    for part in name.split("."):
-        hint = typing.get_type_hints(hint).get(part) if dataclasses.is_dataclass(hint) else None
-    return _options(hint)
-
-
-def _options(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
 def _parse_value(given: str, options: tuple[Any, ...], *, may_be_path: bool = False) -> Any:
@@ -210,32 +198,12 @@ def _build(kind: type, values: Mapping[str, Any], *, where: str) -> Any:
     return kind(**{name: _convert(value, hints[name], where=f"{where}{name}") for name, value in values.items()})
 
 
-def setting_names(kind: type = RunConfig, where: str = "") -> list[str]:
-    """Every setting by its full name."""
-    names: list[str] = []
-    for name, hint in typing.get_type_hints(kind).items():
-        names += setting_names(hint, f"{name}.") if dataclasses.is_dataclass(hint) else [f"{where}{name}"]  # type: ignore[arg-type]
-    return names
-
-
-def did_you_mean(asked: str) -> str | None:
-    """The settings whose last part is the same, else those that are spelled alike."""
-    names = setting_names()
-    last = {name: name.rpartition(".")[2] for name in names}
-    wanted = asked.rpartition(".")[2]
-    near = [name for name in names if last[name] == wanted]
-    near = near or difflib.get_close_matches(asked, names, n=1, cutoff=0.7)
-    near = near or [name for name in names if last[name] in difflib.get_close_matches(wanted, last.values(), n=1)]
-    return f"did you mean {' or '.join(near)}?" if near else None
-
-
 def _convert(value: Any, hint: Any, *, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where} = {value!r} is a section, not a value", hint=f"set {where}.<field>=...")
         return _build(typing.cast(type, hint), value, where=f"{where}.")
-    options = _options(hint)
-    for option in options:
+    for option in options(hint):
         if option is type(None):
             if value is None:
                 return None
@@ -248,21 +216,6 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
             return int(value)
         elif isinstance(value, option) and not (option is int and isinstance(value, bool)):
             return value
-    quotes = f'; in a file text stands in quotes: {where.rpartition(".")[2]} = "{value}"' if str in options else ""
-    raise ConfigError(f"{where} = {value!r} does not fit", hint=f"expected {_describe(options)}{quotes}")
-
-
-def _describe(options: tuple[Any, ...]) -> str:
-    parts = []
-    for option in options:
-        if typing.get_origin(option) is Literal:
-            parts.append("one of " + ", ".join(json.dumps(choice) for choice in typing.get_args(option)))
-        else:
-            parts.append(
-                "none"
-                if option is type(None)
-                else {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}.get(
-                    option.__name__, option.__name__
-                )
-            )
-    return " or ".join(parts)
+    quotes = f'; in a file text stands in quotes: {where.rpartition(".")[2]} = "{value}"'
+    hint = f"expected {described(where)}{quotes if str in options(hint) else ''}"
+    raise ConfigError(f"{where} = {value!r} does not fit", hint=hint)

@@ -28,6 +28,18 @@ cd "$(cat "$STATE.folder" 2> /dev/null || pwd)"
 EPILOGUE = 'declare -px | grep -vE " (ARGS|STATE)=" > "$STATE"; pwd > "$STATE.folder"\n'
 
 
+def wait_until_ended(group: int) -> None:
+    """Until no process of the group is left; AssertionError after a minute."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"process group {group} goes on after SIGTERM")
+
+
 class Player:
     """A document's home, folder and shell; `counts` says what became of its blocks."""
 
@@ -56,12 +68,11 @@ class Player:
             self.counts["read only"] += 1
 
     def close(self) -> None:
-        """Stop what stays."""
+        """Stop what stays, the shells and what they started."""
         for process in self._staying:
-            process.send_signal(signal.SIGTERM)
-        for process in self._staying:
-            if process.wait(timeout=60) not in (0, 143, -signal.SIGTERM):
-                self.failures.append(f"{process.args!r} ended with {process.returncode}")
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+            wait_until_ended(process.pid)
 
     def _compare(self, block: Block) -> None:
         if not self._printed:
@@ -86,7 +97,7 @@ class Player:
         with log.open("wb") as out:
             process = subprocess.Popen(
                 ["bash", str(script)], cwd=self.folder, env=self._environment(block),
-                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         if "stays" in block.marks:
             self._staying.append(process)

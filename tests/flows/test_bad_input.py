@@ -95,9 +95,9 @@ def test_a_bad_corpus_is_named(make: Callable[[Path], None], seen: str, tmp_path
 @pytest.mark.parametrize(
     ("setting", "seen"),
     [
-        ("pretrain.depth=0", "not between 1 and 128"),
-        ("pretrain.depth=200", "not between 1 and 128"),
-        ("tokenizer.vocab_size=200", "not between 265 and 65,536"),
+        ("pretrain.depth=0", "a whole number, 1 to 128: The one dial"),
+        ("pretrain.depth=200", "1 to 128"),
+        ("tokenizer.vocab_size=200", "265 to 65,536"),
         ("pretrain.total_batch_tokens=500", "does not divide"),
         ("pretrain.head_dim=33", "not an even number"),
         ("pretrain.n_embd=65", "does not divide into heads"),

@@ -19,7 +19,7 @@ endif
 # what is added to the command of `make speedrun`: ARGS="--set sft.epochs=2"
 ARGS ?=
 
-.PHONY: help up down speedrun setup dev check format test test-fast docs faults soak matrix newest gpu-check bill audit lock clean
+.PHONY: help up down speedrun setup dev check format test test-fast docs references faults soak matrix newest gpu-check bill audit lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -84,6 +84,9 @@ test-fast: $(VENV)/.dev ## The tests that need no server and no training process
 
 docs: $(VENV)/.dev ## Run every block of README and docs, and count what ran; half an hour
 	@NANOCHAT_DOCS_LONG=1 $(BIN)/python -m pytest -s -n 0 tests/docs
+
+references: $(VENV)/.dev ## Write docs/settings.md, commands.md and the tables of reference.md from the code
+	@$(BIN)/python tests/docs/references.py
 
 faults: $(VENV)/.dev ## The long kills, damage and outages, then the kill matrix (OUT=table.md keeps it); under two hours
 	@$(BIN)/python -m pytest -s -m torture; tests=$$?; \

@@ -7,6 +7,20 @@ what servers said, and end in logs and records: secrets in them are taken out he
 
 from nanochat_core.base.redaction import redact
 
+# What every verb ends with; `--debug` changes none of them.
+EXIT_CODES = {
+    0: "done",
+    1: "anything else, such as an answer that cannot be written, a bundle that is refused, what `doctor` found",
+    2: "a wrong setting or command, or a plan that is too dear",
+    3: "data, an artifact or a ref that is missing or damaged",
+    4: "the machine lacks something: a GPU, memory, room on a disk",
+    5: "the nightly gate found a regression",
+    6: "a loss or gradient is no number",
+    7: "the allowed money is spent; the training has saved a checkpoint",
+    130: "stopped by Ctrl-C or SIGTERM; the same command goes on",
+    141: "whoever read the answer (`| head`) has gone",
+}
+
 
 class NanochatError(Exception):
     """Base of the errors meant for people. `exit_code` is what the command line ends with."""

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from nanochat_core import __version__
-from nanochat_core.base.errors import ConfigError, NanochatError
+from nanochat_core.base.errors import EXIT_CODES, ConfigError, NanochatError
 from nanochat_core.base.limits import limit_error
 from nanochat_core.base.stopping import stop_on_signals, was_told
 from nanochat_core.base.text import typed
@@ -69,6 +69,7 @@ app = typer.Typer(
     cls=Verbs,
     help="Train your own chat model as a Prefect DAG.\n\nnanochat run tiny   the whole pipeline on a laptop\n\n"
     "nanochat chat       talk to what it made",
+    epilog="Exit codes. " + "\n\n".join(f"{code}: {text}" for code, text in EXIT_CODES.items()),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -84,3 +84,12 @@ def test_what_drifts_is_seen() -> None:
     assert missing_lines("\n".join(reversed(same.splitlines())), printed, {}), "the order counts"
     assert missing_lines(f"{same}not there\n", printed, {"without": "^not"}) == []
     assert re.search("not there", missing_lines(f"{same}not there\n", printed, {})[0])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_what_a_run_leaves_is_in_the_reference(readme: tuple[Path, list[str]]) -> None:
+    page, home = (ROOT / "docs/reference.md").read_text(encoding="utf-8"), readme[0] / ".nanochat"
+    left = [re.sub(r"-\d+\.\d+\.\d+", "-<version>", path.name) for path in home.iterdir()]
+    assert [name for name in left if f"`{name}/" not in page and f"`{name}`" not in page] == []
+    assert {path.name for path in (home / "store/refs").iterdir()} == {"tiny-base", "tiny-sft", "tiny-chat"}

@@ -18,7 +18,7 @@ import numpy as np
 
 from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.base.text import is_blank, parse_json
-from nanochat_core.data import streams
+from nanochat_core.data import shards, streams
 from nanochat_core.data.files import PACKED, kind_of
 from nanochat_core.data.streams import MAX_VALUE_BYTES, too_long
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import datasets
 
 MAX_OPEN_FILES = 64
-PARQUET_ROWS = 256  # read at a time
 Row = dict[str, Any]
 T = TypeVar("T")
 U = TypeVar("U")
@@ -155,8 +154,11 @@ def _parquet_lines(path: Path) -> Iterator[bytes]:
 
     try:
         file = pq.ParquetFile(streams.for_arrow(path), buffer_size=streams.BLOCK_BYTES, pre_buffer=False)
-        for batch in file.iter_batches(batch_size=PARQUET_ROWS, use_threads=False):
-            yield from (json.dumps(row, default=str).encode() for row in batch.to_pylist())
+        shards.check_ratio(file, path)
+        for group in range(file.num_row_groups):
+            rows = shards.batch_rows(file, group)
+            for batch in file.iter_batches(batch_size=rows, row_groups=[group], use_threads=False):
+                yield from (json.dumps(row, default=str).encode() for row in batch.to_pylist())
     except streams.BROKEN as error:
         raise MissingError(
             f"{path} cannot be read as parquet: {(str(error).splitlines() or [''])[0]}", hint="fetch the file again"

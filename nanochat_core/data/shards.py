@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat_core.base.errors import MissingError
+from nanochat_core.base.foreign import FREE_BYTES, MAX_RATIO
 from nanochat_core.data.streams import BROKEN, for_arrow
 
 ROW_GROUP_DOCS = 1000
@@ -18,6 +19,9 @@ ROW_GROUP_BYTES = 2_000_000  # of documents so long that fewer make a row group:
 SHARD_TEXT_BYTES = 64_000_000
 SCHEMA = pa.schema([("text", pa.string())])
 READ_BYTES = 1 << 20
+BATCH_BYTES, MOST_BATCH_BYTES, MAX_BATCH_ROWS = 4 << 20, 64 << 20, 1000
+PLAIN = {"PLAIN", "RLE", "BIT_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"}
+"""Encodings in which each value takes the room that it has."""
 TEXT_TYPES = (
     pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_binary, pa.types.is_large_binary,
 )  # fmt: skip
@@ -59,6 +63,7 @@ def open_parquet(path: Path | str, *, column: str) -> pq.ParquetFile:
         # no memory map, whose pages would count as memory, and no row group read ahead
         file = pq.ParquetFile(for_arrow(path), buffer_size=READ_BYTES, pre_buffer=False)
         schema = file.schema_arrow
+        check_ratio(file, path)
     except BROKEN as error:
         raise MissingError(
             f"{path} cannot be read as parquet: {(str(error).splitlines() or ['nobody says why'])[0]}",
@@ -72,6 +77,33 @@ def open_parquet(path: Path | str, *, column: str) -> pq.ParquetFile:
             hint=f"--set corpus.text_column={of_text[0]}" if of_text else "none of its columns holds text",
         )
     return file
+
+
+def check_ratio(file: pq.ParquetFile, path: Path | str) -> None:
+    """MissingError for a file that unpacks to far more than its own size."""
+    groups = range(file.num_row_groups)
+    unpacked, packed = sum(file.metadata.row_group(i).total_byte_size for i in groups), Path(path).stat().st_size
+    if unpacked > FREE_BYTES + MAX_RATIO * packed:
+        raise MissingError(
+            f"{path} unpacks to {unpacked:,} bytes, {unpacked // max(1, packed):,} times its own size",
+            hint=f"at most {MAX_RATIO} times: if that is what it holds, write it anew without compression",
+        )
+
+
+def batch_rows(file: pq.ParquetFile, group: int, *, column: str | None = None) -> int:
+    """So many rows of `column` (None: of all) that a batch of them has a few MiB, and where they lie, some more.
+
+    A value in a dictionary, or one that goes on from the last, takes no room in the file but the first time. It is no
+    longer than all that is stored.
+    """
+    about = file.metadata.row_group(group)
+    parts = [about.column(i) for i in range(about.num_columns)]
+    parts = [part for part in parts if column in (None, part.path_in_schema)]
+    size = max(1, sum(part.total_uncompressed_size for part in parts))
+    rows = BATCH_BYTES * about.num_rows // size
+    if not all(PLAIN.issuperset(part.encodings) for part in parts):
+        rows = min(rows, MOST_BATCH_BYTES // size)
+    return max(1, min(MAX_BATCH_ROWS, rows))
 
 
 def read_row_group(path: Path | str, row_group: int, *, column: str = "text") -> list[str]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from nanochat_core.base import text
 from nanochat_core.base.errors import ConfigError, MissingError
@@ -23,7 +22,6 @@ from nanochat_core.data.files import KINDS, kind_of
 PART_CHARS = 1 << 20  # of a text file that is not the only one: longer ones are cut
 ONLY_FILE_PARTS, LEAST_PART_CHARS, MOST_PART_CHARS = 1000, 2_000, 1 << 16  # of one that is
 CUTS = ("\n\n", "\n", " ")
-BATCH_BYTES, MAX_BATCH_ROWS = 4 << 20, 1000
 
 
 @dataclass
@@ -126,7 +124,7 @@ def _parquet(path: Path, column: str) -> Iterator[str | None]:
     file = shards.open_parquet(path, column=column)
     try:
         for group in range(file.num_row_groups):
-            rows = _batch_rows(file, group, column)
+            rows = shards.batch_rows(file, group, column=column)
             for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=[column], use_threads=False):
                 yield from _as_text(batch.column(0))
     except streams.BROKEN as error:
@@ -134,15 +132,6 @@ def _parquet(path: Path, column: str) -> Iterator[str | None]:
             f"{path}: column {column!r} cannot be read as text: {(str(error).splitlines() or [''])[0]}",
             hint="text is needed; is the file whole, and corpus.text_column the right one?",
         ) from error
-
-
-def _batch_rows(file: pq.ParquetFile, group: int, column: str) -> int:
-    """So many rows that a batch of them has a few MiB."""
-    about = file.metadata.row_group(group)
-    sizes = [about.column(i).total_uncompressed_size for i in range(about.num_columns)
-             if about.column(i).path_in_schema == column]  # fmt: skip
-    row_bytes = sum(sizes) // max(1, about.num_rows)
-    return max(1, min(MAX_BATCH_ROWS, BATCH_BYTES // max(1, row_bytes)))
 
 
 def _as_text(values: pa.Array) -> list[str | None]:

@@ -63,6 +63,9 @@ async def _parsed(raw: bytes, request: Request) -> Any:
 
 def check_headers(headers: Headers) -> None:
     """ApiError where the body is said to be something else than plain JSON."""
+    for name in ("Content-Type", "Content-Encoding"):
+        if len(headers.getlist(name)) > 1:
+            raise ApiError(400, f"the request has several headers {name}: send one")
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         said = "no Content-Type" if not kind else "another Content-Type"

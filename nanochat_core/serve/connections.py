@@ -101,7 +101,7 @@ class Connection(H11Protocol):
 
 
 class _Reader(h11.Connection):
-    """Refuses a body in crumbs: each costs the event loop as much as a good piece."""
+    """Refuses a body in crumbs, each of which costs the event loop as much as a good piece, and one of two lengths."""
 
     num_pieces = num_bytes = 0
 
@@ -109,6 +109,9 @@ class _Reader(h11.Connection):
         event = super().next_event()
         if isinstance(event, h11.Request):
             self.num_pieces = self.num_bytes = 0
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+                # a proxy before us may believe the other one, and see another request in the rest (RFC 9112, 6.3)
+                raise h11.RemoteProtocolError("a body of two lengths")
         elif isinstance(event, h11.Data):
             self.num_pieces += 1
             self.num_bytes += len(event.data)

@@ -28,6 +28,7 @@ def server_config(pool: "ModelPool", *, token: str | None, host: str = "127.0.0.
     app: Callable[..., Any] = create_app(pool, token=token)
     return uvicorn.Config(
         app, host=host, port=port, log_config=None, access_log=False, server_header=False,
+        proxy_headers=False,  # X-Forwarded-For would give whoever writes it any address, and with it another's turn
         # our own reader of HTTP, whether or not httptools is installed; nothing here speaks WebSocket
         http=door.protocol(), ws="none", lifespan="on", backlog=min(BACKLOG, door.most),
         timeout_keep_alive=int(limits.keep_alive_s), timeout_graceful_shutdown=int(limits.shutdown_s) + 1,

@@ -7,6 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from nanochat_core.serve import completions
+from nanochat_core.serve.guards import client_of
+
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HI = [{"role": "user", "content": "hi"}]
 TOKEN = "correct-horse"
@@ -112,3 +115,27 @@ def test_a_preflight_of_another_origin_gets_no_leave(served):
     answer = served.http.options(CHAT, headers=headers)
     assert answer.status_code == 405
     assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "Content-Type: application/json\r\nContent-Type: text/plain\r\n",
+        "Content-Type: text/plain\r\nContent-Type: application/json\r\n",
+        "Content-Type: application/json\r\nContent-Encoding: identity\r\nContent-Encoding: gzip\r\n",
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n",
+        "Content-Type: application/json\r\nContent-Length: 3\r\n",
+    ],
+)
+def test_a_body_that_is_said_to_be_two_things_is_refused(served, headers):
+    body = b'{"prompt": "a", "max_tokens": 0}'
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
+    assert say(served, f"{head}{headers}\r\n".encode() + body)[0] == 400
+
+
+def test_nobody_writes_themselves_another_address(served, monkeypatch):
+    seen = []
+    monkeypatch.setattr(completions, "client_of", lambda request: seen.append(client_of(request)) or seen[-1])
+    headers = {"X-Forwarded-For": "9.9.9.9", "Forwarded": "for=9.9.9.9", "X-Real-IP": "9.9.9.9"}
+    assert served.http.post(COMPLETIONS, json={"prompt": "a", "max_tokens": 0}, headers=headers).status_code == 200
+    assert [address for address, _ in seen] == ["127.0.0.1"]

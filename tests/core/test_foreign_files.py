@@ -26,7 +26,7 @@ from nanochat_core.base.foreign import MAX_MODEL
 from nanochat_core.config import GPTConfig
 from nanochat_core.data.conversations import conversation_of_row
 from nanochat_core.data.rows import FileRows
-from nanochat_core.data.texts import read_texts
+from nanochat_core.data.texts import _parquet, read_texts
 from nanochat_core.evals.core.bundle_source import open_bundle
 from nanochat_core.export.peer_tokenizer import load_peer_tokenizer
 from nanochat_core.export.tokenizer_json import tokenizer_from_json, tokenizers_json
@@ -242,3 +242,30 @@ def test_a_state_that_is_none_is_named(sound: list[tuple[str, Path]]) -> None:
         with pytest.raises(CorruptError, match=r"state\.json"):
             checkpoint.load(path.parent, tensors())
     path.write_bytes(content)
+
+
+@pytest.mark.parametrize("read", [all_texts, all_talks])
+def test_a_table_that_unpacks_to_thousands_of_times_its_size_is_refused(
+    read: Callable[[Path], int], tmp_path: Path
+) -> None:
+    zeros = pa.table({"text": pa.array(["\0" * (1 << 20)] * 20)})
+    pq.write_table(zeros, path := tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(MissingError, match="times its own size"):
+        read(path)
+
+
+@pytest.mark.parametrize("is_prefix", [False, True], ids=["one value", "prefixes"])
+def test_values_that_are_stored_once_take_memory_for_few_rows(is_prefix: bool, tmp_path: Path) -> None:
+    """A thousand rows of a mebibyte each are a GiB, and the file says two thousandths of that."""
+    texts = [str(number) * (1 << 20) for number in (1, 1, 1)] if is_prefix else ["1" * (1 << 20)]
+    if is_prefix:
+        table, how = pa.table({"text": texts * 300}), {"column_encoding": {"text": "DELTA_BYTE_ARRAY"}}
+    else:
+        values = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(texts))
+        table, how = pa.table({"text": values}), {"store_schema": False}
+    pq.write_table(table, path := tmp_path / "a.parquet", use_dictionary=not is_prefix, **how)
+    del table
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in zip(_parquet(path, "text"), range(700), strict=False):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 300 << 20

@@ -3,6 +3,7 @@
 Put together here, so that no scanner of repositories takes this file for a leak.
 """
 
+import json
 import re
 
 LETTERS = "Zq7Xw3Kd9Lm2Vb8Rt5Hy1Nc4Pf6Gj0SxTa"
@@ -65,6 +66,39 @@ PLANTED = {
     "variable password": f"DB_PASSWORD={LOW}",
     "variable key": f"DEPLOY_KEY={LOW}",
     "setting": f"db_password: {MARK}",
+    "a password of a socket": f"postgresql+asyncpg://u:{MARK}@/db?host=/run/x",
+    "a fragment": f"https://h.example/file/abc#{MARK}",
+    "a token in a path": f"https://h.example/token/{MARK}/x",
+    "a session in a path": f"https://h.example/x;jsessionid={MARK}",
+    "an option": f"fetch --hf-token={MARK} x",
+    "an option and a blank": f"fetch --password {MARK} x",
+    "user and password": f"curl -u alice:{MARK} https://h.example",
+    "a login by sshpass": f"sshpass -p {MARK} ssh h",
+    "netrc": f"machine h login u password {MARK}",
+    "a password by words": f"the password is {MARK}",
+    "a token that was wrong": f"invalid token: {MARK}",
+    "words that open": "passphrase: "
+    + f"{LOW[:7].replace('7', 'q')} correct horse battery staple".replace("zqq", "zq"),
+    "a tag": f"<db:password>{MARK}</db:password>",
+    "a pair": f"('password', '{MARK}')",
+    "a pair of bytes": f"(b'x-api-key', b'{MARK}')",
+    "a key and its value": f'<add key="DbPassword" value="{MARK}"/>',
+    "a variable of a pod": f"- name: DB_PASSWORD   value: {MARK}",
+    "a variable of a pod in JSON": json.dumps({"name": "DB_PASSWORD", "value": MARK})
+    .replace('"', "`")
+    .replace("`", "'"),
+    "an escaped sign": f"a%26password%3D{MARK}",
+    "a protocol's name": f"Sec-WebSocket-Protocol: bearer.{MARK}",
+    "a client's key": f"client-key-data: {MARK}{MARK}",
+    "a hash of a password": f"root:$6$abcdefgh${MARK}{MARK}:19000:0",
+    "PuTTY": f"Private-Lines: 14 {MARK}{MARK}",
+    **{
+        f"a token {prefix}": f"{prefix}{MARK}{MARK}"
+        for prefix in ("whsec_", "sq0atp-", "pplx-", "tgp_v1_", "fw_", "rpa_", "FlyV1 fm2_", "ak-", "v2.local.", "api_")
+    },
+    "a bot of Discord": f"MTAxMjM0NTY3ODkwMTIzNDU2.GaBcDe.{MARK}abcdefg",
+    "Airtable": f"pat{MARK[:14]}.{MARK}{MARK}",
+    "Terraform": f"abcdefghijklmn.atlasv1.{MARK}{MARK}",
 }
 DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 ORDINARY = [
@@ -88,6 +122,12 @@ ORDINARY = [
     "a1b2c3d4-e5f6-7890-abcd-ef1234567890",
     "diff --git a/x.py b/x.py\nindex 2ab8f04..9f86d08 100644\n--- a/x.py\n+++ b/x.py\n"
     "@@ -1 +1 @@\n-key = 1\n+key = 2\n",
+    "docker run --user 1000:1000 -u root:root x", "https://h.example/guide.html#how-to-give-a-password-in-3-steps",
+    "https://h.example/x.py#L10-L20", "make setup --token TOKEN --password '***'", "--token-file token.txt",
+    "<password>", "<key>name</key>", "('password', 'required')", 'getenv("MY_TOKEN", "default")', 
+    "{'name': 'tokens', 'value': 12}", "echo $1$2",
+    "the token is sent with every request", "password is required", "passphrase: str", "a secret of 128 random bits",
+    "v1.local.example", "ask-me-2-times", "pattern.match(patterns)", "api_version", "a token is 4 characters",
     'SERVER_AUTH = "PREFECT_SERVER_API_AUTH_STRING"',
     'CACHE_KEY = "gc/intent.json"', "webhook: str", "the password must be given", '"secret": "required"', "auth: none",
 ]  # fmt: skip

@@ -36,20 +36,23 @@ STRONG = (
     "passwords?|passwd|passphrase|passcode|pwd|secrets?|credentials?|api[_-]?keys?|webhook(?:[_-]?url)?|"
     "(?:secret[_-]?)?access[_-]?keys?(?:[_-]?id)?|(?:account|private|signing|encryption|storage|subscription|master)[_-]?key|"
     "(?:access|auth|refresh|id|session|security|bearer|api|bot|deploy|client)[_-]?token|auth[_-]?(?:string|key)|"
-    "connection[_-]?string"
+    "connection[_-]?string|client[_-]?key[_-]?data"
 )
 # ... and those that do only as whole words and where the value looks the part: key=lambda, token: str
-WEAK = "key|token|auth|sig|signature|sas|jwt|bearer|session|cookie|pat"
+WEAK = "key|token|auth|sig|signature|sas|jwt|bearer|session|cookie|pat|pw|pass|otp"
 VARIABLE = "token|secret|password|passwd|passphrase|pwd|pass|key|credentials?|auth|auth_string|dsn|webhook|sas|pat"
 SECRET_VARIABLE = re.compile(rf"(?:\w*_)?(?:{VARIABLE})|\w*connection_(?:url|string)", re.IGNORECASE)
 IS_STRONG, IS_WEAK = re.compile(rf".*(?:{STRONG})"), re.compile(rf"(?:.*[^a-z0-9])?(?:{WEAK})")
 QUERY_NAME = (
     rf"(?:[\w.%\[\]-]{{0,64}}?(?:{_any_case(STRONG)})|(?:[\w.%\[\]-]{{0,64}}[^A-Za-z0-9=&;\s]|[\w.-]{{0,64}}(?=[KTSAC][a-z]))?"
-    rf"(?:{_any_case(WEAK)}|{_any_case('pass|pw|hmac|accessid|key-pair-id|sid|sessionid')}))"
+    rf"(?:{_any_case(WEAK)}|{_any_case('hmac|accessid|key-pair-id|sid|j?sessionid')}))"
     r"(?:(?![a-z])[\w.%\[\]-]{0,32})?"
 )
 USER = r"[^\s:/?#@\"'<>`]{0,200}:(?!\d{1,5}[/?#\s])"  # and no port
 NO_VALUE = r"(?!\*\*\*|[{<$%]|\.\.\.)"  # what was taken out already, and what stands for a value in a template
+# letters and digits; small ones, capitals and digits
+MIXED = r"(?=[^\s\"'<>`]{0,200}\d)(?=[^\s\"'<>`]{0,200}[A-Za-z])"
+RANDOM = r"(?=\w{0,60}[a-z])(?=\w{0,60}[A-Z])(?=\w{0,60}\d)"
 SEGMENT = rf"(?P<secret>{NO_VALUE}[^\s\"'<>\\`|?#]{{8,400}})"
 
 
@@ -63,7 +66,7 @@ SIGNED = (
         "an address with a password",
         re.compile(
             rf"://(?P<secret>{NO_VALUE}(?!(?:git|hg|svn|anonymous)@)(?:{USER}[^\s?&\"'<>`]{{1,200}}|{USER}[^\s@\"'<>`]{{1,200}}|"
-            r"[^\s:/?#\"'<>\\`|]{1,400}))@(?=[\w.\[{<-])"
+            r"[^\s:/?#\"'<>\\`|]{1,400}))@(?=[\w.\[{</-])"
         ),
     ),
     Shape(
@@ -84,6 +87,13 @@ SIGNED = (
     _url("a webhook", r"hooks\.zapier\.com/hooks/catch/"),
     _url("a webhook", r"maker\.ifttt\.com/trigger/[\w-]{1,80}/(?:json/)?with/key/"),
     _url("a webhook", r"://[^\s/\"'<>]{1,200}/(?:[\w-]{1,40}/){0,4}(?:web)?hooks?/(?=[A-Za-z_-]{0,80}\d)(?=[\w-]{16})"),
+    Shape(
+        "an address with a token or a signature",
+        re.compile(
+            r"://[^\s\"'<>#]{1,300}(?:/(?:token|key|secret|auth|api[_-]?key)s?/|#)"
+            rf"(?P<secret>{RANDOM}[A-Za-z0-9_]{{20,400}})(?![\w-])"
+        ),
+    ),
     _url("a bot's token", r"api\.telegram\.org/bot"),
     Shape("a bot's token", re.compile(r"(?<![\w-])(?P<secret>\d{8,10}:[A-Za-z0-9_-]{35})(?![\w-])")),
 )
@@ -93,14 +103,17 @@ PREFIXED = {
         r"GOCSPX-[\w-]{20,}", r"do[opr]_v1_[0-9a-f]{32,}", r"dapi[0-9a-f]{32}", r"GOOG1?[A-Z0-9]{20,}",
     ],
     "hub_token": [
-        r"hf_[A-Za-z0-9]{14,}", r"api_org_[A-Za-z0-9]{16,}", r"r8_[A-Za-z0-9]{30,}", r"dckr_[po]at_[\w-]{16,}",
+        r"hf_[A-Za-z0-9]{14,}", r"api_(?:org_[A-Za-z0-9]{16,}|[A-Za-z0-9]{34,40})",
+        r"r8_[A-Za-z0-9]{30,}", r"dckr_[po]at_[\w-]{16,}",
     ],
     "git_token": [
         r"gh[pousr]_[A-Za-z0-9]{12,}", r"github_pat_\w{16,}",
         r"gl(?:pat|ptt|dt|rt|cbt|ft|imt|agent|soat|oas|ffct)-[\w.-]{12,}", r"ATBB[A-Za-z0-9]{24,}",
-        r"ATATT3[\w=-]{20,}",
+        r"ATATT3[\w=-]{20,}", r"[A-Za-z0-9]{14}\.atlasv1\.[\w-]{40,}",
     ],
-    "chat_token": [r"xox[abceoprs](?:\.xox[bp])?-[\w-]{8,}", r"xapp-[\w-]{8,}"],
+    "chat_token": [
+        r"xox[abceoprs](?:\.xox[bp])?-[\w-]{8,}", r"xapp-[\w-]{8,}", r"[MNO][\w-]{23,27}\.[\w-]{6}\.[\w-]{27,45}",
+    ],
     "API_key": [
         r"sk-(?:proj|ant|or|svcacct|admin|lf)-[\w-]{8,}", r"sk-(?=[A-Za-z_-]{0,60}\d)[\w-]{16,}",
         r"sk-[A-Za-z0-9]{32,}", r"key-[0-9a-f]{32}", r"[rsp]k_(?:live|test)_[A-Za-z0-9]{10,}", r"gsk_[A-Za-z0-9]{20,}",
@@ -108,13 +121,18 @@ PREFIXED = {
         r"wandb_v\d_\w{16,}", r"local-[0-9a-f]{40}", r"SG\.[\w-]{16,}\.[\w-]{16,}", r"SK[0-9a-f]{32}",
         r"hv[sbr]\.[\w-]{20,}", r"AGE-SECRET-KEY-1[A-Z0-9]{20,}", r"lin_api_\w{20,}", r"gl(?:sa|c)_[\w+/=]{20,}",
         r"dp\.[a-z]{2,6}\.[A-Za-z0-9]{20,}", r"pul-[0-9a-f]{40}", r"sntry[su]_[\w+/=]{20,}", r"lsv2_(?:pt|sk)_\w{20,}",
-        r"tskey-[\w-]{12,}", r"ntn_[A-Za-z0-9]{20,}", r"secret_[A-Za-z0-9]{32,}",
+        r"tskey-[\w-]{12,}", r"ntn_[A-Za-z0-9]{20,}", r"secret_(?:[a-z]{2,20}_)?[A-Za-z0-9]{32,}",
+        r"whsec_[\w+/=-]{20,}", r"shp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}", r"sq0[a-z]{3}-[\w-]{20,}", r"NRAK-[A-Z0-9]{20,}",
+        r"pplx-[A-Za-z0-9]{20,}", r"tgp_v1_[\w-]{20,}", r"fw_(?=[A-Za-z]{0,24}\d)[A-Za-z0-9]{20,}",
+        r"rpa_[A-Za-z0-9]{20,}", r"sbp_[0-9a-f]{40}", r"fm[12]_[\w+/=-]{20,}", r"pat[A-Za-z0-9]{14}\.[A-Za-z0-9]{32,}",
+        r"sk_[0-9a-f]{40,}", r"a[ks]-(?=[A-Za-z]{0,24}\d)[A-Za-z0-9]{20,}", r"[0-9a-f]{32}-us\d{1,2}",
+        r"AC[0-9a-f]{32}:[0-9a-f]{32}",
     ],
     "Prefect_key": [r"pn[ub]_[A-Za-z0-9]{8,}"],
     "package_index_token": [
         r"npm_[A-Za-z0-9]{20,}", r"pypi-(?=[a-z_-]{0,60}[A-Z0-9])[\w-]{16,}", r"rubygems_[0-9a-f]{32,}",
     ],
-    "signed_token": [r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*){0,3}"],
+    "signed_token": [r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*){0,3}", r"v[1-4]\.(?:local|public)\.[\w-]{20,}"],
 }  # fmt: skip
 PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----(?!(?:\s|\\n|\\r|[ +-])*\*\*\*)"
@@ -129,7 +147,7 @@ GIVEN = (
     rf"{NO_VALUE}(?:(?:{SCHEME})[ \t]{{1,3}}{NO_VALUE}|"
     rf"(?=[^\s\"'`\\(]{{0,200}}[\d=])[^\s\"'`\\(]{{8}})[^\n\r\"'`\\]{{2,4000}}"
 )
-CLOSE, SIGN = r"\\{0,3}[\"']?\]?", r"[ \t]{0,3}(?:=>|:=|==?|:)[ \t]{0,3}"
+CLOSE, SIGN = r"\\{0,3}[\"']?\]?", r"[ \t]{0,3}(?:=>|:=|==?|:|%3[dD])[ \t]{0,3}"
 NAMED = re.compile(
     rf"(?<![\w.-])(?P<name>[A-Za-z_][\w.-]{{0,80}}){CLOSE}(?P<sign>{SIGN})"
     rf"(?=\\{{0,3}}[\"'`](?P<quoted>{NO_VALUE}[^\"'`\n\\]{{3,2000}})|"
@@ -190,8 +208,34 @@ def _is_random(value: str) -> bool:
     return len(value) >= 20 and kinds == 3 and not DIGEST.fullmatch(value) and not re.search(r"[./:\s]|--", value)
 
 
+# Names whose value comes after something else than a sign: an option, a tag, a comma, a word
+TELLING = rf"(?:[\w.-]{{0,40}}?(?:{_any_case(STRONG)})|[A-Z0-9_]{{1,40}}_(?:{VARIABLE.upper()}))"
+QUOTE = r"\\{0,3}[\"']"
+BESIDE = tuple(
+    Shape("a secret with its name", re.compile(pattern))
+    for pattern in (
+        rf"(?<![\w-])--?(?:{TELLING}|(?:[\w-]{{0,40}}-)?(?:token|pass))(?:=|[ \t]{{1,3}})(?:{QUOTE})?"
+        rf"(?P<secret>{NO_VALUE}{MIXED}[^\s\"'<>`\\]{{8,400}})",
+        rf"(?<![\w-])(?:-u|--user|--proxy-user)[ =]{{1,3}}(?:{QUOTE})?[^\s:\"']{{1,100}}:"
+        rf"(?P<secret>{NO_VALUE}{MIXED}[^\s\"'<>`\\]{{6,400}})",
+        rf"%(?:26|3[fFbB])(?:{TELLING}|[\w-]{{0,40}}(?:{_any_case('token|sig|signature|key')}))%3[dD]"
+        rf"(?P<secret>{NO_VALUE}[^\s&%\"'<>\\]{{3,400}})",
+        rf"\bsshpass[ \t]{{1,3}}-p[ \t]{{0,3}}(?:{QUOTE})?(?P<secret>{NO_VALUE}[^\s\"']{{3,400}})",
+        rf"<(?:\w{{1,40}}:)?{TELLING}(?:\s[^<>]{{0,200}})?>(?P<secret>{NO_VALUE}[^<>\s]{{3,400}})</",
+        rf"{QUOTE}{TELLING}{QUOTE}\s{{0,3}},\s{{0,3}}b?{QUOTE}(?P<secret>{NO_VALUE}{MIXED}[^\s\"'\\,]{{8,400}}){QUOTE}",
+        rf"\b(?:name|key|Name|Key)(?:{QUOTE})?\s{{0,3}}[:=]\s{{0,3}}(?:{QUOTE})?{TELLING}(?:{QUOTE})?[,;]?\s{{1,40}}"
+        rf"(?:{QUOTE})?[vV]alue(?:{QUOTE})?\s{{0,3}}[:=]\s{{0,3}}(?:{QUOTE})?"
+        rf"(?P<secret>{NO_VALUE}[^\s\"'\\,<>]{{3,400}})",
+        rf"\b(?:{_any_case('password|passwd|passphrase|secret|token|api key')})(?: is)?:?[ \t]{{1,3}}(?:{QUOTE})?"
+        rf"(?P<secret>{NO_VALUE}{RANDOM}[\w+/=-]{{16,400}})",
+        rf"(?:{_any_case('pass ?phrase|mnemonic|seed phrase')})(?:{QUOTE})?[ \t]{{0,3}}[:=][ \t]{{0,3}}"
+        r"(?P<secret>[a-z]{2,12}(?:[ -][a-z]{2,12}){3,23}(?:[ -]\d{1,6})?)(?=[\"'\n]|$)",
+        r"\$(?:apr1|[156y]|2[abxy]|argon2[id]{1,2})\$(?:[\w.,=/+-]{1,40}\$){0,3}(?P<secret>[./A-Za-z0-9+]{20,200})",
+    )
+)
 SHAPES = (
     Shape("a private key", PRIVATE_KEY),
+    Shape("a private key", re.compile(r"Private-Lines: \d{1,4}(?P<secret>\s[A-Za-z0-9+/=\s]{24,20000})")),
     *SIGNED,
     Shape(
         "a token",
@@ -211,8 +255,9 @@ SHAPES = (
     ),
     Shape(
         "a header with a key",
-        re.compile(rf"\b(?:[bB]earer|[bB]asic|BEARER)\s{{1,3}}(?P<secret>{NO_VALUE}(?=[A-Za-z._~+/-]{{0,200}}[\d=])[\w.~+/=-]{{8,4000}})"),
+        re.compile(rf"\b(?:[bB]earer|[bB]asic|BEARER)(?:\s{{1,3}}|\.)(?P<secret>{NO_VALUE}(?=[A-Za-z._~+/-]{{0,200}}[\d=])[\w.~+/=-]{{8,4000}})"),
     ),
+    *BESIDE,
     Shape("a secret with its name", NAMED, is_named),
 )  # fmt: skip
 # What the API refuses in a form's text, in words that JSON schema has: the shapes that a pattern alone can tell

@@ -121,6 +121,9 @@ def test_a_record_that_nothing_is_taken_out_of_is_left_as_it_is() -> None:
         "a", "://", "://a:", "://a:b@", "?token=", "&key=a", "password", "password=", 'key="',
         "%3A%2F%2Fa%3A", "eyJa", "hf_", "sk-", "A_", "x-api-key: ", "Bearer ", "://a/hooks/", "0",
         "-----BEGIN PRIVATE KEY-----", "AKIA0000000000000000 ",
+        "--", "--a-", "--token ", "-u a:", "<a", "<password ", "'a", "'password',", "name: A_TOKEN ", "token ",
+        "passphrase: ", "passphrase: a b ", "a ", "$6$", "$1", "://a/token/", "://#", "%26a", "%26token%3D",
+        "Private-Lines: 1\n", "pat", "0a", "Mab1", "v1.",
     ],
 )  # fmt: skip
 def test_the_time_is_linear_in_the_text(unit: str) -> None:

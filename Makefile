@@ -45,7 +45,7 @@ down: ## Stop it, after running trainings have saved a checkpoint; data stays
 
 setup: $(VENV)/.runtime ## Install what a run needs into .venv, versions locked (HASHES=1: all but torch as PyPI has it, or not at all)
 
-dev: $(VENV)/.dev ## Install what tests and checks need as well
+dev: $(VENV)/.dev ## Install what tests and checks need as well; another five to ten minutes
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and $$(python3 --version 2>&1) is what python3 is here;" \
@@ -54,7 +54,7 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
-	@echo "installing the locked packages into $(VENV) (once; two to three minutes)"
+	@echo "installing the locked packages into $(VENV) (once; two to three minutes, five where pip takes torch with CUDA, which is 5 GB)"
 	@$(if $(HASHES),$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.hashes)
 	@$(BIN)/python -m pip install --quiet -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .

@@ -170,7 +170,7 @@ def history(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    shown = table("night", "commit", "verdict", "bits per byte", "effect", wraps=("bits per byte",))
+    shown = table("night", "commit", "verdict", "bits per byte", "effect", wraps=("bits per byte",), spare=("commit",))
     for night in found:
         values = " ".join(f"{run['metrics']['bits_per_byte']:.5f}" for run in night["runs"])
         effect = (night["verdict"] or {}).get("effect_sd")

@@ -1,4 +1,6 @@
-"""Print the manifests of a training on several nodes: python infra/kubernetes/render.py --nodes 2 | kubectl apply -f -
+"""Print the manifests of a training on several nodes, for `kubectl apply -f -`:
+
+    python infra/kubernetes/render.py --nodes 2 --image registry.example/nanochat:cuda --store s3://bucket/prefix
 
 The pods share nothing but the store; the Secret holds its keys (AWS_ACCESS_KEY_ID, ...).
 """

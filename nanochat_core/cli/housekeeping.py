@@ -112,7 +112,7 @@ def _show_refs(refs: "Sequence[Ref]", pins: "Sequence[Pin]") -> None:
     from nanochat_core.cli.output import Page, table
 
     pinned = {pin.target for pin in pins}
-    shown = table("ref", "step", "fingerprint", "set", "")
+    shown = table("ref", "step", "fingerprint", "set", "", spare=("fingerprint", "set"))
     for ref in refs:
         target = f"{ref.name}@{ref.version}"
         note = "pinned" if target in pinned else "expires with its run" if ref.expires else ""

@@ -197,6 +197,9 @@ class Page(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         """As rich prints; a table that is wider than the terminal goes on in its next line."""
         before = self.width
+        for made in objects:
+            if isinstance(made, Listing):
+                made.fit(lambda made: self._needed(made) <= before)
         self.width = max([before, *(self._needed(made) for made in objects if isinstance(made, Table))])
         try:
             super().print(*objects, **options)
@@ -235,13 +238,42 @@ def said(value: object) -> str:
     return escape(one_line(str(value)))
 
 
-def table(*headers: str, wraps: tuple[str, ...] = (), right: tuple[str, ...] = (), **options: Any) -> Table:
-    """A plain table. Columns that `wraps` names hold words and may take several lines; the others stay in one piece."""
+class Listing(Table):
+    """A table that leaves out columns where the terminal is narrow, and says which."""
+
+    spare: tuple[str, ...] = ()
+    """Headers of the columns that can be missed, the least needed first."""
+
+    def fit(self, is_narrow_enough: Callable[[Table], bool]) -> None:
+        """Take columns away until it fits, or until none can be missed."""
+        left_out = []
+        for name in self.spare:
+            if is_narrow_enough(self):
+                break
+            self.columns = [column for column in self.columns if column.header != name]
+            left_out.append(name)
+        for number, column in enumerate(self.columns):
+            column._index = number
+        self.caption_justify = "left"
+        self.caption = f"without {', '.join(left_out)}, which --json has" if left_out else None
+
+
+def table(
+    *headers: str,
+    wraps: tuple[str, ...] = (),
+    right: tuple[str, ...] = (),
+    spare: tuple[str, ...] = (),
+    **options: Any,
+) -> Listing:
+    """A plain table. Columns that `wraps` names hold words and may take several lines; the others stay in one piece.
+    Those that `spare` names are left out, in its order, where a terminal is too narrow for all."""
     columns = (
         Column(name, no_wrap=name not in wraps, overflow="fold", justify="right" if name in right else "left")
         for name in headers
     )
-    return Table(*columns, box=None, padding=(0, 2, 0, 0), header_style="dim", **options)
+    made = Listing(*columns, box=None, padding=(0, 2, 0, 0), header_style="dim", **options)
+    made.spare = spare
+    return made
 
 
 def grid() -> Table:

@@ -5,11 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.units import count, dollars, duration
-from nanochat_core.cli.output import Page, answer
+from nanochat_core.cli.output import Listing, Page, answer
 from nanochat_core.plan import estimate
 from nanochat_core.sweep.cells import LeftOut, Sweep, plan_miniseries
 from nanochat_core.sweep.price import CellPrice, price_sweep
@@ -57,7 +56,10 @@ def comparison_json(sweep: Sweep, prices: Sequence[CellPrice]) -> dict[str, Any]
 def show_comparison(console: Console, sweep: Sweep, prices: Sequence[CellPrice]) -> None:
     """A row per cell, their sum, and what was left out."""
     guess, has_price = estimate(sweep.cells[0].plan), any(price.usd for price in prices)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", show_footer=len(prices) > 1, footer_style="bold")
+    table = Listing(
+        box=None, padding=(0, 2, 0, 0), header_style="dim", show_footer=len(prices) > 1, footer_style="bold"
+    )
+    table.spare = ("tok/param", "scaling", "batch")
     total = sum(price.hours for price in prices) * 3600
     columns = [
         ("cell", ""), ("params", ""), ("scaling", ""), ("tokens", ""), ("tok/param", ""), ("batch", ""),

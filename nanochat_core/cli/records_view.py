@@ -17,6 +17,7 @@ from nanochat_core.record.verify import Verdict
 
 NONE = "–"
 PROBLEMS_SHOWN = 20
+RUNS_SPARE = ("started", "until", "seed", "steps")  # the id has the time
 
 
 def _minute(moment: str) -> str:
@@ -101,7 +102,9 @@ def show_verdict(verdict: Verdict) -> None:
 
 def show_leaderboard(rows: list[Row]) -> None:
     """Those with a time to GPT-2, a line, those without."""
-    table = _table("#", "time", "bpb", "CORE", "what", "date", "commit", "by", wraps=("what", "by"))
+    table = _table(
+        "#", "time", "bpb", "CORE", "what", "date", "commit", "by", wraps=("what", "by"), spare=("commit", "date")
+    )
     rank = 0
     for row in rows:
         if row.lacks:
@@ -134,7 +137,7 @@ def show_runs(runs: list[RunSummary]) -> None:
     if not runs:
         console.print("no runs yet: `nanochat run tiny` makes one")
         return
-    table = _table("run", "started", "depth", "seed", "took", "steps", "until", "bpb", "CORE")
+    table = _table("run", "started", "depth", "seed", "took", "steps", "until", "bpb", "CORE", spare=RUNS_SPARE)
     for run in runs:
         table.add_row(
             said(run.run_id),

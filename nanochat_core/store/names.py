@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from nanochat_core.base.errors import CorruptError
+from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.store.filesystem import Files
 from nanochat_core.store.manifest import Artifact, check_key, open_sealed_json, seal_json
 
@@ -71,10 +71,12 @@ class Names:
         return ref
 
     def find(self, name: str, version: str | None) -> Ref | None:
-        """The ref; the newest version when none is given."""
-        if version is not None:
-            return self._read_ref(ref_key(name, version))
-        keys = self._files.keys(f"refs/{check_key(name, what='ref')}")
+        """The ref of this version, or of the only one that begins so; the newest version when none is given."""
+        if version is not None and (whole := self._read_ref(ref_key(name, version))):
+            return whole
+        keys = [key for key in self._files.keys(f"refs/{check_key(name, what='ref')}") if _begins(key, version)]
+        if version is not None and len(keys) > 1:
+            raise MissingError(f"{name}@{version} is the beginning of {len(keys)} refs", hint="nanochat refs list")
         return max(filter(None, map(self._read_ref, keys)), key=lambda ref: ref.set_at, default=None)
 
     def refs(self, *, strict: bool = False) -> list[Ref]:
@@ -138,6 +140,10 @@ class Names:
     def _read(self, key: str) -> dict[str, Any] | None:
         content = self._files.read(key)
         return None if content is None else open_sealed_json(content, where=key)
+
+
+def _begins(key: str, version: str | None) -> bool:
+    return key.rpartition("/")[2].removesuffix(".json").startswith(version or "")
 
 
 def _now() -> str:

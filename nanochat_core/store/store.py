@@ -302,10 +302,13 @@ class Store:
         return pin
 
     def unpin(self, target: str) -> list[Pin]:
-        """Take pins away: of a run, of a ref, or of all versions of a name. The pins that are gone."""
-        found = [pin for pin in self.pins() if target in (pin.target, pin.target.partition("@")[0])]
-        if not found:
-            raise MissingError(f"{target} is not pinned", hint="nanochat refs list")
+        """Take pins away: of a run, of a ref or what alone it begins with, of all versions of a name. Those gone."""
+        pins = self.pins()
+        found = [pin for pin in pins if target in (pin.target, pin.target.partition("@")[0])]
+        found = found or [pin for pin in pins if "@" in target and pin.target.startswith(target)]
+        if not found or (len(found) > 1 and "@" in target):
+            how_many = f"is the beginning of {len(found)} pins" if found else "is not pinned"
+            raise MissingError(f"{target} {how_many}", hint="nanochat refs list")
         return [pin for pin in found if self._names.remove_pin(pin.target)]
 
     def pins(self) -> list[Pin]:

@@ -152,6 +152,22 @@ def test_no_table_cuts_a_value_however_narrow_the_terminal(width):
     assert all(word in text for word in VALUES[3].split())
 
 
+def test_a_terminal_that_is_narrow_has_fewer_columns_and_a_pipe_has_all():
+    def printed(**options):
+        file = io.StringIO()
+        shown = make_table("run", "started", "seed", spare=("started", "seed"))
+        shown.add_row("tiny-20261122-143033-71e8", "2026-11-22 14:30", "42")
+        Page(file=file, no_color=True, highlight=False, **options).print(shown)
+        return re.sub(r"\x1b\[[0-9;]*m", "", file.getvalue())
+
+    lines = printed(width=40, force_terminal=True).splitlines()
+    assert [line.split() for line in lines[:2]] == [["run", "seed"], ["tiny-20261122-143033-71e8", "42"]]
+    assert "without started, which --json has" in lines[2]
+    assert max(map(len, lines)) <= 40
+    assert "2026-11-22 14:30" in printed(width=80, force_terminal=True)
+    assert "2026-11-22 14:30" in printed()
+
+
 def test_a_table_in_a_pipe_has_a_line_for_each_row(capsys):
     shown = make_table("run", "what", wraps=("what",))
     shown.add_row("a", "word " * 200)

@@ -165,6 +165,24 @@ def test_newest_version_of_a_ref_is_meant_unless_one_is_named(bench):
     assert [(ref.name, ref.version) for ref in bench.store.refs()] == [("best", "v10"), ("best", "v9")]
 
 
+def test_the_beginning_of_a_version_means_the_only_one_that_begins_so(bench):
+    one, two = bench.publish({"a": b"1"}, fingerprint="f1"), bench.publish({"a": b"2"}, fingerprint="f2")
+    for version, artifact in (("3f1c", one), ("3f2d", two), ("3f", one)):
+        bench.store.set_ref("best", version, artifact)
+    assert bench.store.ref("best", "3f2") == two
+    assert bench.store.ref("best", "3f") == one, "a whole one is no beginning"
+    with pytest.raises(MissingError, match="best@3 is the beginning of 3 refs"):
+        bench.store.ref("best", "3")
+    with pytest.raises(MissingError, match=r"no ref best 3f1c\.json"):
+        bench.store.ref("best", "3f1c.json")
+    assert bench.store.pin("best@3f2").target == "best@3f2d"
+    bench.store.pin("best@3f1")
+    with pytest.raises(MissingError, match="best@3f is the beginning of 2 pins"):
+        bench.store.unpin("best@3f")
+    assert [pin.target for pin in bench.store.unpin("best@3f1")] == ["best@3f1c"]
+    assert [pin.target for pin in bench.store.unpin("best")] == ["best@3f2d"]
+
+
 def test_a_missing_ref_names_the_known_ones(bench):
     bench.store.set_ref("best", "v1", bench.publish(FILES))
     for name, version in (("worst", None), ("best", "v2")):

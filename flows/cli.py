@@ -22,7 +22,7 @@ from nanochat_core.base.limits import raise_open_files
 from nanochat_core.base.stopping import stop_on_signals, stop_quietly
 from nanochat_core.base.units import count, duration
 from nanochat_core.cli import bench, export, output, serve
-from nanochat_core.cli.app import Depth, Preset, Sets, VerifyInputs, app, check_step, chosen, derived_plan
+from nanochat_core.cli.app import Depth, Drift, From, Preset, Sets, VerifyInputs, app, check_step, chosen, derived_plan
 from nanochat_core.cli.display import Display, display
 from nanochat_core.cli.output import Page
 from nanochat_core.cli.plan_view import preview_steps, show_plan
@@ -38,9 +38,10 @@ def run(
     preset: Preset = "tiny",
     depth: Depth = None,
     sets: Sets = None,
+    model: From = None,
     until: Annotated[str | None, typer.Option(help="Stop after this step.")] = None,
     fresh: Annotated[list[str] | None, typer.Option(help="Make this step again although it is cached.")] = None,
-    accept_drift: Annotated[list[str] | None, typer.Option(help="Reuse this step although its code changed.")] = None,
+    accept_drift: Drift = None,
     verify_inputs: VerifyInputs = False,
     max_cost_usd: Annotated[
         float | None, typer.Option(help="Refuse a plan that is over this; stop with a checkpoint once it is spent.")
@@ -53,9 +54,11 @@ def run(
     nanochat run tiny
 
     nanochat run tiny --set sft.epochs=2 --until evaluate_chat
+
+    nanochat run tiny --from tiny-base --until rl
     """
     stop_on_signals()
-    sets = chosen(sets, depth)
+    sets = chosen(sets, depth, model)
     if max_cost_usd is not None:
         sets = [*sets, f"runtime.max_cost_usd={max_cost_usd}"]
     plan = derived_plan(preset, sets, fresh=fresh, accept_drift=accept_drift, verify_inputs=verify_inputs)
@@ -100,7 +103,7 @@ def _run_flow(
     titles, started_at = _titles(plan, until), time.time()
 
     def start() -> Any:
-        fresh, drift = list(plan.fresh), list(plan.accept_drift)
+        fresh, drift = list(plan.fresh), list(plan.kept)
         return speedrun(
             preset,
             overrides=list(sets or []),

@@ -28,8 +28,10 @@ from nanochat_core.presets import load_config, preset_names
 Placement = Literal["auto", "inline", "pool"]
 PresetName = Annotated[str, WithJsonSchema({"type": "string", "enum": preset_names()})]
 StepName = Annotated[str, WithJsonSchema({"type": "string", "enum": list(STEPS)})]
+DriftName = Annotated[str, WithJsonSchema({"type": "string", "enum": ["all", *STEPS]})]
 # form field -> setting; the fields below have the setting's own bounds
 SETTINGS = {
+    "start_from": "base.model",
     "depth": "pretrain.depth",
     "seed": "seed",
     "corpus_source": "corpus.source",
@@ -93,11 +95,13 @@ def _override_pattern() -> str:
     """What an override begins with: the name of a setting. The server shows it to whoever misspelt one."""
     sections = asdict(RunConfig(preset=""))
     names = [
-        name if not isinstance(value, dict) else rf"{name}\.({'|'.join(value)})" for name, value in sections.items()
+        name if not isinstance(value, dict) else rf"{name}\.({'|'.join([*value, *ALIASES.get(name, ())])})"
+        for name, value in sections.items()
     ]
     return f"^({'|'.join(names)})="
 
 
+ALIASES = {"base": ("from",)}
 OVERRIDE = _override_pattern()
 
 
@@ -106,6 +110,11 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", title="Settings", json_schema_extra=as_form)
 
+    start_from: str | None = Field(
+        None,
+        title="Start from a model",
+        description="A name, a run or a fingerprint of the store, or a folder of the worker; its shape wins.",
+    )
     depth: int | None = Field(
         None, ge=1, le=128, title="Depth", description="The one dial: layers of the model; everything else follows."
     )

@@ -39,7 +39,7 @@ from nanochat_core import observe, workspace
 from nanochat_core.base import gpus
 from nanochat_core.base.child import NonFiniteError
 from nanochat_core.base.errors import MissingError, NanochatError
-from nanochat_core.pipeline.execute import execute, ref_of, reusable
+from nanochat_core.pipeline.execute import accepted, execute, ref_of, reusable
 from nanochat_core.pipeline.step import ChecksFailedError, Ref, StepKey, step_key
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan
@@ -81,10 +81,10 @@ def chosen(plan: RunPlan) -> tuple[str, str]:
 
 def send_step(name: str, plan: RunPlan, inputs: Mapping[str, Ref]) -> Ref:
     """The ref of a GPU step: found in the store, or made by a worker of the gpu pool."""
-    if name in plan.accept_drift:  # found in the store or an error, so there is nothing to send
-        return execute(STEPS[name], plan, inputs)
     step, space, began = STEPS[name], workspace.current(), time.monotonic()
     key = step_key(step, plan, step.digests(inputs))
+    if accepted(step, plan, key):  # found in the store, so there is nothing to send
+        return execute(step, plan, inputs)
     observer = observe.current()
     observer.step_started(name, step.title(plan))
     before = space.store.find(name, key.fingerprint)

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from typing import Protocol
 
 import tasks
-from flows.parameters import Placement, PresetName, Settings, StepName, check_cost, speedrun_name
+from flows.parameters import DriftName, Placement, PresetName, Settings, StepName, check_cost, speedrun_name
 from flows.placement import placed
 from flows.recorded import flow
 from nanochat_core.cli.app import check_step, derived_plan
 from nanochat_core.pipeline.finish import FinishedRun
 from nanochat_core.pipeline.step import Ref, Step
 from nanochat_core.plan import RunPlan
+from nanochat_core.steps.base import base
 from nanochat_core.steps.benchmark import benchmark_base, benchmark_chat, benchmark_rl
 from nanochat_core.steps.benchmarks import benchmarks
 from nanochat_core.steps.conversations import conversations
@@ -46,25 +47,26 @@ def pipeline(make: Make, plan: RunPlan) -> Iterator[Ref | None]:
     A step that the plan leaves out (CORE on a laptop without a network) yields None, and so do those that need it.
     """
     yield (text := make(corpus, plan))
-    yield (vocabulary := make(tokenizer, plan, text))
+    yield (begun := make(base, plan))
+    yield (vocabulary := make(tokenizer, plan, text, begun))
     yield (rows := make(tokens, plan, text, vocabulary))
-    yield (base := make(pretrain, plan, vocabulary, rows))
-    yield (base_evals := make(evaluate_base, plan, vocabulary, rows, base))
+    yield (model := make(pretrain, plan, vocabulary, rows, begun))
+    yield (model_evals := make(evaluate_base, plan, vocabulary, rows, model))
     yield (bundle := make(core_bundle, plan))
     yield (prompts := make(core_prompts, plan, vocabulary, bundle))
-    yield (core := make(evaluate_core, plan, prompts, base))
+    yield (core := make(evaluate_core, plan, prompts, model))
     yield (items := make(benchmarks, plan))
-    yield (base_marks := make(benchmark_base, plan, vocabulary, items, base))
+    yield (model_marks := make(benchmark_base, plan, vocabulary, items, model))
     yield (talks := make(conversations, plan, vocabulary, items))
-    yield (chat := make(sft, plan, vocabulary, talks, base))
+    yield (chat := make(sft, plan, vocabulary, talks, model))
     yield (chat_evals := make(evaluate_chat, plan, vocabulary, rows, talks, chat))
     yield (chat_marks := make(benchmark_chat, plan, vocabulary, items, chat))
     yield (questions := make(rl_questions, plan))
     yield (practised := make(rl, plan, vocabulary, questions, chat))
     yield (rl_evals := make(evaluate_rl, plan, vocabulary, rows, talks, practised))
     yield (rl_marks := make(benchmark_rl, plan, vocabulary, items, practised))
-    scores = (base_evals, core, base_marks, chat, chat_evals, chat_marks, practised, rl_evals, rl_marks)
-    yield make(report, plan, vocabulary, base, *scores)
+    scores = (model_evals, core, model_marks, chat, chat_evals, chat_marks, practised, rl_evals, rl_marks)
+    yield make(report, plan, vocabulary, model, *scores)
 
 
 def run_until(make: Make, plan: RunPlan, until: str | None) -> list[Ref]:
@@ -92,7 +94,7 @@ def speedrun(
     placement: Placement = "inline",
     until: StepName | None = None,
     fresh: list[StepName] | None = None,
-    accept_drift: list[StepName] | None = None,
+    accept_drift: list[DriftName] | None = None,
     verify_inputs: bool = False,
 ) -> FinishedRun:
     """Train a chat model from raw text to a report.
@@ -105,7 +107,8 @@ def speedrun(
             auto: on the pool where it has a live worker, else here where this machine has a GPU, else it waits for one.
         until: The last step of this run; empty means all of them.
         fresh: Steps to make again although they are cached.
-        accept_drift: Steps whose artifact is reused although their code changed.
+        accept_drift: Steps whose artifact is reused, with what they are made from, although code or packages changed;
+            all: whatever can be.
         verify_inputs: Read every input file whole, also those above 256 MiB, and say what differs.
     """
     started_at = time.time()

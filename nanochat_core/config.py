@@ -6,40 +6,10 @@ Derived numbers are not fields: plan.py computes them. `None` means "off" or "de
 in presets/__init__.py.
 """
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-NEUTRAL = "neutral"
-
-
-def later(neutral: Any, *, default: Any = None) -> Any:
-    """A field that was added after artifacts had been made without it: at `neutral` it is as if it were not there.
-
-    `identity` leaves it out at that value, so whatever was made before keeps its key; `default` may be another one.
-    """
-    return field(default=neutral if default is None else default, metadata={NEUTRAL: neutral})
-
-
-def identity(config: Any) -> dict[str, Any]:
-    """A config as plain values, as keys and stored files have it: without what stands at its neutral value."""
-    values = {
-        item.name: getattr(config, item.name) for item in dataclasses.fields(config) if not _is_absent(config, item)
-    }
-    return {name: _plain(value) for name, value in values.items()}
-
-
-def _is_absent(config: Any, item: "dataclasses.Field[Any]") -> bool:
-    value = getattr(config, item.name)
-    # 1 and True are equal, and two values in JSON
-    return NEUTRAL in item.metadata and type(value) is type(item.metadata[NEUTRAL]) and value == item.metadata[NEUTRAL]
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return identity(value)
-    return {name: _plain(item) for name, item in value.items()} if isinstance(value, Mapping) else value
+from nanochat_core.base.neutral import NEUTRAL, later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +50,27 @@ class GPTConfig:
     @property
     def head_dim(self) -> int:
         return self.n_embd // self.n_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseConfig:
+    """A model to start from, in the place of weights that are drawn (`--from MODEL`)."""
+
+    model: str | None = None
+    """A name of the store (NAME or NAME@VERSION), a run, RUN:STEP, a fingerprint, or a folder: ours, nanochat's own or
+    transformers'. None: pretraining from drawn weights. In files also `from`."""
+    tokenizer: str | None = None
+    """The folder of its tokenizer, where that is another one."""
+    softcap: float | None = None
+    """What its logits are capped at, where no file tells; None: both are measured (docs/export.md)."""
+    stage: Literal["base", "chat"] = "base"
+    """base: it is fine-tuned, whatever it has learnt before. chat: it is a chat model, and is practised as it is."""
+    train: bool = False
+    """Go on pretraining it on the corpus, by the preset's schedule from the first step, with a new optimizer."""
+    content: str | None = None
+    """What it was found to be: a digest of its weights, shape and tokenizer. Filled in, as the shape is."""
+    network: str | None = None
+    """What it has otherwise than today's network, as JSON. Filled in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,6 +374,7 @@ class RunConfig:
     """Where the values come from that nobody set: the name of a preset."""
     seed: int = 42
     """Of weights, order of rows and samples; the same seed gives the same model."""
+    base: BaseConfig = field(default_factory=BaseConfig, metadata={NEUTRAL: BaseConfig()})
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     tokens: TokensConfig = field(default_factory=TokensConfig)

@@ -5,11 +5,13 @@ rates by the square root of the batch, weight decay so that its time scale stays
 compares the results with a published table for 16 depths. Times and prices are estimates and say what they assume.
 """
 
+import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.neutral import NEUTRAL
 from nanochat_core.base.passes import usual_rows
 from nanochat_core.bounds import check_bounds, check_no_secrets
 from nanochat_core.config import GPTConfig, PretrainConfig, RunConfig, RuntimeConfig
@@ -75,9 +77,26 @@ class RunPlan:
     fresh: tuple[str, ...] = ()
     """Steps to make again although they are cached."""
     accept_drift: tuple[str, ...] = ()
-    """Steps whose artifact is reused although their code changed."""
+    """Steps whose artifact is reused although their code or packages changed, where there is one."""
+    kept: tuple[str, ...] = ()
+    """Those of them that somebody named (or "all"): one that cannot be reused is an error."""
     verify_inputs: bool = False
     """Read every input file whole, also large ones."""
+
+    @property
+    def has_base(self) -> bool:
+        """Whether it starts from a model."""
+        return self.config.base.model is not None
+
+    @property
+    def is_base_kept(self) -> bool:
+        """Whether that model is not pretrained any further."""
+        return self.has_base and not self.config.base.train
+
+    @property
+    def is_chat_kept(self) -> bool:
+        """Whether it is a chat model already, and not fine-tuned."""
+        return self.has_base and self.config.base.stage == "chat"
 
     @property
     def has_core(self) -> bool:
@@ -98,7 +117,9 @@ def plan_run(
     """Derive the plan, or raise ConfigError naming the value that cannot work."""
     check_no_secrets(config)
     check_bounds(config)
-    pretrain = plan_pretrain(config.pretrain, vocab_size=config.tokenizer.vocab_size)
+    if config.base.model is not None and config.base.content is None:
+        raise ConfigError(f"base.model = {config.base.model} has no place here", hint="run, plan and why take it")
+    pretrain = plan_pretrain(config.pretrain, vocab_size=config.tokenizer.vocab_size, network=config.base.network)
     _check_sft(config, sequence_len=pretrain.model.sequence_len, batch_tokens=pretrain.total_batch_tokens)
     _check_divides("pretrain", pretrain.total_batch_rows, config.runtime)
     _check_rl(config)
@@ -136,8 +157,8 @@ def _check_divides(stage: str, total_batch_rows: int, runtime: RuntimeConfig) ->
         )
 
 
-def model_config(config: PretrainConfig, *, vocab_size: int) -> GPTConfig:
-    """Shape of the model at `config.depth`."""
+def model_config(config: PretrainConfig, *, vocab_size: int, network: str | None = None) -> GPTConfig:
+    """Shape of the model at `config.depth`; `network`: what it has otherwise than today's, as JSON."""
     head_dim = config.head_dim
     n_embd = config.n_embd or math.ceil(config.depth * WIDTH_PER_LAYER / head_dim) * head_dim
     n_head = n_embd // head_dim
@@ -150,7 +171,19 @@ def model_config(config: PretrainConfig, *, vocab_size: int) -> GPTConfig:
         n_kv_head=config.n_kv_head or n_head,
         n_embd=n_embd,
         window_pattern=config.window_pattern.upper(),
+        **_network(network),
     )
+
+
+def _network(text: str | None) -> dict[str, Any]:
+    """What a model to start from has otherwise than today's network."""
+    try:
+        options = json.loads(text or "{}")
+        if options.keys() <= {item.name for item in fields(GPTConfig) if NEUTRAL in item.metadata}:
+            return dict(options)
+    except (ValueError, AttributeError):
+        pass
+    raise ConfigError(f"base.network = {text} is no network's", hint="leave it out: it is found with the model")
 
 
 def _check_shape(config: PretrainConfig, *, n_embd: int) -> None:
@@ -171,9 +204,9 @@ def _check_shape(config: PretrainConfig, *, n_embd: int) -> None:
         raise ConfigError(f"pretrain.window_pattern = {config.window_pattern!r} has other letters than S and L")
 
 
-def plan_pretrain(config: PretrainConfig, *, vocab_size: int) -> PretrainPlan:
+def plan_pretrain(config: PretrainConfig, *, vocab_size: int, network: str | None = None) -> PretrainPlan:
     """All derived numbers of a pretraining run."""
-    model = model_config(config, vocab_size=vocab_size)
+    model = model_config(config, vocab_size=vocab_size, network=network)
     params = shape.count_params(model)
     scaling_params = params.scaling
     target_tokens = int(config.tokens_per_param * scaling_params)
@@ -259,7 +292,8 @@ def estimate(plan: RunPlan) -> Estimate:
     peak, capacity_gib, listed = GPUS[runtime.gpu]
     price = listed if runtime.usd_per_gpu_hour is None else runtime.usd_per_gpu_hour
     mfu = EXPECTED_CPU_MFU if runtime.gpu == "CPU" else EXPECTED_MFU
-    hours = plan.pretrain.total_flops / (peak * runtime.num_gpus * mfu) / 3600
+    flops = 0 if plan.is_base_kept else plan.pretrain.total_flops
+    hours = flops / (peak * runtime.num_gpus * mfu) / 3600
     rows = runtime.device_batch_rows or _rows_to_fit(plan, capacity_gib)
     memory_gib = memory_bytes(plan.pretrain, device_batch_rows=rows) / 2**30
     return Estimate(

@@ -22,6 +22,7 @@ INF = math.inf
 # setting -> (least, most); None as a value means "off" or "derived" and is always allowed where the type allows it
 BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
+    "base.softcap": (1, 1000),
     "corpus.validation_docs": (1, INF),
     "corpus.max_shards": (2, INF),
     "corpus.max_bytes": (1, INF),

@@ -4,6 +4,7 @@ stdout is the answer, stderr the progress. A NanochatError is one line and a hin
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from nanochat_core.base.limits import limit_error
 from nanochat_core.base.stopping import stop_on_signals, was_told
 from nanochat_core.base.text import typed
 from nanochat_core.cli.output import Json, Page, answer, tell
+from nanochat_core.config import RunConfig
 from nanochat_core.plan import RunPlan, plan_run, summary
 from nanochat_core.presets import load_config, portable, preset_names
 from nanochat_core.workspace import home_from_environment
@@ -30,6 +32,17 @@ Sets = Annotated[
     list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. May be repeated.")
 ]
 Depth = Annotated[int | None, typer.Option("--depth", help="The one dial; everything else follows.")]
+From = Annotated[
+    str | None,
+    typer.Option("--from", help="Start from this model: a name, a run, a fingerprint or a folder (docs/begin.md)."),
+]
+Drift = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--accept-drift",
+        help="Reuse this step, and what it is made from, although code or packages changed; all: what can be.",
+    ),
+]
 VerifyInputs = Annotated[
     bool, typer.Option("--verify-inputs", help="Read every input file whole, also large ones, and say what differs.")
 ]
@@ -95,10 +108,21 @@ def options(
     """Options of every verb."""
 
 
-def chosen(sets: list[str] | None, depth: int | None) -> list[str]:
-    """The settings that were typed, `--depth` among them."""
+def chosen(sets: list[str] | None, depth: int | None, model: str | None = None) -> list[str]:
+    """The settings that were typed, `--depth` and `--from` among them."""
     typed_in = [portable(text) for text in sets or []]
-    return [*typed_in, *([f"pretrain.depth={depth}"] if depth is not None else [])]
+    typed_in += [f"pretrain.depth={depth}"] if depth is not None else []
+    return [*typed_in, *([portable(f"base.model={model}")] if model is not None else [])]
+
+
+def configured(preset: str, sets: Sequence[str]) -> RunConfig:
+    """The settings of a run, with the model that it starts from looked up."""
+    config = load_config(preset, sets)
+    if config.base.model is None:
+        return config
+    from nanochat_core.pipeline.beginning import settle
+
+    return settle(config)
 
 
 SWITCHES = {"core": ("source", "url"), "benchmarks": ("source", "hub"), "rl": ("enabled", True)}
@@ -131,6 +155,8 @@ def plan(
     preset: Preset = "gpt2",
     depth: Depth = None,
     sets: Sets = None,
+    model: From = None,
+    accept_drift: Drift = None,
     compare: Annotated[str | None, typer.Option(help="Several depths side by side, such as 12,16,20,24.")] = None,
     verify_inputs: VerifyInputs = False,
     as_json: Json = False,
@@ -147,7 +173,9 @@ def plan(
         return print_comparison(preset, chosen(sets, depth), compare, as_json=as_json)
     from nanochat_core.cli.plan_view import preview_steps, show_plan
 
-    derived = plan_run(load_config(preset, chosen(sets, depth)), verify_inputs=verify_inputs)
+    derived = derived_plan(
+        preset, chosen(sets, depth, model), accept_drift=accept_drift, verify_inputs=verify_inputs, is_checked=False
+    )
     rows = preview_steps(derived)
     answer({**summary(derived), "steps": rows}, lambda: show_plan(Page(), derived, rows), as_json=as_json)
 
@@ -158,6 +186,8 @@ def why(
     preset: Preset = "tiny",
     depth: Depth = None,
     sets: Sets = None,
+    model: From = None,
+    accept_drift: Drift = None,
     as_json: Json = False,
 ) -> None:
     """Why a step would run again: which setting, input, code or package differs from the nearest earlier artifact.
@@ -168,7 +198,7 @@ def why(
     """
     from nanochat_core.cli.plan_view import preview_steps
 
-    derived = plan_run(load_config(preset, chosen(sets, depth)))
+    derived = derived_plan(preset, chosen(sets, depth, model), accept_drift=accept_drift, is_checked=False)
     check_step(step, derived)
     rows = preview_steps(derived, until=step)
     answer(rows[-1], lambda: _show_why(rows), as_json=as_json)
@@ -176,13 +206,14 @@ def why(
 
 def _show_why(rows: list[dict[str, Any]]) -> None:
     *before, row = rows
-    if row["state"] == "cached":
-        return print(f"{row['step']} is cached")
+    if row["state"] != "run":
+        said = "" if row["state"] == "cached" else f" although: {'; '.join(row['why'])}"
+        return print(f"{row['step']} is {row['state']}{said}")
     print(f"{row['step']} would run:")
     for reason in row["why"]:
         print(f"  {reason}")
     for earlier in before:
-        if earlier["state"] != "cached":
+        if earlier["state"] == "run":
             print(f"  ({earlier['step']} runs first: {'; '.join(earlier['why'])})")
 
 
@@ -247,7 +278,7 @@ def node(
     from nanochat_core.pipeline.node import join
 
     stop_on_signals()
-    plan = plan_run(load_config(preset, chosen(sets, depth)))
+    plan = plan_run(configured(preset, chosen(sets, depth)))
     join(plan, note=lambda text: print(text, file=sys.stderr, flush=True), wait_s=wait_hours * 3600)
 
 
@@ -264,19 +295,25 @@ def derived_plan(
     preset: str,
     sets: list[str] | None,
     *,
-    fresh: list[str] | None,
-    accept_drift: list[str] | None,
+    fresh: Sequence[str] | None = None,
+    accept_drift: Sequence[str] | None = None,
     verify_inputs: bool = False,
+    is_checked: bool = True,
 ) -> RunPlan:
-    """The plan of a run command, with the names of its steps checked."""
+    """The plan of a run command, with the names of its steps checked; `is_checked`: and what is to be kept is there."""
+    from nanochat_core.pipeline.table import above, check_drift
+
     plan = plan_run(
-        load_config(preset, sets or ()),
+        configured(preset, sets or ()),
         fresh=tuple(fresh or ()),
-        accept_drift=tuple(accept_drift or ()),
         verify_inputs=verify_inputs,
     )
-    for name in [*plan.fresh, *plan.accept_drift]:
+    kept = [*(accept_drift or ())]
+    for name in [*plan.fresh, *(name for name in kept if name != "all")]:
         check_step(name, plan)
+    plan = replace(plan, accept_drift=above(kept), kept=tuple(kept))
+    if is_checked:
+        check_drift(plan, kept)
     return plan
 
 

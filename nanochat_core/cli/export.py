@@ -64,12 +64,13 @@ def import_checkpoint(
     found = adopt(folder, tokenizer_folder=tokenizer, softcap=softcap)
     for note in found.notes:
         print(note, file=sys.stderr)
-    save_model(out, found.model)
+    model = found.model
+    save_model(out, model)
     has_tokenizer = found.tokenizer is not None and not (out / "tokenizer.json").exists()
     if found.tokenizer is not None and has_tokenizer:
         found.tokenizer.save(out)
-    num_params = sum(parameter.numel() for parameter in found.model.parameters())
-    print(f"{out}: {num_params:,} parameters, depth {found.model.config.n_layer}")
+    num_params = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{out}: {num_params:,} parameters, depth {found.config.n_layer}")
 
 
 def import_tokenizer(

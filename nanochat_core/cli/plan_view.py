@@ -17,7 +17,13 @@ REASONS_SHOWN = 3
 def preview_steps(plan: RunPlan, until: str | None = None) -> list[dict[str, Any]]:
     """Per step: cached or run, and why; in order."""
     return [
-        {"step": name, "state": seen.state, "what": STEPS[name].title(plan), "why": seen.reasons}
+        {
+            "step": name,
+            "state": seen.state,
+            "what": STEPS[name].title(plan),
+            "why": seen.reasons,
+            "saved_s": seen.artifact.provenance.get("seconds") if seen.artifact and seen.state == "accepted" else None,
+        }
         for name, seen in previews(plan, until).items()
     ]
 
@@ -34,9 +40,10 @@ def show_plan(console: Console, plan: RunPlan, rows: list[dict[str, Any]]) -> No
     facts = grid()
     facts.add_row("[bold]model", f"{shape}, context {model.sequence_len:,}, vocabulary {model.vocab_size:,}")
     facts.add_row("[bold]parameters", size)
-    facts.add_row(
-        "[bold]pretraining", f"{count(derived.num_tokens)} tokens in {steps}; {count(derived.total_flops)}FLOP"
-    )
+    trained = f"{count(derived.num_tokens)} tokens in {steps}; {count(derived.total_flops)}FLOP"
+    if plan.config.base.model is not None:
+        facts.add_row("[bold]starts from", escape(plan.config.base.model))
+    facts.add_row("[bold]pretraining", "none" if plan.is_base_kept else trained)
     facts.add_row("[bold]estimate", f"{duration(guess.hours * 3600)} of pretraining on {where}")
     facts.add_row("[bold]memory", f"{guess.memory_gib:.1f} GiB per device{fits}")
     console.print(facts)
@@ -49,6 +56,8 @@ def show_steps(console: Console, rows: list[dict[str, Any]]) -> None:
     steps = table("step", "", "what", "why", wraps=("what", "why"))
     for row in rows:
         shown = "; ".join(row["why"][:REASONS_SHOWN]) + (" ..." if len(row["why"]) > REASONS_SHOWN else "")
-        style = "blue" if row["state"] == "cached" else "green"
+        style = "green" if row["state"] == "run" else "blue"
         steps.add_row(row["step"], f"[{style}]{row['state']}", escape(row["what"]), f"[dim]{escape(shown)}")
     console.print(steps)
+    if saved := [row["saved_s"] for row in rows if row.get("saved_s")]:
+        console.print(f"accepted as they are: {len(saved)} steps that took {duration(sum(saved))}")

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.config import GPTConfig
 from nanochat_core.export.peer_tokenizer import PICKLE, load_peer_tokenizer
 from nanochat_core.export.tokenizer_json import tokenizer_from_json
 from nanochat_core.model.gpt import GPT
@@ -26,10 +27,20 @@ SAMPLE_BYTES = 4_000
 class Adopted:
     """A model in our form."""
 
-    model: GPT
+    checkpoint: Checkpoint
     tokenizer: Tokenizer | None
     notes: list[str]
     """What was decided, for a person."""
+
+    @property
+    def config(self) -> GPTConfig:
+        """Its shape, with everything found out."""
+        return self.checkpoint.config
+
+    @property
+    def model(self) -> GPT:
+        """In fp32 on the CPU; each time a new one."""
+        return self.checkpoint.model()
 
 
 def adopt(folder: Path, *, tokenizer_folder: Path | None = None, softcap: float | None = None) -> Adopted:
@@ -43,12 +54,11 @@ def adopt(folder: Path, *, tokenizer_folder: Path | None = None, softcap: float 
     tokenizer = read_tokenizer(where) if where else None
     if tokenizer is not None:
         checkpoint = _speaking(checkpoint, tokenizer)
-    if softcap is not None:
-        return Adopted(
-            checkpoint.model(softcap=softcap), tokenizer, [f"its logits are capped at {softcap:g}, as asked"]
-        )
-    cap, notes = _softcap(checkpoint, tokenizer)
-    return Adopted(checkpoint.model(softcap=cap), tokenizer, notes)
+    cap, notes = (
+        (softcap, [f"its logits are capped at {softcap:g}, as asked"]) if softcap else _softcap(checkpoint, tokenizer)
+    )
+    config = replace(checkpoint.config, softcap=cap)
+    return Adopted(replace(checkpoint, config=config, softcaps=(cap,)), tokenizer, notes)
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

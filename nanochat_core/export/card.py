@@ -74,6 +74,8 @@ def _values(about: About) -> dict[str, Any]:
         "mlp_ratio": shape.MLP_RATIO,
         "windows": sorted(set(shape.window_sizes(config))),
         "padded_vocab_size": shape.padded_vocab_size(config),
+        "parts": _parts(config),
+        "begun": made_from["base"].metrics if "base" in made_from else None,
         "value_layers": [layer for layer in range(config.n_layer) if shape.has_value_embed(config, layer)],
         "is_measured": bool(measured),
         "bits": [
@@ -95,6 +97,16 @@ def _values(about: About) -> dict[str, Any]:
         "packages": _named(made.get("packages")),
         "machine": ", ".join(str(made[key]) for key in ("platform", "cpu") if made.get(key)),
     }
+
+
+def _parts(config: GPTConfig) -> str:
+    """What the architecture has besides, of what not all generations have."""
+    has = {
+        "smeared embeddings": config.smear, "learned residual weights": config.residual_weights,
+        "learned skip weights": config.skip_weights, "backout": config.backout,
+    }  # fmt: skip
+    named = [name for name, is_there in has.items() if is_there]
+    return ", ".join([*named, f"logits capped at {config.softcap:g}", "no biases"])
 
 
 def _stage_of(step: str) -> str:

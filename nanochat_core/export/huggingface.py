@@ -7,7 +7,8 @@ of a similar name is taken for ours; `auto_map` names the classes of the modelli
 from pathlib import Path
 from typing import Any
 
-from nanochat_core.config import GPTConfig, identity
+from nanochat_core.base.neutral import identity
+from nanochat_core.config import GPTConfig
 from nanochat_core.model import shape
 from nanochat_core.model.import_checkpoint import HUGGINGFACE_MODEL_TYPE, HUGGINGFACE_NAMES
 from nanochat_core.tokenizer import tokenizer as tk

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from nanochat_core.pipeline.models import StoredModel
+from nanochat_core.pipeline.models import MODEL_STEPS, StoredModel
 from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.store import Store
 
-MODEL_STEPS = ("pretrain", "sft", "rl")
 MEASUREMENTS = (
     "evaluate_base",
     "evaluate_core",

@@ -10,7 +10,8 @@ from dataclasses import fields
 from typing import Any
 
 from nanochat_core.base.foreign import MAX_MODEL
-from nanochat_core.config import NEUTRAL, GPTConfig
+from nanochat_core.base.neutral import NEUTRAL
+from nanochat_core.config import GPTConfig
 from nanochat_core.model.shape import MLP_RATIO, short_window
 
 OPTIONS = {item.name: item.metadata[NEUTRAL] for item in fields(GPTConfig) if NEUTRAL in item.metadata}

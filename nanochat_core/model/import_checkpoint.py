@@ -68,6 +68,8 @@ class Checkpoint:
     """What a folder holds."""
 
     folder: Path
+    files: tuple[Path, ...]
+    """What of the folder was read."""
     config: GPTConfig
     weights: dict[str, Tensor]
     """By our names, in any floating dtype."""
@@ -112,7 +114,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     except (AssertionError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         raise MissingError(f"{folder}: its config is of no model: {error}", hint="copy the checkpoint again") from error
     counts_rows = content.get("model_type") == generations.TRANSFORMERS_MODEL_TYPE
-    return Checkpoint(folder, config, weights, softcaps or (config.softcap,), counts_rows)
+    return Checkpoint(folder, (config_path, *_parts(path)), config, weights, softcaps or (config.softcap,), counts_rows)
 
 
 def our_name(name: str) -> str:
@@ -182,10 +184,19 @@ def _whole(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
     return F.pad(tensor, (0, 0, 0, padded_vocab_size(config) - config.vocab_size))
 
 
+def _parts(path: Path) -> list[Path]:
+    """The files of weights that an index names; a file that is none stands for itself."""
+    if path.name != INDEX:
+        return [path]
+    try:
+        return [path.with_name(str(part)) for part in sorted(set(read_json(path)["weight_map"].values()))]
+    except NO_VALUES as error:
+        raise MissingError(f"{path} names no parts: {error}", hint="copy the checkpoint again") from error
+
+
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if path.name == INDEX:
-        parts = sorted(set(read_json(path)["weight_map"].values()))
-        return {name: tensor for part in parts for name, tensor in _read_weights(path.with_name(part)).items()}
+        return {name: tensor for part in _parts(path) for name, tensor in _read_weights(part).items()}
     try:
         is_ours = path.suffix == ".safetensors"
         stored = load_file(path) if is_ours else torch.load(path, map_location="cpu", weights_only=True, mmap=True)

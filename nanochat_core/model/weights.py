@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanochat_core.base.errors import CorruptError, MissingError
-from nanochat_core.config import GPTConfig, identity
+from nanochat_core.base.neutral import identity
+from nanochat_core.config import GPTConfig
 from nanochat_core.model.gpt import GPT
 
 WEIGHTS, CONFIG, OPTIMIZER = "model.safetensors", "config.json", "optimizer.safetensors"

@@ -18,6 +18,7 @@ from nanochat_core import observe, workspace
 from nanochat_core.base import gpu_slots, locks
 from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
 from nanochat_core.base.limits import limit_error
+from nanochat_core.base.neutral import ONCE_ABSENT
 from nanochat_core.pipeline.step import Ref, Step, StepKey, StepRun, require, step_key
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance, why
@@ -171,21 +172,23 @@ def reusable(space: Workspace, step: str, key: StepKey) -> Artifact | None:
     return None
 
 
-def _accept_drift(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> Artifact | None:
-    """An artifact that differs in code only, where the user said that this change does not matter.
-
-    It is published again under the new fingerprint with a note, so everything downstream can be traced to that
-    decision.
-    """
+def accepted(step: Step, plan: RunPlan, key: StepKey) -> tuple[Artifact, list[str]] | None:
+    """The newest artifact that differs without effect, where the user said that this is so; and what differs."""
     if step.name not in plan.accept_drift:
         return None
-    for earlier in space.store.artifacts(step.name):
-        lines = why.explain(key.identity, earlier)
-        if all(line.startswith("code ") for line in lines):
-            return _published_as(space, earlier, key, accepted_drift=lines)
-    raise MissingError(
-        f"--accept-drift {step.name}: no earlier artifact differs in code only", hint=f"nanochat why {step.name}"
-    )
+    for earlier in workspace.current().store.artifacts(step.name):
+        lines = why.drift(key.identity, earlier, neutral=ONCE_ABSENT)
+        if lines is not None:
+            return earlier, lines
+    return None
+
+
+def _accept_drift(space: Workspace, step: Step, plan: RunPlan, key: StepKey) -> Artifact | None:
+    """An accepted artifact is published again under the new fingerprint with a note, so everything downstream can be
+    traced to that decision.
+    """
+    found = accepted(step, plan, key)
+    return _published_as(space, found[0], key, accepted_drift=found[1]) if found else None
 
 
 def _published_as(space: Workspace, earlier: Artifact, key: StepKey, **facts: Any) -> Artifact:

@@ -10,6 +10,7 @@ from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.store import Store
 
 CHAT_SUFFIX = "-chat"  # of the names that finish.py gives to fine-tuned models
+MODEL_STEPS = ("pretrain", "sft", "rl")
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ def find_model(store: Store, name: str | None) -> StoredModel:
         name = f"{newest.name}@{newest.version}"
     base, _, version = name.partition("@")
     artifact = store.ref(base, version or None)
+    return model_of(store, artifact, name)
+
+
+def model_of(store: Store, artifact: Artifact, name: str) -> StoredModel:
+    """A model's artifact with its tokenizer, under the name that a person gave."""
     return StoredModel(name, artifact, _tokenizer(store, artifact.inputs.get("tokenizer")))
 
 

@@ -16,6 +16,7 @@ from nanochat_core.base.torchrun import Nodes
 from nanochat_core.pipeline.execute import gpus_wanted
 from nanochat_core.pipeline.step import Step, StepKey
 from nanochat_core.pipeline.table import preview_key, wanted
+from nanochat_core.pipeline.training import AS_IT_IS
 from nanochat_core.plan import RunPlan
 from nanochat_core.store.manifest import Artifact
 
@@ -26,7 +27,7 @@ FAILURES_LEFT = 20  # of the trainings joined, before this node gives up: it can
 def join(plan: RunPlan, *, note: Callable[[str], None], wait_s: float) -> None:
     """Take part in every training of the run that the first node leads; `wait_s`: longest silence of that node."""
     for name, step in wanted(plan).items():
-        if step.job is None:
+        if step.job is None or step.settings(plan) == AS_IT_IS:
             continue
         inputs, key = _wait_for_inputs(plan, step, note=note, wait_s=wait_s)
         for _ in range(FAILURES_LEFT):

@@ -5,13 +5,14 @@ first what the report reads, in its order, so that the table is in the flow's or
 does not read comes as soon as it can.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pkgutil import iter_modules
 
 from nanochat_core import steps, workspace
-from nanochat_core.pipeline.execute import explain
+from nanochat_core.base.errors import MissingError
+from nanochat_core.pipeline.execute import accepted, explain
 from nanochat_core.pipeline.step import Step, StepKey, step_key
 from nanochat_core.plan import RunPlan
 from nanochat_core.steps.report import report
@@ -57,7 +58,7 @@ class Preview:
     """What a run would do with a step."""
 
     state: str
-    """"cached" or "run"."""
+    """"cached", "accepted" (an earlier one, by --accept-drift) or "run"."""
     artifact: Artifact | None
     reasons: list[str]
 
@@ -81,10 +82,31 @@ def preview(step: Step, plan: RunPlan, inputs: Mapping[str, Artifact | None]) ->
     artifact = space.store.find(step.name, key.fingerprint)
     if artifact is not None:
         return Preview("cached", artifact, [f"{each}: none differs" for each in read])
-    reasons = [*read, *explain(step, key)]
-    if step.name in plan.accept_drift and all(reason.startswith("code ") for reason in reasons):
-        return Preview("cached", None, ["accepted although: ", *reasons])
-    return Preview("run", None, reasons)
+    if found := accepted(step, plan, key):
+        return Preview("accepted", found[0], [*read, *found[1]])
+    return Preview("run", None, [*read, *explain(step, key)])
+
+
+def above(names: Iterable[str]) -> tuple[str, ...]:
+    """These steps, and all that they are made from; "all": every step."""
+    found: set[str] = set()
+    left = [*STEPS] if "all" in names else [*names]
+    while left:
+        found.add(name := left.pop())
+        left += STEPS[name].sources
+    return tuple(name for name in STEPS if name in found)
+
+
+def check_drift(plan: RunPlan, names: Iterable[str]) -> None:
+    """Refuse to begin where a step that was to be kept (`names`) would be made again."""
+    names = [name for name in names if name != "all"]
+    seen = previews(plan) if names else {}
+    for name in names:
+        if name in seen and seen[name].state == "run":
+            raise MissingError(
+                f"--accept-drift {name} cannot hold: {'; '.join(seen[name].reasons[:3])}",
+                hint="only code, packages and settings at their neutral values can be accepted; nanochat why " + name,
+            )
 
 
 def previews(plan: RunPlan, until: str | None = None) -> dict[str, Preview]:

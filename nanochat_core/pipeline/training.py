@@ -28,6 +28,7 @@ PACKAGES = ("torch", "numpy")
 SEED_AFTER = {"pretrain": 0, "sft": 1, "rl": 2}
 WEIGHTS = "model.safetensors"
 MODEL_FILES = ("config.json", WEIGHTS)
+OPTIMIZER = "optimizer.safetensors"
 TENSORBOARD = "tensorboard"
 COMPLETE = "complete.json"
 Folders = Mapping[str, Path]
@@ -50,7 +51,7 @@ def runtime_of(plan: RunPlan) -> "TrainRuntime":
 def paths_of(inputs: Folders, *, rows: str, checkpoints: Path, work: Path, out: Path) -> "TrainPaths":
     from nanochat_core.train.settings import TrainPaths
 
-    base = next((inputs[step] for step in ("pretrain", "sft") if step in inputs), None)
+    base = next((inputs[step] for step in ("pretrain", "sft", "base") if step in inputs), None)
     return TrainPaths(
         rows=str(inputs[rows]),
         tokenizer=str(inputs["tokenizer"]),
@@ -138,13 +139,34 @@ def run_seed(step: str, config: Mapping[str, Any]) -> int:
     return int(config["seed"]) - SEED_AFTER[step]
 
 
+AS_IT_IS = {"taken": "as it is"}
+"""The settings of a training whose place a model takes that somebody else has trained."""
+
+
+def take(run: StepRun, source: str) -> Metrics:
+    """Make a model of an input what this step has made; nothing is trained."""
+    for path in run.inputs[source].iterdir():
+        if path.name in (*MODEL_FILES, OPTIMIZER):
+            shutil.copyfile(path, run.out / path.name)
+    return {"num_steps": 0, "train_s": 0.0, "device": "none", "dtype": "float32", "taken_from": source}
+
+
+def is_taken(run: StepRun) -> bool:
+    """Whether this step trains nothing."""
+    return run.settings == AS_IT_IS
+
+
 def headline(metrics: Metrics) -> str:
     """Not the evaluation's figure: a training looks at less of the held-out text, fine-tuning at answers only."""
+    if "taken_from" in metrics:
+        return "taken as it is"
     return f"{metrics['num_steps']:,} steps, validation bpb {metrics['bits_per_byte']:.4f}"
 
 
 def checks(run: StepRun, metrics: Metrics) -> list[Check]:
     """Of pretraining and fine-tuning: both end with a loss on held-out text."""
+    if is_taken(run):
+        return [weights_are_numbers(run.out / WEIGHTS)]
     losses = {name: metrics[name] for name in ("smooth_loss", "validation_loss")}
     learnt = below_uniform(metrics["validation_loss"], vocab_size=run.plan.pretrain.model.vocab_size)
     return [losses_are_numbers(losses, run.attempt / RECORDS_NAME), learnt, *checks_of_model(run)]

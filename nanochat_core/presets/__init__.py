@@ -38,6 +38,9 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     values = _read_preset(preset)
     for override in overrides:
         _apply_override(values, override)
+    base = values.get("base")
+    if isinstance(base, dict) and "from" in base:  # a word of the language, which no field can be called
+        base["model"] = base.pop("from")
     _make_absolute(values)
     config: RunConfig = _build(RunConfig, {"preset": Path(preset).stem, **values}, where="")
     check_no_secrets(config)  # before a missing file is told by its name
@@ -79,8 +82,16 @@ def _section_from_record(kind: Any, name: str, values: Any) -> Any:
     return kind(**values)
 
 
-PATHS = ("corpus.path", "corpus.digests_file", "sft.path", "sft.identity_path", "core.path", "benchmarks.path")
-MAY_BE_PATHS = (*PATHS, "corpus.dataset", "sft.smoltalk")  # the last two: a folder on this machine, or a name
+PATHS = (
+    "base.tokenizer",
+    "corpus.path",
+    "corpus.digests_file",
+    "sft.path",
+    "sft.identity_path",
+    "core.path",
+    "benchmarks.path",
+)
+MAY_BE_PATHS = (*PATHS, "corpus.dataset", "sft.smoltalk", "base.model")  # the last: a folder here, or a name
 NONE_WORDS = ("none", "null", "off")  # of numbers; of an optional text `none` alone
 TRUE_WORDS, FALSE_WORDS = ("true", "yes", "on"), ("false", "no", "off")
 
@@ -124,6 +135,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not equals or not name.strip():
         raise ConfigError(f"--set {override!r} is not of the form section.field=value", hint="--set sft.epochs=2")
     name = name.strip()
+    name = "base.model" if name == "base.from" else name
     *sections, field_name = name.split(".")
     target = values
     for section in sections:

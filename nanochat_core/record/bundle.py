@@ -84,6 +84,11 @@ def make_bundle(
 def collect(store: Store, run_id: str) -> dict[str, bytes]:
     """A run's evidence from the store, by name below the run's folder."""
     record = store.run(run_id)
+    if (record["config"].get("base") or {}).get("model") is not None:
+        raise ConfigError(
+            f"{run_id} began from a model, and a record tells what a training from nothing takes",
+            hint="nanochat export takes its model away",
+        )
     files = {RUN: seal_json({"run_id": run_id, "record": record})}
     plan = plan_of(record)
     files[PLAN] = (json.dumps(plan, indent=1, sort_keys=True) + "\n").encode()

@@ -85,7 +85,7 @@ def _rows_of_store(store: Store) -> list[Row]:
 
 def _row_of_run(store: Store, run_id: str, record: dict[str, Any], core: dict[str, Any]) -> Row | None:
     training = read_training(store, record)
-    if training is None:
+    if training is None or training.plan.has_base:  # who goes on from a model has no time to GPT-2
         return None
     metrics, made = training.artifact.metrics, training.artifact.provenance
     is_whole = bool(core.get("is_complete")) and core.get("max_per_benchmark") is None

@@ -103,6 +103,8 @@ def _log_rules(evidence: Evidence) -> LogRules | None:
         evidence.say("manifests/pretrain.json", "", "is missing: there is no record without a pretraining")
     if evidence.plan is None:
         return None
+    if evidence.plan.has_base:
+        evidence.say("run.json", "base.model", "names a model to start from: this is no training from nothing")
     plan = evidence.plan.pretrain
     return LogRules(
         schedule=plan.schedule,

@@ -101,9 +101,12 @@ def headline_numbers(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None 
     for row in benchmark_rows(refs):
         if row.name == "arithmetic":
             numbers.append(Number("arithmetic", row.accuracy, f"± {row.standard_error} of {row.num_asked:,} held out"))
+    trained = Number("trained on", count(derived.num_tokens), f"tokens, {derived.num_steps:,} steps")
+    if begun := metrics.get("base"):
+        trained = Number("started from", str(begun["origin"]), f"licence: {begun['licence']}")
     numbers += [
         Number("parameters", count(derived.num_params["total"]), f"{count(derived.scaling_params)} in scaling laws"),
-        Number("trained on", count(derived.num_tokens), f"tokens, {derived.num_steps:,} steps"),
+        trained,
         Number("this run", duration(took_s), f"{len(made)} steps made, {len(refs) - len(made)} cached"),
     ]
     usd = run_ledger(refs, plan.config.runtime).rate.usd(took_s)

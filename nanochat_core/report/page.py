@@ -149,7 +149,7 @@ def _plan_facts(plan: RunPlan) -> list[tuple[str, str]]:
         ("Context", f"{model.sequence_len:,} tokens, windows {model.window_pattern}"),
         ("Vocabulary", f"{model.vocab_size:,} tokens"),
         ("Batch", batch),
-        ("Length", f"{derived.num_steps:,} steps, {derived.num_tokens:,} tokens"),
+        ("Length", "none" if plan.is_base_kept else f"{derived.num_steps:,} steps, {derived.num_tokens:,} tokens"),
         ("Compute", f"{outline.flop(derived.flops_per_token)} per token, {outline.flop(derived.total_flops)} in all"),
         ("Schedule", f"{schedule.warmup_steps} steps of warm-up, warm-down over the last {schedule.warmdown_frac:.0%} "
                      f"to {schedule.final_lr_frac:.0%} of the rate"),

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.fingerprint import package_versions
+from nanochat_core.base.neutral import identity
 from nanochat_core.base.units import count
-from nanochat_core.config import identity
 from nanochat_core.data.documentation import PACKAGES
 from nanochat_core.pipeline.data_files import local_folder, stamps, texts
 from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun

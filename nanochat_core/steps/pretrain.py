@@ -4,11 +4,23 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat_core.base.neutral import identity
 from nanochat_core.base.units import count
-from nanochat_core.config import identity
 from nanochat_core.pipeline.step import Metrics, Step, StepRun
-from nanochat_core.pipeline.training import PACKAGES, Folders, checks, headline, paths_of, runtime_of, train
+from nanochat_core.pipeline.training import (
+    AS_IT_IS,
+    PACKAGES,
+    Folders,
+    checks,
+    headline,
+    is_taken,
+    paths_of,
+    runtime_of,
+    take,
+    train,
+)
 from nanochat_core.plan import RunPlan, optim_values
+from nanochat_core.steps.base import base
 from nanochat_core.steps.tokenizer import tokenizer
 from nanochat_core.steps.tokens import tokens
 
@@ -18,6 +30,8 @@ if TYPE_CHECKING:
 
 def settings(plan: RunPlan) -> dict[str, Any]:
     """All that the ranks are told, by value: a plan rule that changes a learning rate changes the key."""
+    if plan.is_base_kept:
+        return AS_IT_IS
     return {**identity(train_settings(plan)), "head_dim": plan.pretrain.model.head_dim}
 
 
@@ -53,17 +67,23 @@ def job(plan: RunPlan, inputs: Folders, *, checkpoints: Path, work: Path, out: P
 
 
 def body(run: StepRun) -> Metrics:
-    return train(run, job)
+    return take(run, "base") if is_taken(run) else train(run, job)
+
+
+def title(plan: RunPlan) -> str:
+    if plan.is_base_kept:
+        return "nothing: the model to start from is taken as it is"
+    return f"depth {plan.pretrain.model.n_layer}, {count(plan.pretrain.num_tokens)} tokens"
 
 
 pretrain = Step(
     name="pretrain",
     description="Train the base model that the plan describes; a retry goes on from the last checkpoint.",
-    title=lambda plan: f"depth {plan.pretrain.model.n_layer}, {count(plan.pretrain.num_tokens)} tokens",
+    title=title,
     headline=headline,
     settings=settings,
     packages=PACKAGES,
-    inputs=(tokenizer, tokens),
+    inputs=(tokenizer, tokens, base),
     body=body,
     checks=checks,
     job=job,

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat_core.base.neutral import identity
 from nanochat_core.base.records import RECORDS_NAME, read_records
-from nanochat_core.config import identity
 from nanochat_core.pipeline import measure
 from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
 from nanochat_core.pipeline.training import (

@@ -4,9 +4,21 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanochat_core.config import identity
+from nanochat_core.base.neutral import identity
 from nanochat_core.pipeline.step import Metrics, Step, StepRun
-from nanochat_core.pipeline.training import PACKAGES, SEED_AFTER, Folders, checks, headline, paths_of, runtime_of, train
+from nanochat_core.pipeline.training import (
+    AS_IT_IS,
+    PACKAGES,
+    SEED_AFTER,
+    Folders,
+    checks,
+    headline,
+    is_taken,
+    paths_of,
+    runtime_of,
+    take,
+    train,
+)
 from nanochat_core.plan import RunPlan, optim_values
 from nanochat_core.schedules import Schedule
 from nanochat_core.steps.conversations import conversations, sequence_len
@@ -22,6 +34,8 @@ def settings(plan: RunPlan) -> dict[str, Any]:
 
     How rows become steps is this module's rule, so it goes in by value, at three sizes.
     """
+    if plan.is_chat_kept:
+        return AS_IT_IS
     sizes = {num_rows: train_settings(plan, num_rows=num_rows) for num_rows in (100, 1_000, 10_000)}
     steps = {str(num_rows): chosen.schedule.num_steps for num_rows, chosen in sizes.items()}
     return {"epochs": plan.config.sft.epochs, "steps_for_rows": steps, **identity(sizes[1_000])}
@@ -77,13 +91,19 @@ def job(plan: RunPlan, inputs: Folders, *, checkpoints: Path, work: Path, out: P
 
 
 def body(run: StepRun) -> Metrics:
-    return train(run, job)
+    return take(run, "pretrain") if is_taken(run) else train(run, job)
+
+
+def title(plan: RunPlan) -> str:
+    if plan.is_chat_kept:
+        return "nothing: the chat model to start from is taken as it is"
+    return f"fine-tuning, {plan.config.sft.epochs} epoch{'s' if plan.config.sft.epochs > 1 else ''}"
 
 
 sft = Step(
     name="sft",
     description="Fine-tune the base model into a chat model; a retry goes on from the last checkpoint.",
-    title=lambda plan: f"fine-tuning, {plan.config.sft.epochs} epoch{'s' if plan.config.sft.epochs > 1 else ''}",
+    title=title,
     headline=headline,
     settings=settings,
     packages=PACKAGES,

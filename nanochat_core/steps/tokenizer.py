@@ -4,9 +4,11 @@ import itertools
 import json
 from typing import TYPE_CHECKING, Any
 
-from nanochat_core.config import identity
+from nanochat_core.base.neutral import identity
 from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
+from nanochat_core.pipeline.training import AS_IT_IS
 from nanochat_core.plan import RunPlan
+from nanochat_core.steps.base import TOKENIZER, base
 from nanochat_core.steps.corpus import corpus
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def settings(plan: RunPlan) -> dict[str, Any]:
-    return identity(plan.config.tokenizer)
+    return AS_IT_IS if plan.has_base else identity(plan.config.tokenizer)
 
 
 def body(run: StepRun) -> Metrics:
@@ -23,14 +25,18 @@ def body(run: StepRun) -> Metrics:
     from nanochat_core.data.shards import read_documents
     from nanochat_core.tokenizer.bpe import train_tokenizer
     from nanochat_core.tokenizer.domains import bytes_per_token
+    from nanochat_core.tokenizer.tokenizer import Tokenizer
 
     config = run.plan.config.tokenizer
-    trained = train_tokenizer(
-        read_documents(run.inputs["corpus"] / "train"),
-        vocab_size=config.vocab_size,
-        max_train_bytes=config.max_train_bytes,
-        max_doc_bytes=config.max_doc_bytes,
-    )
+    if "base" in run.inputs:
+        trained = Tokenizer.load(run.inputs["base"])
+    else:
+        trained = train_tokenizer(
+            read_documents(run.inputs["corpus"] / "train"),
+            vocab_size=config.vocab_size,
+            max_train_bytes=config.max_train_bytes,
+            max_doc_bytes=config.max_doc_bytes,
+        )
     trained.save(run.out)
     np.save(run.out / "token_bytes.npy", trained.token_bytes())
     domains = bytes_per_token(trained, read_documents(run.inputs["corpus"] / "validation"))
@@ -76,7 +82,8 @@ tokenizer = Step(
     headline=lambda metrics: f"{metrics['bytes_per_token']:.2f} bytes per token",
     settings=settings,
     packages=("rustbpe", "tiktoken", "pyarrow"),
-    inputs=(corpus,),
+    inputs=(corpus, base),
+    reads=lambda settings: {"base": [TOKENIZER]} if settings == AS_IT_IS else {},
     body=body,
     checks=checks,
 )

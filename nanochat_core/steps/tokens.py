@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat_core import workspace
 from nanochat_core.base.errors import CorruptError, MissingError
+from nanochat_core.base.neutral import identity
 from nanochat_core.base.units import count
-from nanochat_core.config import identity
 from nanochat_core.pipeline.step import Check, Metrics, Ref, Step, StepRun, step_key
 from nanochat_core.plan import RunPlan
 from nanochat_core.steps.corpus import corpus

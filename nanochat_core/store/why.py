@@ -12,6 +12,7 @@ from nanochat_core.base.fingerprint import canonical_json
 
 ABSENT = "absent"
 DIGEST_CHARS = 12
+VERSIONS = ("documented", "python")  # settings of a corpus that are versions of what is installed
 VALUE_CHARS = 200
 
 
@@ -47,6 +48,22 @@ def explain(current: Mapping[str, Any], earlier: Identified) -> list[str]:
     lines += [f"code {key} {_verb(old, new)}" for key, old, new in code]
     packages = _differences(earlier.packages, current["packages"])
     return lines + [f"package {key}: {old} -> {new}" for key, old, new in packages]
+
+
+def drift(current: Mapping[str, Any], earlier: Identified, *, neutral: Mapping[str, Sequence[Any]]) -> list[str] | None:
+    """What differs, where that is code, packages and settings without effect alone; None: something else differs.
+
+    `neutral`: settings, by the last part of their names -> values that are as good as absent.
+    """
+    if current["step"] != earlier.step or current["inputs"] != dict(earlier.inputs):
+        return None
+    for name, *values in _differences(_flat(earlier.config), _flat(current["config"])):
+        if name.partition(".")[0] in VERSIONS:
+            continue
+        allowed = [canonical_json(value) for value in neutral.get(name.rpartition(".")[2], ())]
+        if ABSENT not in values or not {*values} <= {ABSENT, *allowed}:
+            return None
+    return explain(current, earlier)
 
 
 def nearest(current: Mapping[str, Any], artifacts: Sequence[Earlier]) -> Earlier | None:

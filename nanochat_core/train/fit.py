@@ -18,8 +18,8 @@ from torch import Tensor
 from nanochat_core.base import distributed
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import HardwareError
+from nanochat_core.base.neutral import identity
 from nanochat_core.base.passes import TOKENS, usual_rows
-from nanochat_core.config import identity
 from nanochat_core.model.gpt import GPT
 
 RESERVE_FRAC = 0.08  # of a GPU's memory: the optimizer's step, buffers of other libraries, fragments

@@ -1,4 +1,4 @@
-"""Pretraining: packed documents, weights from scratch.
+"""Pretraining: packed documents, weights from scratch or of a model that goes on learning.
 
 The entry point of the step's code closure: everything imported from here on decides the weights.
 """
@@ -12,6 +12,7 @@ from nanochat_core.base.distributed import World
 from nanochat_core.data.loader import PackedDocuments, RowSource
 from nanochat_core.evals.bpb import bits_per_byte
 from nanochat_core.model.gpt import GPT
+from nanochat_core.model.weights import load_model
 from nanochat_core.optim.groups import OptimConfig
 from nanochat_core.optim.optimizer import MuonAdamW
 from nanochat_core.tokenizer.tokenizer import Tokenizer
@@ -24,11 +25,15 @@ from nanochat_core.train.settings import TrainJob
 def build(job: TrainJob, *, world: World, device: torch.device) -> Training:
     """Model, optimizer and rows of a pretraining."""
     settings = job.settings
-    model = GPT(settings.model)
-    model.init_weights(settings.seed)
+    model = GPT(settings.model) if job.paths.base is None else load_model(Path(job.paths.base))
+    if job.paths.base is None:
+        model.init_weights(settings.seed)
     rows = PackedDocuments(Path(job.paths.rows), "train", vocab_size=settings.model.vocab_size)
     held_out = PackedDocuments(Path(job.paths.rows), "validation", vocab_size=settings.model.vocab_size)
-    return assemble(job, model, rows, held_out, world=world, device=device)
+    training = assemble(job, model, rows, held_out, world=world, device=device)
+    if job.paths.base is not None:
+        training.choices["choices"].append("a model goes on learning: the optimizer starts anew")
+    return training
 
 
 def assemble(

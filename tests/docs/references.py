@@ -36,7 +36,8 @@ INTRODUCTION = """# Settings
 key. They run again when it changes, and so does what is made from them. Written by `make references`."""
 # settings that only count beside others are changed beside those
 BESIDE = (
-    (), ("corpus.source=hub", "corpus.dataset=a/b"), ("corpus.source=path", "corpus.path={}/one.jsonl"),
+    (), ("base.model=NAME", "base.content=0"),
+    ("corpus.source=hub", "corpus.dataset=a/b"), ("corpus.source=path", "corpus.path={}/one.jsonl"),
     ("sft.source=path", "sft.path={}/one.jsonl", "core.source=path", "core.path={}"),
     ("sft.source=mix", "benchmarks.source=hub", "rl.enabled=true", "rl.source=gsm8k", "core.source=url"),
     ("benchmarks.source=path", "benchmarks.path={}", "sft.source=mix", "sft.identity_path={}/one.jsonl"),

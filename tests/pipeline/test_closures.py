@@ -63,11 +63,11 @@ def test_what_is_in_no_key_is_there_and_has_its_reason() -> None:
 NAMED = {
     "nanochat_core.base.fingerprint": {"identity_digest", "package_versions", "step_code"},  # of keys and their values
     "nanochat_core.base.redaction": {"install", "redact", "redacted_error"},  # of logs and errors, of no result
-    "nanochat_core.config": {"GPTConfig", "identity"},  # a model's shape, and a config as a key has it: by value
+    "nanochat_core.config": {"GPTConfig"},  # a model's shape, which is in the key by value
     "nanochat_core.observe": {"current"},
     "nanochat_core.plan": {"GPUS", "RunPlan", "optim_values"},  # peaks for the log; a hint; in the key by value
     "nanochat_core.store.lease": {"Lease"},
-    "nanochat_core.store.manifest": {"LOG_FOLDER"},
+    "nanochat_core.store.manifest": {"Artifact", "LOG_FOLDER"},  # what holds a model to start from, known by content
     "nanochat_core.store.partial": {"Partial"},
     "nanochat_core.workspace": {"current"},
 }

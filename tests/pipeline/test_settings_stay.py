@@ -1,7 +1,7 @@
 """The settings part of every preset's keys, held across changes: whoever upgrades does not pay again.
 
 tests/golden/settings.json is written by `python tests/pipeline/test_settings_stay.py` and changes only where a key is
-meant to change. A setting that is added later is `config.later(neutral)` and so no part of a key at its neutral value.
+meant to change. A setting that came later is `base.neutral.later(neutral)`, and in no key at its neutral value.
 """
 
 import json
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from nanochat_core.config import GPTConfig, identity, later
+from nanochat_core.base.neutral import identity, later
+from nanochat_core.config import GPTConfig
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config, preset_names

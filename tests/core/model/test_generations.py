@@ -12,7 +12,8 @@ from model_server import byte_tokenizer
 from safetensors.torch import load_file, save_file
 
 from nanochat_core.base.errors import ConfigError, MissingError
-from nanochat_core.config import GPTConfig, identity
+from nanochat_core.base.neutral import identity
+from nanochat_core.config import GPTConfig
 from nanochat_core.export.admission import check_modeling_file
 from nanochat_core.export.adopt import adopt
 from nanochat_core.inference.decoder import Decoder

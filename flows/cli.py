@@ -21,7 +21,7 @@ from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.limits import raise_open_files
 from nanochat_core.base.stopping import stop_on_signals, stop_quietly
 from nanochat_core.base.units import count, duration
-from nanochat_core.cli import bench, export, output, serve
+from nanochat_core.cli import bench, output, serve
 from nanochat_core.cli.app import Depth, Drift, From, Preset, Sets, VerifyInputs, app, check_step, chosen, derived_plan
 from nanochat_core.cli.display import Display, display
 from nanochat_core.cli.output import Page
@@ -183,7 +183,6 @@ def _link(path: Path) -> str:
 
 
 sweeps_cli.register(app)
-export.register(app)
 serve.register(app)
 deploy.register(app)
 bench.register(app)

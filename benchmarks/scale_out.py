@@ -29,7 +29,7 @@ def measure(text: Path, num_shards: int, num_workers: int | None, home: Path) ->
     sets = ["corpus.source=path", f"corpus.path={text}", "tokenizer.vocab_size=8192", "runtime.num_workers=1"]
     plan = plan_run(load_config("tiny", sets))
     corpus = make(STEPS["corpus"], plan)
-    tokenizer = make(STEPS["tokenizer"], plan, corpus)
+    tokenizer = make(STEPS["tokenizer"], plan, corpus, None)
     seconds, num_parts = 0.0, 0
     if num_workers is not None:
         seconds, num_parts = encode(plan, corpus, tokenizer, num_workers)

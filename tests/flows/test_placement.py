@@ -204,7 +204,7 @@ def test_trainings_and_evaluations_go_to_the_pool_and_data_does_not() -> None:
 @pytest.fixture
 def made(home: Path, micro_plan: RunPlan) -> dict[str, Ref]:
     corpus = make(STEPS["corpus"], micro_plan)
-    return {"corpus": corpus, "tokenizer": make(STEPS["tokenizer"], micro_plan, corpus)}
+    return {"corpus": corpus, "tokenizer": make(STEPS["tokenizer"], micro_plan, corpus, None)}
 
 
 def test_what_is_sent_finds_the_same_inputs(made: dict[str, Ref], micro_plan: RunPlan) -> None:

@@ -85,7 +85,7 @@ def test_shards_tokenized_on_two_workers_one_of_them_killed_give_the_same_artifa
     monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "alone/store"))
     alone = plan_of(small_corpus)
     corpus = make(STEPS["corpus"], alone)
-    expected = make(STEPS["tokens"], alone, corpus, make(STEPS["tokenizer"], alone, corpus))
+    expected = make(STEPS["tokens"], alone, corpus, make(STEPS["tokenizer"], alone, corpus, None))
 
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "driver"))
     prefect_database.seed(tmp_path / "driver")

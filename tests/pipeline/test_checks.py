@@ -77,8 +77,8 @@ def test_a_fault_stops_the_step_and_nothing_is_published(
     for earlier in ("corpus", "tokenizer", "tokens"):
         if earlier == name:
             break
-        refs[earlier] = make(STEPS[earlier], micro_plan, *(refs[source] for source in STEPS[earlier].sources))
-    inputs = {source: refs[source] for source in STEPS[name].sources}
+        refs[earlier] = make(STEPS[earlier], micro_plan, *(refs.get(source) for source in STEPS[earlier].sources))
+    inputs = {source: refs[source] for source in STEPS[name].sources if source in refs}
     with pytest.raises(ChecksFailedError, match=failed) as caught:
         execute(replace(STEPS[name], body=body), micro_plan, inputs)
     assert caught.value.hint == HINTS[failed]
@@ -91,9 +91,9 @@ def test_a_fault_stops_the_step_and_nothing_is_published(
 def test_a_model_that_diverged_is_not_published(home: Path, micro_sets: list[str]) -> None:
     plan = plan_run(load_config("tiny", [*micro_sets, *TOO_FAST]))
     text = make(STEPS["corpus"], plan)
-    vocabulary = make(STEPS["tokenizer"], plan, text)
+    vocabulary = make(STEPS["tokenizer"], plan, text, None)
     with pytest.raises(ChecksFailedError, match="better than guessing"):
-        make(STEPS["pretrain"], plan, vocabulary, make(STEPS["tokens"], plan, text, vocabulary))
+        make(STEPS["pretrain"], plan, vocabulary, make(STEPS["tokens"], plan, text, vocabulary), None)
     assert not list(workspace.current().store.artifacts("pretrain"))
 
 

@@ -41,7 +41,7 @@ def test_what_holds_an_item_is_left_out_and_counted(prepared_home: Path, folder:
     data = ["benchmarks.source=path", f"benchmarks.path={folder}/chat_eval", "benchmarks.names=gsm8k"]
     plan = plan_run(load_config("tiny", [*micro_sets, *more, *data]))
     corpus = make(STEPS["corpus"], plan)
-    tokenizer = make(STEPS["tokenizer"], plan, corpus)
+    tokenizer = make(STEPS["tokenizer"], plan, corpus, None)
     items = make(STEPS["benchmarks"], plan)
     assert items is not None
     assert items.metrics["num_items"] == 3

@@ -76,11 +76,11 @@ def test_what_two_drivers_made_is_what_one_makes(prepared_home: Path, micro_sets
     """A waiting driver finds the artifact of the one that it waited for, and makes nothing."""
     plan = plan_run(load_config("tiny", [*micro_sets, "pretrain.max_tokens=10240"]))
     corpus = make(STEPS["corpus"], plan)
-    tokenizer = make(STEPS["tokenizer"], plan, corpus)
+    tokenizer = make(STEPS["tokenizer"], plan, corpus, None)
     tokens = make(STEPS["tokens"], plan, corpus, tokenizer)
     options = [*micro_sets, "pretrain.max_tokens=10240"]
     other = start(prepared_home, prepared_home / "store", options, prepared_home / "other.log")
-    mine = make(STEPS["pretrain"], plan, tokenizer, tokens)
+    mine = make(STEPS["pretrain"], plan, tokenizer, tokens, None)
     assert other.wait(120) == 0, (prepared_home / "other.log").read_text()
     said = (prepared_home / "other.log").read_text()
     assert mine.is_cached != ("pretrain       cached" in said), "both made it, or neither did"

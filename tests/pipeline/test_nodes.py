@@ -70,8 +70,8 @@ def test_the_leader_has_the_first_rank_whoever_starts_first(
 
 def train(plan: RunPlan) -> Ref:
     corpus = make(STEPS["corpus"], plan)
-    tokenizer = make(STEPS["tokenizer"], plan, corpus)
-    return make(STEPS["pretrain"], plan, tokenizer, make(STEPS["tokens"], plan, corpus, tokenizer))
+    tokenizer = make(STEPS["tokenizer"], plan, corpus, None)
+    return make(STEPS["pretrain"], plan, tokenizer, make(STEPS["tokens"], plan, corpus, tokenizer), None)
 
 
 @pytest.fixture

@@ -185,18 +185,25 @@ def _whole(name: str, tensor: Tensor, config: GPTConfig) -> Tensor:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files of weights that an index names; a file that is none stands for itself."""
+    """The files beside an index that it names, and nothing else; a file that is no index stands for itself."""
     if path.name != INDEX:
         return [path]
-    try:
-        return [path.with_name(str(part)) for part in sorted(set(read_json(path)["weight_map"].values()))]
-    except NO_VALUES as error:
-        raise MissingError(f"{path} names no parts: {error}", hint="copy the checkpoint again") from error
+    content = read_json(path)
+    named = content.get("weight_map") if isinstance(content, dict) else None
+    parts = set(map(str, named.values())) if isinstance(named, dict) else set()
+    if not parts or not all(re.fullmatch(r"[\w-][\w.-]*\.safetensors", part) for part in parts):
+        raise MissingError(
+            f"{path} does not say in which .safetensors files beside it the weights are",
+            hint="copy the checkpoint again",
+        )
+    return [path.with_name(part) for part in sorted(parts)]
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if path.name == INDEX:
         return {name: tensor for part in _parts(path) for name, tensor in _read_weights(part).items()}
+    if not path.is_file():  # a pipe would be waited for without an end
+        raise MissingError(f"{path} is no file", hint="copy the checkpoint again")
     try:
         is_ours = path.suffix == ".safetensors"
         stored = load_file(path) if is_ours else torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -205,6 +205,30 @@ def test_a_config_that_asks_for_all_memory_is_refused(name: str, value: object, 
         load_nanochat_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "index",
+    [
+        [], {}, {"weight_map": ["a"]}, {"weight_map": {}}, {"weight_map": {"a": 1}}, {"weight_map": {"a": "pipe"}},
+        *({"weight_map": {"a": name}} for name in (
+            "../b.safetensors", "/b.safetensors", "a/../b.safetensors", ".", "", "a\0.safetensors", "pipe.safetensors",
+            "\x1b[2Jb.safetensors", "model.safetensors.index.json",
+        )),
+    ],
+)  # fmt: skip
+def test_an_index_that_names_no_weights_beside_it_is_refused(index: object, tmp_path: Path) -> None:
+    save_model(
+        tmp_path / "b", GPT(GPTConfig(sequence_len=8, vocab_size=64, n_layer=1, n_head=2, n_kv_head=1, n_embd=32))
+    )
+    (folder := tmp_path / "b/a").mkdir()
+    (tmp_path / "b/config.json").rename(folder / "config.json")
+    (tmp_path / "b/model.safetensors").rename(tmp_path / "b/b.safetensors")  # what a name with dots would reach
+    os.mkfifo(folder / "pipe.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(MissingError) as refused:
+        load_nanochat_checkpoint(folder)
+    assert "\x1b" not in str(refused.value)
+
+
 @pytest.mark.parametrize("stored", [[], 7, {"a": 1}, {1: torch.zeros(1)}, {"a": torch.zeros(1, dtype=torch.int64)}])
 def test_a_checkpoint_of_something_else_is_refused(stored: object, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(CONFIG)))

@@ -191,8 +191,9 @@ class SftConfig:
     """builtin: generated questions about the corpus, arithmetic with the calculator, spelling, who-are-you.
     mix: SmolTalk, and what the counts below add to it (nanochat's mixture)."""
     path: str | None = None
-    """source = path: a file, a folder or a pattern of .jsonl, .json or .parquet files, packed or not, each row
-    {"messages": [{"role", "content"}, ...]}. Files named valid, val, dev or test are held out, else every 20th is."""
+    """source = path: a file, a folder or a pattern of .jsonl, .json, .parquet, .csv or .tsv files, packed or not:
+    {"messages": [{"role", "content"}, ...]}, ShareGPT, Alpaca, prompt/completion, question/answer.
+    Files named valid, val, dev or test are held out, else every 20th is."""
     smoltalk: str = "HuggingFaceTB/smol-smoltalk"
     """source = mix: a Hugging Face dataset of {"messages"}, or a folder in its layout."""
     num_smoltalk: int | None = 460_000

@@ -80,6 +80,19 @@ def loads(
     return json.loads(text, **hooks)
 
 
+class RepeatedKey(ValueError):
+    """An object has a key twice: readers of JSON keep the last one, and nobody knows which was meant."""
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook`: the object; RepeatedKey where a key is there twice (RFC 8259, section 4)."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise RepeatedKey(f"the key {twice!r:.60} is there twice")
+    return made
+
+
 def excess(text: str, *, values: int, containers: int, depth: int) -> tuple[int, str] | None:
     """How many of what a JSON text may have and has more of; None: nothing. Linear, and said before any is made.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
-from nanochat_core.base.foreign import MAX_FILE_BYTES, loads, read_bounded
+from nanochat_core.base.foreign import MAX_FILE_BYTES, RepeatedKey, loads, once, read_bounded
 
 MARK = "\ufeff"
 MARK_UTF8 = MARK.encode("utf-8")
@@ -75,9 +75,11 @@ def read_json(path: Path, *, error: type[NanochatError] = MissingError) -> Any:
 def parse_json(
     raw: bytes, where: str | Path, *, line: int | None = None, error: type[NanochatError] = MissingError
 ) -> Any:
-    """The JSON value of a file, or of one line of it."""
+    """The JSON value of a file, or of one line of it, in which no key may be there twice."""
     try:
-        return loads(decode(raw, where, line=line, error=error))
+        return loads(decode(raw, where, line=line, error=error), object_pairs_hook=once if line else None)
+    except RepeatedKey as wrong:
+        raise error(f"{where}, line {line}: {wrong}", hint="keep the one that is meant") from wrong
     except (ValueError, RecursionError) as wrong:
         place, hint = (f"{where}, line {line}", "one JSON object a line") if line else (str(where), None)
         raise error(f"{place} is not JSON: {wrong}", hint=hint) from wrong

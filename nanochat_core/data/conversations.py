@@ -23,13 +23,13 @@ import numpy as np
 
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.process import die_with_parent
-from nanochat_core.data import files, streams
+from nanochat_core.data import files, forms, streams
 from nanochat_core.data.rows import Row
-from nanochat_core.tokenizer.conversation import FORM, check_messages, render_conversation
+from nanochat_core.tokenizer.conversation import check_messages, render_conversation
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 Conversation = dict[str, Any]
-KINDS = ("jsonl", "json", "parquet")
+KINDS = ("jsonl", "json", "parquet", "csv")
 CHUNK_CONVERSATIONS = 250  # what a worker renders at a time
 MIN_FOR_PROCESSES = 40_000  # below this, starting processes costs more than they save
 CHUNKS_PER_WORKER = 4  # in flight: enough to keep it busy, few enough not to hold the mixture in memory
@@ -52,7 +52,7 @@ def _unfit_file(path: Path) -> str | None:
         first = next((value for _, value in streams.json_values(path)), None)
     except MissingError:
         return None  # reading it says why
-    return None if isinstance(first, dict) and "messages" in first else "its first value has no list `messages`"
+    return None if forms.form_of(first) else "its first value is no conversation"
 
 
 def notes_of(path: str | None, *, setting: str = "sft.path") -> list[str]:
@@ -61,21 +61,10 @@ def notes_of(path: str | None, *, setting: str = "sft.path") -> list[str]:
 
 
 def conversation_of_row(row: Row, index: int) -> Conversation:
-    """The row itself, if it is a conversation; an empty system message is none, and null is an empty turn."""
-    messages = row.get("messages")
-    if not isinstance(messages, list):
-        raise MissingError(f"there is no list `messages`; it has {', '.join(map(str, row)) or 'nothing'}", hint=FORM)
-    if messages and isinstance(messages[0], dict) and messages[0].get("role") == "system" and _is_empty(messages[0]):
-        row = {**row, "messages": messages[1:]}
-    if any(isinstance(message, dict) and message.get("content", "") is None for message in row["messages"]):
-        row = {**row, "messages": [_without_null(message) for message in row["messages"]]}
-    check_messages(row["messages"])
-    return row
-
-
-def _without_null(message: Any) -> Any:
-    """Clients write null for a turn that is nothing but a call."""
-    return {**message, "content": ""} if isinstance(message, dict) and message.get("content", "") is None else message
+    """{"messages", "form", "remarks"} of a row in any form (data/forms.py)."""
+    made = forms.conversation(row)
+    check_messages(made["messages"])
+    return made
 
 
 def unfit(conversation: Conversation) -> str | None:
@@ -83,7 +72,17 @@ def unfit(conversation: Conversation) -> str | None:
     messages = conversation["messages"]
     if any(_is_empty(message) for message in messages):
         return "with an empty turn"
-    return None if any(message["role"] == "assistant" for message in messages) else "without an answer to learn from"
+    answers = [message for message in messages if message["role"] == "assistant"]
+    if not answers:
+        return "without an answer to learn from"
+    return None if any(map(_is_learnt, answers)) else "with nothing to learn: its answers are context (weight or train)"
+
+
+def _is_learnt(message: dict[str, Any]) -> bool:
+    """Whether an answer has a target; its end alone is none."""
+    if isinstance(message["content"], str):
+        return bool(message.get("train", True))
+    return any(part["type"] != "python_output" and part.get("train", True) for part in message["content"])
 
 
 def _is_empty(message: dict[str, Any]) -> bool:
@@ -109,6 +108,8 @@ class _Pieces:
     lengths: np.ndarray
     """(pieces,) int64."""
     num_conversations: int
+    num_cut: int
+    """Conversations of several pieces."""
 
 
 def pack_conversations(
@@ -121,10 +122,11 @@ def pack_conversations(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """(rows, row_len) ids uint16 and mask uint8, and counts. `num_workers` None: one per core."""
     chunks: list[_Pieces] = []
-    num_conversations = 0
+    num_conversations = num_cut = 0
     for chunk in _render_all(tokenizer, conversations, row_len=row_len, num_workers=num_workers):
         chunks.append(chunk)
         num_conversations += chunk.num_conversations
+        num_cut += chunk.num_cut
         if num_conversations % 1000 < CHUNK_CONVERSATIONS:
             progress(num_conversations)
     if not chunks:
@@ -145,6 +147,7 @@ def pack_conversations(
         "tokens": len(pieces.ids),
         "targets": int(pieces.mask.sum(dtype=np.int64)),
         "rows": len(rows),
+        "cut": num_cut,
     }
     return ids, mask, counts
 
@@ -192,15 +195,17 @@ def _render_in_worker(chunk: list[list[dict[str, Any]]]) -> _Pieces:
 def _render(tokenizer: Tokenizer, chunk: list[list[dict[str, Any]]], row_len: int) -> _Pieces:
     ids: list[np.ndarray] = []
     mask: list[np.ndarray] = []
+    num_cut = 0
     for messages in chunk:
         rendered, learnt = render_conversation(tokenizer, messages)
+        num_cut += len(rendered) > row_len
         for start, end in _cuts(len(rendered), row_len):
             ids.append(np.array(rendered[start:end], dtype=np.uint16))
             mask.append(np.array(learnt[start:end], dtype=np.uint8))
             if start:
                 mask[-1][0] = 0  # the last id of the piece before: its target was learnt there
     lengths = np.array([len(piece) for piece in ids], dtype=np.int64)
-    return _Pieces(np.concatenate(ids), np.concatenate(mask), lengths, len(chunk))
+    return _Pieces(np.concatenate(ids), np.concatenate(mask), lengths, len(chunk), num_cut)
 
 
 def _cuts(length: int, row_len: int) -> Iterator[tuple[int, int]]:
@@ -218,6 +223,7 @@ def _joined(chunks: Sequence[_Pieces]) -> _Pieces:
         np.concatenate([chunk.mask for chunk in chunks]),
         np.concatenate([chunk.lengths for chunk in chunks]),
         sum(chunk.num_conversations for chunk in chunks),
+        sum(chunk.num_cut for chunk in chunks),
     )
 
 

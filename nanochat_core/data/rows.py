@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Generic, Protocol, TypeVar, cas
 import numpy as np
 
 from nanochat_core.base.errors import MissingError, NanochatError
-from nanochat_core.base.text import is_blank, parse_json
+from nanochat_core.base.text import MARK_UTF8, is_blank, parse_json
 from nanochat_core.data import shards, streams
 from nanochat_core.data.files import PACKED, kind_of
 from nanochat_core.data.streams import MAX_VALUE_BYTES, too_long
@@ -43,17 +43,18 @@ class Rows(Protocol):
         ...
 
 
-PLACES = {"jsonl": "line", "json": "item", "parquet": "row"}  # what a row is called in messages
+PLACES = {"jsonl": "line", "json": "item", "parquet": "row", "csv": "line"}  # what a row is called in messages
 
 
 class FileRows:
-    """The rows of files: JSON objects a line, JSON lists, parquet, packed or not; blank lines do not count.
+    """The rows of files: JSON objects a line, JSON lists, parquet, CSV, packed or not; blank lines do not count.
 
     Lines of a plain file are found by seeking; all else is written as lines into one file of our own in `scratch`.
     """
 
     def __init__(self, files: Sequence[Path], *, scratch: Path | None = None) -> None:
         self.files = list(files)
+        self._kinds = [_kind(path) for path in self.files]
         self._open: dict[int, BinaryIO] = {}
         self._spool: BinaryIO | None = None
         self._scratch = scratch
@@ -74,23 +75,26 @@ class FileRows:
         number = int(self._members[_checked(index, len(self))])
         file = self._handle(number) if self._is_plain(number) else self._spooled()
         file.seek(int(self._starts[index]))
-        line = int(self._lines[index]) if kind_of(self.files[number]) == "jsonl" else None
+        line = int(self._lines[index]) if self._kinds[number] == "jsonl" else None
         row = parse_json(file.readline(), self.files[number], line=line)
         if not isinstance(row, dict):
             raise MissingError(f"{self.where(index)} is a {type(row).__name__}, not an object")
         return row
 
     def where(self, index: int) -> str:
-        path = self.files[self._members[index]]
-        return f"{path}, {PLACES[kind_of(path) or 'jsonl']} {self._lines[index]}"
+        number = self.file_of(index)
+        return f"{self.files[number]}, {PLACES[self._kinds[number]]} {self._lines[index]}"
+
+    def file_of(self, index: int) -> int:
+        """The number of the file that a row is from."""
+        return int(self._members[index])
 
     def counts(self) -> list[int]:
         """Rows of each file."""
         return np.bincount(self._members, minlength=len(self.files)).tolist()
 
     def _is_plain(self, number: int) -> bool:
-        path = self.files[number]
-        return kind_of(path) in (None, "jsonl") and path.suffix.lower() not in PACKED
+        return self._kinds[number] == "jsonl" and self.files[number].suffix.lower() not in PACKED
 
     def _indexed(self, number: int) -> Iterator[tuple[int, int]]:
         """Where each row starts, and the number it has for people."""
@@ -98,7 +102,7 @@ class FileRows:
             yield from self._lines_of(number)
             return
         spool = self._spooled()
-        for line, row in _content(self.files[number]):
+        for line, row in _content(self.files[number], self._kinds[number]):
             start = spool.seek(0, os.SEEK_END)
             spool.write(row + b"\n")
             yield start, line
@@ -138,11 +142,21 @@ class FileRows:
             file.close()
 
 
-def _content(path: Path) -> Iterator[tuple[int, bytes]]:
+def _kind(path: Path) -> str:
+    """What a file is by its ending, but that lines which start with a list are that list."""
+    kind = kind_of(path) or "jsonl"
+    if kind != "jsonl":
+        return kind
+    start = next(streams.blocks(path), b"").removeprefix(MARK_UTF8).lstrip()
+    return "json" if start.startswith((b"[{", b"[\n", b"[\r", b"[ ")) else kind
+
+
+def _content(path: Path, kind: str) -> Iterator[tuple[int, bytes]]:
     """Numbered rows of a file that cannot be sought in, as lines of JSON."""
-    kind = kind_of(path)
     if kind == "jsonl":
         yield from ((number, line) for number, line in streams.lines(path) if not is_blank(line))
+    elif kind == "csv":
+        yield from ((number, json.dumps(row).encode()) for number, row in streams.table_rows(path))
     elif kind == "json":
         yield from ((number, json.dumps(value).encode()) for number, value in streams.json_values(path))
     else:
@@ -158,11 +172,16 @@ def _parquet_lines(path: Path) -> Iterator[bytes]:
         for group in range(file.num_row_groups):
             rows = shards.batch_rows(file, group)
             for batch in file.iter_batches(batch_size=rows, row_groups=[group], use_threads=False):
-                yield from (json.dumps(row, default=str).encode() for row in batch.to_pylist())
+                yield from (json.dumps(row, default=_plain).encode() for row in batch.to_pylist())
     except streams.BROKEN as error:
         raise MissingError(
             f"{path} cannot be read as parquet: {(str(error).splitlines() or [''])[0]}", hint="fetch the file again"
         ) from error
+
+
+def _plain(value: Any) -> str:
+    """What JSON has no form for, as text: dates as they are written, bytes where they are one."""
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 class DatasetRows:

@@ -6,6 +6,7 @@ one, a file that lacks line breaks is read whole before anybody can say so.
 
 import bz2
 import codecs
+import csv
 import gzip
 import io
 import itertools
@@ -22,7 +23,7 @@ import pyarrow as pa
 from nanochat_core.base import text
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.foreign import MAX_VALUE_BYTES as MAX_VALUE_BYTES
-from nanochat_core.base.foreign import NO_VALUES, check_depth
+from nanochat_core.base.foreign import NO_VALUES, RepeatedKey, check_depth, once
 
 BLOCK_BYTES = 1 << 20
 BROKEN = (*NO_VALUES, zlib.error, lzma.LZMAError, pa.ArrowException)
@@ -113,9 +114,46 @@ def _no_utf8(path: Path) -> MissingError:
     return MissingError(f"{path} is not UTF-8", hint="save it as UTF-8")
 
 
+def table_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a table with a header, each with the line that it starts on; .tsv has tabs, .csv what its header has."""
+    text_lines = _text_lines(path)
+    header = next(text_lines, "")
+    is_tabs = ".tsv" in [suffix.lower() for suffix in path.suffixes]
+    delimiter = "\t" if is_tabs else max(",;\t|", key=header.count)
+    csv.field_size_limit(MAX_VALUE_BYTES)
+    rows = csv.reader(itertools.chain([header], text_lines), delimiter=delimiter, strict=True)
+    start = 1
+    try:
+        names = [name.strip() for name in next(rows, [])]
+        if len(set(names)) < len(names):
+            raise MissingError(f"{path}: a column is there twice: {', '.join(names)}", hint="keep one of them")
+        start = rows.line_num + 1
+        for row in rows:
+            if row and len(row) != len(names):
+                raise MissingError(
+                    f"{path}, line {start} has {len(row)} columns, and its header {len(names)}",
+                    hint=f"a text that holds {delimiter!r} or a line break stands in double quotes",
+                )
+            if row:
+                yield start, dict(zip(names, row, strict=True))
+            start = rows.line_num + 1
+    except csv.Error as error:
+        raise MissingError(f"{path}, line {start} is no row of a table: {error}", hint="is the file whole?") from error
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    """Lines with their ends; a line feed alone ends one."""
+    left = ""
+    for piece in text_blocks(path):
+        *whole, left = (left + piece).split("\n")
+        yield from (f"{line}\n" for line in whole)
+    if left:
+        yield left
+
+
 def json_values(path: Path) -> Iterator[tuple[int, Any]]:
     """Numbered values of a JSON file: the items of a list, or values one after the other, a line each or not."""
-    decoder, pieces, buffer, number = json.JSONDecoder(), text_blocks(path), "", 0
+    decoder, pieces, buffer, number = json.JSONDecoder(object_pairs_hook=once), text_blocks(path), "", 0
     while not (buffer := buffer.lstrip()) and (piece := next(pieces, None)) is not None:
         buffer = piece
     is_list = buffer.startswith("[")
@@ -128,6 +166,8 @@ def json_values(path: Path) -> Iterator[tuple[int, Any]]:
                 return
             value, at = decoder.raw_decode(buffer, at)
             check_depth(value)
+        except RepeatedKey as error:
+            raise MissingError(f"{path}, item {number + 1}: {error}", hint="keep the one that is meant") from error
         except (ValueError, RecursionError) as error:
             if len(buffer) - at > MAX_VALUE_BYTES:
                 raise too_long(f"{path}, item {number + 1}") from error

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from nanochat_core.base import text
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.data import shards, streams
-from nanochat_core.data.files import KINDS, kind_of
+from nanochat_core.data.files import kind_of
 
 PART_CHARS = 1 << 20  # of a text file that is not the only one: longer ones are cut
 ONLY_FILE_PARTS, LEAST_PART_CHARS, MOST_PART_CHARS = 1000, 2_000, 1 << 16  # of one that is
@@ -44,7 +44,7 @@ def read_texts(
     """Documents of one file in order; `tally` counts them under `name`."""
     kind, name, tally = kind_of(path), name or path.name, tally or Tally()
     if kind is None:
-        raise ConfigError(f"{path} is no {', '.join(KINDS)} file", hint="choose others by corpus.dataset_files")
+        raise ConfigError(f"{path} is no file of text", hint="choose others by corpus.dataset_files")
     if kind == "txt":
         found: Iterator[str | None] = _parts(path, part_chars)
     else:

@@ -21,6 +21,7 @@ from nanochat_core.data import mixture, sft_mix
 from nanochat_core.data.conversations import Conversation
 from nanochat_core.data.files import held_out, listing
 from nanochat_core.data.rows import FileRows, Mapped, has_split, open_dataset
+from nanochat_core.data.turns import Unfit
 from nanochat_core.evals.benchmarks import gsm8k, mmlu, spelling_bee
 from nanochat_core.evals.benchmarks.protocol import conversation
 from nanochat_core.evals.benchmarks.sources import Source, open_source
@@ -95,19 +96,27 @@ def _fit(
     """The conversations that teach something, and what tells each from others; the rest is counted in `notes`."""
     rows = FileRows(list(chosen.values()), scratch=scratch)
     talks = Mapped(rows, files.conversation_of_row)
-    told = [f"{num:,} of {name}" for name, num in zip(chosen, rows.counts(), strict=True)]
-    notes.append(f"conversations: {listing(told)}")
     numbers, keys = array("q"), array("q")
-    left_out: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    for number, talk in enumerate(talks):  # in order, so that a wrong line is named at once
-        if reason := files.unfit(talk):
-            left_out[reason] += 1
-            first.setdefault(reason, rows.where(number))
+    left_out, noticed = _Counted(rows), _Counted(rows)
+    forms: list[dict[str, None]] = [{} for _ in rows.files]
+    for number in range(len(rows)):  # in order, so that a wrong line is named at once
+        try:
+            talk = talks[number]
+        except Unfit as error:
+            left_out.add(str(error.__cause__), number)
             continue
+        forms[rows.file_of(number)][talk["form"]] = None
+        if reason := files.unfit(talk):
+            left_out.add(reason, number)
+            continue
+        for remark in talk["remarks"]:
+            noticed.add(remark, number)
         numbers.append(number)
         keys.append(files.key_of(talk))
-    lost = ", ".join(f"{num:,} {reason} (the first: {first[reason]})" for reason, num in left_out.items())
+    counted = zip(chosen, rows.counts(), forms, strict=True)
+    told = [f"{num:,} of {name}" + (f" ({' and '.join(form)})" if form else "") for name, num, form in counted]
+    notes.append(f"conversations: {listing(told)}")
+    lost = left_out.told()
     if not numbers:
         raise MissingError(
             f"not one of {len(rows):,} conversations has an answer to learn from" + (f": {lost}" if lost else ""),
@@ -115,7 +124,26 @@ def _fit(
         )
     if lost:
         notes.append(f"left out: of {len(rows):,} conversations {lost}")
+    if noticed.counts:
+        notes.append(f"of these {noticed.told()}")
+    if num_again := len(keys) - len(set(keys)):
+        notes.append(f"{num_again:,} conversations are the same as an earlier one; they stay")
     return mixture.Subset(talks, np.array(numbers)), np.array(keys)
+
+
+class _Counted:
+    """How many conversations something is said of, and where the first is."""
+
+    def __init__(self, rows: FileRows) -> None:
+        self.rows, self.counts, self.first = rows, Counter[str](), dict[str, str]()
+
+    def add(self, what: str, number: int) -> None:
+        self.counts[what] += 1
+        if what not in self.first:
+            self.first[what] = self.rows.where(number)
+
+    def told(self) -> str:
+        return listing([f"{num:,} {what} (the first: {self.first[what]})" for what, num in self.counts.items()])
 
 
 def _is_held_out(count: int, notes: Sequence[str] = ()) -> np.ndarray:

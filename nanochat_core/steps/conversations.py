@@ -90,6 +90,11 @@ def body(run: StepRun) -> Metrics:
             row_len=row_len,
             progress=lambda done: run.progress(done, len(train), "conversations"),
         )
+        if counts[split]["cut"]:
+            run.note(
+                f"{split}: {counts[split]['cut']:,} conversations are longer than a row of {row_len - 1:,} tokens and"
+                " are learnt in pieces, of which none sees those before it"
+            )
         np.save(run.out / f"{split}.ids.npy", ids)
         np.save(run.out / f"{split}.mask.npy", mask)
     (run.out / "counts.json").write_text(json.dumps(counts, indent=1))

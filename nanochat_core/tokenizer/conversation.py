@@ -4,8 +4,8 @@
 
 The model learns what the assistant writes: its text, its tool calls between python_start and python_end, and its end
 token. It does not learn the user's words, nor what a tool returned (output_start..output_end): at run time those are
-forced. A system message is put before the first user message, as nanochat does. Text goes through `encode`, so it
-never yields a special token.
+forced; nor an answer, or a part of one, with `train` false. A system message is put before the first user message, as
+nanochat does. Text goes through `encode`, so it never yields a special token.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,9 +35,10 @@ def render_conversation(tokenizer: Tokenizer, messages: Sequence[Message]) -> tu
             add([tokenizer.special(tk.USER_END)], False)
         else:
             add([tokenizer.special(tk.ASSISTANT_START)], False)
+            is_learnt = message.get("train", True)
             for new, learn in _assistant_parts(tokenizer, message["content"]):
-                add(new, learn)
-            add([tokenizer.special(tk.ASSISTANT_END)], True)
+                add(new, learn and (is_learnt or not isinstance(message["content"], str)))
+            add([tokenizer.special(tk.ASSISTANT_END)], is_learnt)
     return ids, mask
 
 
@@ -57,7 +58,7 @@ def _assistant_parts(tokenizer: Tokenizer, content: Any) -> list[tuple[list[int]
         if part["type"] in PART_TOKENS:
             start, end = PART_TOKENS[part["type"]]
             ids = [tokenizer.special(start), *ids, tokenizer.special(end)]
-        parts.append((ids, part["type"] != "python_output"))
+        parts.append((ids, part["type"] != "python_output" and part.get("train", True)))
     return parts
 
 

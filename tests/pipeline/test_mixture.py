@@ -149,21 +149,22 @@ def test_conversations_of_every_kind_of_file_are_read_and_the_rest_is_named(data
     folder = data / "all"
     folder.mkdir()
     write_all_kinds(folder, talks("talk", 12))
-    (folder / "faq.csv").write_text("q,a")
+    (folder / "faq.ods").write_text("q,a")
     (folder / "info.json").write_text('{"license": "MIT"}')
     mix = load(data, "sft.source=path", f"sft.path={folder}")
     assert kinds(list(mix.train) + list(mix.validation)) == {"talk": 12}
     assert mix.notes[0] == (
-        "conversations: 1 of B.JSONL, 1 of a.jsonl, 1 of c.jsonl.gz, 2 of d.json, 2 of e.jsonl.xz, 5 of sub/f.parquet"
+        "conversations: 1 of B.JSONL (messages), 1 of a.jsonl (messages), 1 of c.jsonl.gz (messages), "
+        "2 of d.json (messages), 2 of e.jsonl.xz (messages), 5 of sub/f.parquet (messages)"
     )
     assert notes_of(str(folder)) == [
-        "sft.path: left out faq.csv (.csv is not read); info.json (its first value has no list `messages`)"
+        "sft.path: left out faq.ods (.ods is not read); info.json (its first value is no conversation)"
     ]
 
 
 def test_what_is_wrong_in_a_packed_file_is_named_by_its_place(data):
-    (data / "mine" / "b.json").write_text(json.dumps([*talks("b", 2), {"conversations": []}]))
-    with pytest.raises(MissingError, match=r"b\.json, item 3: there is no list `messages`; it has conversations"):
+    (data / "mine" / "b.json").write_text(json.dumps([*talks("b", 2), {"threads": []}]))
+    with pytest.raises(MissingError, match=r"b\.json, item 3: there is no list `messages`; it has threads"):
         mine(data)
 
 

@@ -86,10 +86,12 @@ def test_rows_of_many_files_are_found_again_in_any_order(tmp_path):
 
 def test_a_conversation_of_the_wrong_form_is_named_by_its_line(tmp_path):
     path = tmp_path / "talk.jsonl"
-    path.write_text('{"messages": [{"role": "user", "content": "hi"}]}\n{"messages": [{"role": "assistant"}]}\n')
+    path.write_text(
+        '{"messages": [{"role": "user", "content": "hi"}]}\n{"messages": [{"role": "narrator", "content": "x"}]}\n'
+    )
     read = read_conversations(str(path))
     assert said(read[:1]) == ["hi"]
-    with pytest.raises(MissingError, match=r"talk\.jsonl, line 2: message 1 is from 'assistant'"):
+    with pytest.raises(MissingError, match=r"talk\.jsonl, line 2: message 1 is from 'narrator'"):
         list(read)
     assert isinstance(read, Mapped)
 

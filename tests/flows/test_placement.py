@@ -167,7 +167,7 @@ def test_a_nightly_from_its_schedule_trains_on_the_machine_that_has_the_gpu(
     for child in children:
         assert (child["state_name"], child["work_pool_name"]) == ("Completed", "gpu")
         assert f"{child['parameters']['step']} on GPU 0, of 1 here" in team.log(child["id"])
-    assert _worked_on(tmp_path / "trainer") == {"pretrain", "evaluate_base"}
+        assert child["labels"]["prefect.worker.name"] == "gpu-box"
     assert _worked_on(tmp_path / "driver").isdisjoint({"pretrain", "evaluate_base"})
     assert team.artifacts(run["id"])[0]["key"] == "nightly-verdict"
 

@@ -126,8 +126,8 @@ class Settings(BaseModel):
     )
     tokens_per_param: float | None = Field(
         None,
-        gt=0,
-        le=1000,
+        ge=1e-6,
+        le=1e9,
         title="Tokens per parameter",
         description="How long to train: 12 is compute-optimal, more is overtrained.",
     )

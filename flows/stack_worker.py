@@ -41,7 +41,8 @@ def main() -> None:
         signal.signal(each, _stop)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", options.pool, "--name", options.name]
     worker = subprocess.Popen([*command, *more], preexec_fn=die_with_parent)
-    threading.Thread(target=_tell_waits, name="waits", daemon=True).start()
+    look_after = (options.pool, options.name)
+    threading.Thread(target=_look_after_runs, args=look_after, name="waits", daemon=True).start()
     try:
         code = worker.wait()
     except _ToldToStop:
@@ -53,11 +54,11 @@ def main() -> None:
     raise SystemExit(code)
 
 
-def _tell_waits() -> None:
-    """For the runs that no worker takes: nobody else could say why."""
+def _look_after_runs(pool: str, worker: str) -> None:
+    """For the runs that nobody works for: nobody else could say why, or that they are gone."""
     from flows import waits  # Prefect takes seconds to import, for which the worker need not wait
 
-    waits.watch()
+    waits.watch(pool, worker)
 
 
 def _give_back(pool: str, worker: str) -> None:

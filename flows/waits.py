@@ -34,7 +34,9 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-from prefect.states import AwaitingRetry
+from prefect.states import AwaitingRetry, Crashed
+
+from tasks.pulse import SILENT
 
 BUSY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 NAMED = 3  # runs, at most
@@ -57,14 +59,32 @@ def live_workers(client: SyncPrefectClient, pool: str) -> list[str]:
     return [worker.name for worker in workers if worker.status == WorkerStatus.ONLINE]
 
 
-def watch() -> NoReturn:
-    """Look after the runs of the server that nobody works for, as long as this process lives; for a thread."""
+def watch(pool: str, worker: str) -> NoReturn:
+    """Look after the runs of the server that nobody works for, as long as this worker lives; for a thread."""
+    looks, began = [bury, give_back, tell], datetime.now(UTC)
     time.sleep(random.uniform(0, EVERY_S))  # workers that began together would say the same in one breath
     while True:
-        for look in (give_back, tell):
+        for look in tuple(looks):
             with contextlib.suppress(HTTPError, PrefectException, RuntimeError), get_client(sync_client=True) as client:
-                look(client)
+                if look is bury:
+                    bury(client, pool=pool, worker=worker, began=began)
+                    looks.remove(bury)
+                else:
+                    look(client)
         time.sleep(EVERY_S)
+
+
+def bury(client: SyncPrefectClient, *, pool: str, worker: str, began: datetime) -> None:
+    """Call Crashed what an earlier worker of this name was running: its runs ended with it.
+
+    A run that was killed before its first sign of life would be missed by nobody else, and Running for ever.
+    """
+    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
+    ours = FlowRunFilterTags(all_=["nanochat"])
+    for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=running, tags=ours)):
+        by = (run.work_pool_name, run.labels.get("prefect.worker.name"))
+        if by == (pool, worker) and run.state and run.state.timestamp < began:
+            client.set_flow_run_state(run.id, Crashed(message=f"{SILENT}: its worker {worker} ended before it"))
 
 
 def leave(pool: str, worker: str) -> None:

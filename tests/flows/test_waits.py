@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -27,6 +28,29 @@ from nanochat_core.base import gpu_slots
 with gpu_slots.taken(1, owner="somebody's notebook", on_wait=print, note=print):
     print("has it", flush=True)
     time.sleep(600)
+"""
+ENDS = """
+import os, signal
+import prefect.flow_engine as engine
+from prefect.context import FlowRunContext
+from flows.recorded import flow
+
+ask = engine.propose_state_sync
+
+def told_to_stop(client, state, **more):
+    answer = ask(client, state, **more)
+    if state.is_completed():  # the server has it, and its answer is on the way
+        os.kill(os.getpid(), signal.SIGTERM)
+    return answer
+
+engine.propose_state_sync = told_to_stop
+
+@flow(name="ends")
+def ends():
+    print(FlowRunContext.get().flow_run.id, flush=True)
+
+os.environ["PREFECT__FLOW_RUN_ID"] = "of its own"  # as in the process that a worker starts
+ends()
 """
 SINCE = r"since \d\d:\d\d UTC"
 
@@ -165,6 +189,32 @@ def test_what_a_worker_took_and_did_not_begin_goes_back_with_its_slot(
         assert team.run(run_id)["state_name"] == "Running"
     assert "the worker gone ended before the run began: it is scheduled again" in team.log(run_id)
     team.api(f"flow_runs/{run_id}", method="DELETE")
+
+
+def test_what_ran_with_an_earlier_worker_of_the_name_is_crashed_when_it_comes_back(team: Team) -> None:
+    run_id = team.start("maintenance/maintenance")
+    submitting(team, run_id, "was-killed")
+    team.api(f"flow_runs/{run_id}/set_state", {"state": {"type": "RUNNING", "name": "Running"}})
+    before, after = (datetime.now(UTC) + timedelta(seconds=shift) for shift in (-60, 1))
+    with team.as_client(), get_client(sync_client=True) as client:
+        for pool, worker, began in (
+            ("gpu", "was-killed", after),
+            ("cpu", "another", after),
+            ("cpu", "was-killed", before),
+        ):
+            waits.bury(client, pool=pool, worker=worker, began=began)
+            assert team.run(run_id)["state_name"] == "Running"
+        waits.bury(client, pool="cpu", worker="was-killed", began=after)
+    assert team.run(run_id)["state_name"] == "Crashed"
+    assert "its worker was-killed ended before it" in team.run(run_id)["state"]["message"]
+    team.api(f"flow_runs/{run_id}", method="DELETE")
+
+
+def test_a_run_that_is_told_to_stop_when_it_has_completed_stays_so(team: Team) -> None:
+    """Its worker was stopped a moment too late; Prefect would call it Crashed."""
+    command = [sys.executable, "-c", ENDS]
+    done = subprocess.run(command, cwd=ROOT, env=team.environment, capture_output=True, text=True, timeout=120)
+    assert team.run(done.stdout.strip())["state_name"] == "Completed", done.stderr
 
 
 @pytest.mark.torture

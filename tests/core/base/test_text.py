@@ -36,7 +36,7 @@ READERS = {  # a file's name: its content, and who reads it
     "core.yaml": ("# é\nicl_tasks:\n- label: a\n", _tasks),
     "eval_meta_data.csv": ("Eval Task,Task Category,Random baseline\né,b,25\n", _table),
     "items.jsonl": ('{"context": "é", "continuation": "c"}\n', lambda path: list(_items(path, "language_modeling"))),
-    "config.json": (json.dumps({"model_config": CONFIG}), lambda path: _read_config(path.parent)),
+    "config.json": (json.dumps({"model_config": CONFIG}), _read_config),
     "pools.yaml": ("work_pools:\n- name: é\n", read_yaml),
 }
 names = pytest.mark.parametrize("name", READERS)

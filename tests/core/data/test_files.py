@@ -35,7 +35,7 @@ def test_all_that_a_folder_holds_is_read_or_named_once(make):
             "i.json.xz", "sub/deep/j.txt"]  # fmt: skip
     hidden = (".DS_Store", "._a.jsonl", ".git", "Thumbs.db", "sub/desktop.ini", "__MACOSX")
     left_out = dict.fromkeys(hidden, "hidden or a system file") | {
-        "README": "no ending that says what it is", "k.csv": ".csv is not read",
+        "README": "no ending that says what it is", "k.csv": ".csv is not read here",
         "l.zip": ".zip is an archive: unpack it", "m.parquet.gz": "packed .parquet is not read: unpack it",
         "x.jsonl.part": ".part is not read",
     }  # fmt: skip
@@ -128,7 +128,7 @@ def test_a_path_to_nothing_says_what_was_looked_for_and_near_names(make):
     assert str(root) in error.value.message
     with pytest.raises(MissingError, match=r"an empty folder"):
         _find(make("empty/x").joinpath("empty/x").unlink() or root / "empty")
-    with pytest.raises(MissingError, match=r"a\.csv \(\.csv is not read\)"):
+    with pytest.raises(MissingError, match=r"a\.csv \(\.csv is not read here\)"):
         _find(make("only/a.csv") / "only")
     (root / "gone").symlink_to(root / "nothing")
     with pytest.raises(MissingError, match=r"leads nowhere"):

@@ -122,11 +122,17 @@ def give_back(client: SyncPrefectClient, *, pool: str = "", worker: str = "") ->
         by = run.labels.get("prefect.worker.name", "") if run.state_name == SUBMITTING else ""
         silent_s = (datetime.now(UTC) - run.state.timestamp).total_seconds() if run.state else 0.0
         is_lost = (run.work_pool_name, by) == (pool, worker) if worker else silent_s > TAKEN_S
-        if is_lost and run.work_pool_name and client.read_work_pool(run.work_pool_name).type == "process":
+        if is_lost and _is_as_seen(client, run) and client.read_work_pool(str(run.work_pool_name)).type == "process":
             late = f"{by or 'a worker'} took the run, which has not begun within {TAKEN_S / 60:.0f} min"
             told = f"the worker {worker} ended before the run began" if worker else late
             client.set_flow_run_state(run.id, AwaitingRetry(message=told), force=True)
             _note(client, run, f"{told}: it is scheduled again")
+
+
+def _is_as_seen(client: SyncPrefectClient, run: FlowRun) -> bool:
+    """Whether nobody did anything with it since: another worker's thread gives back as well."""
+    now = client.read_flow_run(run.id)
+    return run.work_pool_name is not None and now.state is not None and now.state == run.state
 
 
 def _note(client: SyncPrefectClient, run: FlowRun, text: str) -> None:

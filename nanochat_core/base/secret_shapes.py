@@ -235,7 +235,12 @@ BESIDE = tuple(
 )
 SHAPES = (
     Shape("a private key", PRIVATE_KEY),
-    Shape("a private key", re.compile(r"Private-Lines: \d{1,4}(?P<secret>\s[A-Za-z0-9+/=\s]{24,20000})")),
+    Shape(  # PuTTY's: more lines are part of it where they hold nothing else
+        "a private key",
+        re.compile(
+            r"Private-Lines: \d{1,4}(?P<secret>\s[A-Za-z0-9+/=]{24,100}(?:\s[A-Za-z0-9+/=]{1,100}(?![^\s\"'])){0,300})"
+        ),
+    ),
     *SIGNED,
     Shape(
         "a token",

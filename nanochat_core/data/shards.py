@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat_core.base.errors import MissingError
-from nanochat_core.base.foreign import FREE_BYTES, MAX_RATIO
+from nanochat_core.base.foreign import FREE_BYTES, PARQUET_RATIO
 from nanochat_core.data.streams import BROKEN, for_arrow
 
 ROW_GROUP_DOCS = 1000
@@ -83,10 +83,10 @@ def check_ratio(file: pq.ParquetFile, path: Path | str) -> None:
     """MissingError for a file that unpacks to far more than its own size."""
     groups = range(file.num_row_groups)
     unpacked, packed = sum(file.metadata.row_group(i).total_byte_size for i in groups), Path(path).stat().st_size
-    if unpacked > FREE_BYTES + MAX_RATIO * packed:
+    if unpacked > FREE_BYTES + PARQUET_RATIO * packed:
         raise MissingError(
             f"{path} unpacks to {unpacked:,} bytes, {unpacked // max(1, packed):,} times its own size",
-            hint=f"at most {MAX_RATIO} times: if that is what it holds, write it anew without compression",
+            hint=f"at most {PARQUET_RATIO} times: if that is what it holds, write it anew without compression",
         )
 
 

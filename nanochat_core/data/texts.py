@@ -43,7 +43,7 @@ def read_texts(
 ) -> Iterator[str]:
     """Documents of one file in order; `tally` counts them under `name`."""
     kind, name, tally = kind_of(path), name or path.name, tally or Tally()
-    if kind is None:
+    if kind is None or kind == "csv":
         raise ConfigError(f"{path} is no file of text", hint="choose others by corpus.dataset_files")
     if kind == "txt":
         found: Iterator[str | None] = _parts(path, part_chars)

@@ -144,7 +144,7 @@ def test_a_bad_conversation_file_is_named(tmp_path: Path, small_corpus: Path) ->
     chats = tmp_path / "chats.jsonl"
     chats.write_text('{"messages": [{"role": "assistant", "content": "I speak first"}]}\n')
     sets = ("corpus.source=path", f"corpus.path={small_corpus}", "sft.source=path", f"sft.path={chats}")
-    check(run(tmp_path / "home", *sets, until="conversations"), MISSING, "it is the user's turn")
+    check(run(tmp_path / "home", *sets, until="conversations"), MISSING, "chats.jsonl, line 1")
 
 
 def test_an_unreachable_object_store_is_named(tmp_path: Path) -> None:

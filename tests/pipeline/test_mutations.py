@@ -56,6 +56,8 @@ DECIDES_NOTHING_FOR = {
     ("evaluate_base", "pyarrow"): "reads text shards, which are inputs",
     ("evaluate_chat", "pyarrow"): "reads text shards, which are inputs",
     ("evaluate_rl", "pyarrow"): "reads text shards, which are inputs",
+    ("base", "numpy"): "in modules that read tokens, which a copy does not call",
+    ("base", "tiktoken"): "the tokenizer that comes along is copied",
     ("pretrain", "pyarrow"): "rows are tokens already",
     ("pretrain", "tiktoken"): "rows are tokens already",
     ("sft", "pyarrow"): "rows are tokens already",

@@ -82,7 +82,7 @@ def test_a_stopped_training_says_which_step_is_kept(
         watching.step_failed("pretrain", STOPPED)
     watching.close()
     assert said[-1].endswith("stopped with the checkpoint of step 50")
-    assert caplog.messages == ["pretrain: stopped with the checkpoint of step 50"]
+    assert caplog.messages[-1] == "pretrain: stopped with the checkpoint of step 50"
 
 
 def test_a_training_writes_a_line_a_minute_and_its_notes_into_the_log(

@@ -127,7 +127,7 @@ def bomb(kind: str, sound: Path, path: Path) -> str:
         return "301 runs"
     assert kind == "steps"
     settings = json.loads(files[f"evidence/{run}/run.json"])["record"]
-    settings["config"]["pretrain"] |= {"max_tokens": None, "tokens_per_param": 1e12, "validate_every_steps": 1}
+    settings["config"]["pretrain"] |= {"max_tokens": None, "tokens_per_param": 1e9, "validate_every_steps": 1}
     files[f"evidence/{run}/run.json"] = hostile.seal_json({"run_id": run, "record": settings})
     path.write_bytes(hostile.packed(hostile.resealed(files)))
     return "the validation of step"

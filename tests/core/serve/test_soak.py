@@ -19,7 +19,7 @@ from model_server import make_home, start_server
 
 pytestmark = pytest.mark.slow
 QUESTION = {"model": "tiny-chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 16, "seed": 1}
-SLACK_S = {1: (0.25, 0.02), 50: (0.1, 0.0)}
+SLACK_S = {1: (1.5, 0.1), 50: (0.1, 0.0)}  # in a short run other tests share the two cores
 """By rounds, of both clocks: beside other tests the server gets less of its processor, not less of the attack."""
 MOST_MIB = 600
 ROUND_S = 6

@@ -7,6 +7,7 @@ Python may name a preset by its path.
 """
 
 import json
+import math
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -24,12 +25,13 @@ from nanochat_core.config import RunConfig
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, estimate
 from nanochat_core.presets import load_config, preset_names
+from nanochat_core.settings import BOUNDS
 
 Placement = Literal["auto", "inline", "pool"]
 PresetName = Annotated[str, WithJsonSchema({"type": "string", "enum": preset_names()})]
 StepName = Annotated[str, WithJsonSchema({"type": "string", "enum": list(STEPS)})]
 DriftName = Annotated[str, WithJsonSchema({"type": "string", "enum": ["all", *STEPS]})]
-# form field -> setting; the fields below have the setting's own bounds
+# form field -> setting
 SETTINGS = {
     "start_from": "base.model",
     "depth": "pretrain.depth",
@@ -105,6 +107,12 @@ ALIASES = {"base": ("from",)}
 OVERRIDE = _override_pattern()
 
 
+def _bounds(setting: str) -> dict[str, Any]:
+    """A setting's own, as a field has them."""
+    least, most = BOUNDS[setting]
+    return {"ge": least} if most == math.inf else {"ge": least, "le": most}
+
+
 class Settings(BaseModel):
     """What people change most. Leave a field empty to keep what the preset says."""
 
@@ -116,28 +124,33 @@ class Settings(BaseModel):
         description="A name, a run or a fingerprint of the store, or a folder of the worker; its shape wins.",
     )
     depth: int | None = Field(
-        None, ge=1, le=128, title="Depth", description="The one dial: layers of the model; everything else follows."
+        None,
+        **_bounds("pretrain.depth"),
+        title="Depth",
+        description="The one dial: layers of the model; everything else follows.",
     )
     max_cost_usd: float | None = Field(
         None,
-        ge=0,
+        **_bounds("runtime.max_cost_usd"),
         title="Limit in US dollars",
         description="Refuse a plan that costs more than this; stop with a checkpoint once it is spent.",
     )
     tokens_per_param: float | None = Field(
         None,
-        ge=1e-6,
-        le=1e9,
+        **_bounds("pretrain.tokens_per_param"),
         title="Tokens per parameter",
         description="How long to train: 12 is compute-optimal, more is overtrained.",
     )
     max_tokens: int | None = Field(
-        None, ge=1, title="Tokens at most", description="Ceiling on training tokens, whatever the depth says."
+        None,
+        **_bounds("pretrain.max_tokens"),
+        title="Tokens at most",
+        description="Ceiling on training tokens, whatever the depth says.",
     )
     sft_epochs: int | None = Field(
-        None, ge=1, le=10_000, title="Fine-tuning epochs", description="Passes over the conversations."
+        None, **_bounds("sft.epochs"), title="Fine-tuning epochs", description="Passes over the conversations."
     )
-    seed: int | None = Field(None, ge=0, title="Seed", description="Same seed, same model.")
+    seed: int | None = Field(None, **_bounds("seed"), title="Seed", description="Same seed, same model.")
     corpus_source: Literal["embedded", "path", "hub"] | None = Field(
         None,
         title="Text: from where",
@@ -150,19 +163,28 @@ class Settings(BaseModel):
         None, title="Text: dataset", description="For hub: a dataset as owner/name, or a URL of shards."
     )
     corpus_max_shards: int | None = Field(
-        None, ge=2, title="Text: shards at most", description="Only the first ones, and the last to validate."
+        None,
+        **_bounds("corpus.max_shards"),
+        title="Text: shards at most",
+        description="Only the first ones, and the last to validate.",
     )
     num_processes: int | None = Field(
-        None, ge=1, le=100_000, title="GPUs per machine", description="Training processes (ranks): one per GPU."
+        None,
+        **_bounds("runtime.num_processes"),
+        title="GPUs per machine",
+        description="Training processes (ranks): one per GPU.",
     )
     device_batch_rows: int | None = Field(
         None,
-        ge=1,
+        **_bounds("runtime.device_batch_rows"),
         title="Rows per GPU",
         description="In one pass: fewer need less memory and give the same model.",
     )
     checkpoint_every_s: float | None = Field(
-        None, ge=0, title="Seconds between checkpoints", description="At most so much training is lost to a kill."
+        None,
+        **_bounds("runtime.checkpoint_every_s"),
+        title="Seconds between checkpoints",
+        description="At most so much training is lost to a kill.",
     )
 
     @model_serializer(mode="wrap")

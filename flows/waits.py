@@ -7,6 +7,7 @@ and did not live to begin: Prefect looks for such a run nowhere, and it would be
 """
 
 import contextlib
+import functools
 import logging
 import random
 import time
@@ -61,16 +62,12 @@ def live_workers(client: SyncPrefectClient, pool: str) -> list[str]:
 
 def watch(pool: str, worker: str) -> NoReturn:
     """Look after the runs of the server that nobody works for, as long as this worker lives; for a thread."""
-    looks, began = [bury, give_back, tell], datetime.now(UTC)
+    looks = (functools.partial(bury, pool=pool, worker=worker, began=datetime.now(UTC)), give_back, tell)
     time.sleep(random.uniform(0, EVERY_S))  # workers that began together would say the same in one breath
     while True:
-        for look in tuple(looks):
+        for look in looks:
             with contextlib.suppress(HTTPError, PrefectException, RuntimeError), get_client(sync_client=True) as client:
-                if look is bury:
-                    bury(client, pool=pool, worker=worker, began=began)
-                    looks.remove(bury)
-                else:
-                    look(client)
+                look(client)
         time.sleep(EVERY_S)
 
 

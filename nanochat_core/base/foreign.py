@@ -37,9 +37,7 @@ MAX_FILE_BYTES = 64 << 20  # of one that is taken into memory
 MAX_TOTAL_BYTES = 256 << 20  # of all of those
 MAX_LINES = 1_000_000  # of all of those
 FREE_BYTES, MAX_RATIO = 8 << 20, 100  # a zip may unpack to so much, and to so many times its own size
-PARQUET_RATIO = (
-    1000  # people have corpora of one sentence; a column of one value unpacks to ten thousand times its size
-)
+PARQUET_RATIO = 1000  # so many times for text in parquet: some people's is one sentence, a bomb's is 10,000 and more
 MAX_DIRECTORY_BYTES = 8 << 20  # a zip's table of contents, which is read at once
 CHUNK_BYTES = 1 << 20
 # models: setting -> most

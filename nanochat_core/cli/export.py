@@ -66,8 +66,7 @@ def import_checkpoint(
         print(note, file=sys.stderr)
     model = found.model
     save_model(out, model)
-    has_tokenizer = found.tokenizer is not None and not (out / "tokenizer.json").exists()
-    if found.tokenizer is not None and has_tokenizer:
+    if found.tokenizer is not None and not (out / "tokenizer.json").exists():
         found.tokenizer.save(out)
     num_params = sum(parameter.numel() for parameter in model.parameters())
     print(f"{out}: {num_params:,} parameters, depth {found.config.n_layer}")

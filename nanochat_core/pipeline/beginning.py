@@ -21,13 +21,13 @@ from nanochat_core.base.neutral import identity
 from nanochat_core.config import BaseConfig, GPTConfig, RunConfig
 from nanochat_core.pipeline.data_files import contents, reading
 from nanochat_core.pipeline.models import MODEL_STEPS, StoredModel, fetch, model_of
+from nanochat_core.pipeline.training import MODEL_FILES, OPTIMIZER, TOKENIZER
 from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.store import Store
 
 if TYPE_CHECKING:
     from nanochat_core.export.adopt import Adopted
 
-CONFIG, WEIGHTS, OPTIMIZER, TOKENIZER = "config.json", "model.safetensors", "optimizer.safetensors", "tokenizer.json"
 UNKNOWN = "unknown"
 LICENCE = re.compile(r"^licen[cs]e:\s*(\S.*?)\s*$", re.MULTILINE | re.IGNORECASE)
 SHAPE = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "window_pattern")
@@ -124,7 +124,8 @@ def _of_run(store: Store, run: str, step: str) -> StoredModel:
 
 
 def _of_store(store: Store, model: StoredModel) -> Found:
-    config = json.loads((fetch(store, model.artifact, CONFIG) / CONFIG).read_text(encoding="utf-8"))
+    config_file, _ = MODEL_FILES
+    config = json.loads((fetch(store, model.artifact, config_file) / config_file).read_text(encoding="utf-8"))
     content = identity_digest([artifact.files[name].sha256 for artifact, names in _files_of(model) for name in names])
     origin = f"{model.name} ({model.ref.short})"
     licence = str(model.artifact.metrics.get("licence", UNKNOWN))
@@ -133,7 +134,7 @@ def _of_store(store: Store, model: StoredModel) -> Found:
 
 def _files_of(model: StoredModel) -> list[tuple[Artifact, list[str]]]:
     """What of the store's artifacts goes along."""
-    names = [name for name in (CONFIG, WEIGHTS, OPTIMIZER) if name in model.artifact.files]
+    names = [name for name in (*MODEL_FILES, OPTIMIZER) if name in model.artifact.files]
     return [(model.artifact, names), (model.tokenizer, [TOKENIZER])]
 
 

@@ -29,6 +29,7 @@ SEED_AFTER = {"pretrain": 0, "sft": 1, "rl": 2}
 WEIGHTS = "model.safetensors"
 MODEL_FILES = ("config.json", WEIGHTS)
 OPTIMIZER = "optimizer.safetensors"
+TOKENIZER = "tokenizer.json"
 TENSORBOARD = "tensorboard"
 COMPLETE = "complete.json"
 Folders = Mapping[str, Path]

@@ -6,8 +6,6 @@ from nanochat_core.base.units import count
 from nanochat_core.pipeline.step import Metrics, Step, StepRun
 from nanochat_core.plan import RunPlan
 
-TOKENIZER = "tokenizer.json"
-
 
 def settings(plan: RunPlan) -> dict[str, Any]:
     """Its content alone: where it lies, and what it is called there, is no part of the key."""

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.neutral import identity
 from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
-from nanochat_core.pipeline.training import AS_IT_IS
+from nanochat_core.pipeline.training import AS_IT_IS, TOKENIZER
 from nanochat_core.plan import RunPlan
-from nanochat_core.steps.base import TOKENIZER, base
+from nanochat_core.steps.base import base
 from nanochat_core.steps.corpus import corpus
 
 if TYPE_CHECKING:

@@ -2,16 +2,22 @@
 
 A run's parameters and the text of the error that ended it are in the server's database for as long as the run is, and
 on its page. A setting with a secret is refused by the run itself; by then the server has been told of it.
+
+What a deployed run returns is kept in Prefect's result storage. Nobody reads it, but a server lets a run whose result
+was kept leave Completed no more: not for a worker either that was held up and now starts what another one has finished.
 """
 
+import contextlib
 import functools
 import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from prefect import Flow
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 
 from nanochat_core.base import redaction
 from nanochat_core.base.redaction import redact_value, redacted_errors
@@ -23,6 +29,8 @@ class RecordedFlow(Flow[Any, Any]):
     """A flow of Prefect's with clean parameters and errors."""
 
     def __init__(self, fn: Callable[..., Any], **options: Any) -> None:
+        if OWN_RUN in os.environ and _can_keep_results():
+            options.setdefault("persist_result", True)
         super().__init__(fn, **options)
         self.fn = _redacting(fn)  # after it: the version is the digest of the file that the function is in
 
@@ -41,6 +49,14 @@ class RecordedFlow(Flow[Any, Any]):
 def flow(**options: Any) -> Callable[[Callable[..., Any]], RecordedFlow]:
     """Prefect's decorator of that name, for these flows."""
     return lambda function: RecordedFlow(function, **options)
+
+
+def _can_keep_results() -> bool:
+    folder = Path(PREFECT_LOCAL_STORAGE_PATH.value())
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.access(folder, os.W_OK)
+    return False
 
 
 def _redacting(function: Callable[..., Any]) -> Callable[..., Any]:

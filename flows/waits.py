@@ -3,7 +3,8 @@
 Prefect shows `Scheduled`, `Late` or `Pending` and no reason. Nothing is said where the server does not answer: a reason
 is a comfort, never a condition. What runs already says itself what it waits for (base/gpu_slots.py, the store's lease);
 for a run that nobody has taken yet the processes speak that look after workers. They also give back what a worker took
-and did not live to begin: Prefect looks for such a run nowhere, and it would be Pending, with its slot, for ever.
+and did not live to begin: Prefect looks for such a run nowhere, and it would be Pending, with its slot, for ever. And
+they begin runs again that were called Crashed before they began, which the automation of autoresume leaves alone.
 """
 
 import contextlib
@@ -46,6 +47,8 @@ EVERY_S = 15.0
 PATIENCE_S = 20.0  # a worker asks every 10 s for what is due
 TAKEN_S = 300.0  # a run's process begins within seconds, on a starved machine minutes; a pod waits for its node: let be
 SUBMITTING = "Submitting"  # Prefect's name for the state of a run whose worker, named in its labels, starts its process
+BEGIN_AGAIN = 3  # times; what crashes so often before it begins has another reason than a worker that ended
+BEGIN_WITHIN_S = 3600.0  # after the crash; whoever starts a worker days later does not mean what crashed last week
 QUEUED = "AwaitingConcurrencySlot"  # Prefect's name for the state of a run that its deployment's limit holds back
 
 
@@ -62,7 +65,7 @@ def live_workers(client: SyncPrefectClient, pool: str) -> list[str]:
 
 def watch(pool: str, worker: str) -> NoReturn:
     """Look after the runs of the server that nobody works for, as long as this worker lives; for a thread."""
-    looks = (functools.partial(bury, pool=pool, worker=worker, began=datetime.now(UTC)), give_back, tell)
+    looks = (functools.partial(bury, pool=pool, worker=worker, began=datetime.now(UTC)), give_back, begin_again, tell)
     time.sleep(random.uniform(0, EVERY_S))  # workers that began together would say the same in one breath
     while True:
         for look in looks:
@@ -124,6 +127,25 @@ def give_back(client: SyncPrefectClient, *, pool: str = "", worker: str = "") ->
             told = f"the worker {worker} ended before the run began" if worker else late
             client.set_flow_run_state(run.id, AwaitingRetry(message=told), force=True)
             _note(client, run, f"{told}: it is scheduled again")
+
+
+def begin_again(client: SyncPrefectClient) -> None:
+    """Schedule runs with the tag autoresume again that crashed before they began: their worker ended as it took them.
+
+    deployments/automations.yaml counts a run's starts, and such a run has none: it would stay Crashed.
+    """
+    crashed = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED]))
+    ours = FlowRunFilterTags(all_=["nanochat", "autoresume"])
+    due = FlowRunFilterExpectedStartTime(after_=datetime.now(UTC) - timedelta(days=7))
+    for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=crashed, tags=ours, expected_start_time=due)):
+        age_s = (datetime.now(UTC) - run.state.timestamp).total_seconds() if run.state else BEGIN_WITHIN_S
+        if run.run_count or run.deployment_id is None or age_s >= BEGIN_WITHIN_S:
+            continue
+        times = sum(state.is_crashed() for state in client.read_flow_run_states(run.id))
+        if times <= BEGIN_AGAIN and _is_as_seen(client, run):
+            told = f"it crashed before it began: scheduled again ({times} of {BEGIN_AGAIN})"
+            client.set_flow_run_state(run.id, AwaitingRetry(message=told), force=True)
+            _note(client, run, told)
 
 
 def _is_as_seen(client: SyncPrefectClient, run: FlowRun) -> bool:

@@ -58,6 +58,7 @@ AWAY = (urllib.error.URLError, http.client.HTTPException, ConnectionError, Timeo
 class Try:
     """A flow process: which run it works for, and when it was seen alive."""
 
+    pid: int
     run_id: str
     first_s: float
     last_s: float
@@ -116,6 +117,8 @@ class Soak:
         self.pauses: list[tuple[float, float]] = []
         """Of auto-resume."""
         self.tries: dict[tuple[int, str], Try] = {}
+        self.worker_hits: list[tuple[float, str]] = []
+        """Moment and pool."""
         self.later: list[tuple[float, Callable[[], None]]] = []
         self.down: set[str] = set()
         """Workers that were hit and are not back."""
@@ -214,9 +217,11 @@ class Soak:
 
     def look(self) -> None:
         """Take down who is alive."""
-        now = time.time()
         for identity, run_id in self.engines().items():
-            self.tries.setdefault(identity, Try(run_id, now, now)).last_s = now
+            self._seen(identity, run_id).last_s = time.time()
+
+    def _seen(self, identity: tuple[int, str], run_id: str) -> Try:
+        return self.tries.setdefault(identity, Try(identity[0], run_id, time.time(), time.time()))
 
     # --- blows ---
 
@@ -244,10 +249,11 @@ class Soak:
         name = self.draw.choice(sorted(WORKERS.keys() - self.down))
         worker = self.team.workers[name]
         self.down.add(name)
+        self.worker_hits.append((time.time(), WORKERS[name]))
         self.result.blows[f"worker {how}"] += 1
         for identity, run_id in self.engines().items():  # its runs end with it
             if worker.pid in (_parent(identity[0]), _parent(_parent(identity[0]))):
-                self.tries.setdefault(identity, Try(run_id, time.time(), time.time())).was_hit = True
+                self._seen(identity, run_id).was_hit = True
         worker.send_signal(signal.SIGTERM if how == "TERM" else signal.SIGKILL)
         deadline = time.time() + DRAIN_S
         self.later.append((time.time() + self.draw.uniform(0.5, 8), lambda: self._worker_back(name, deadline)))
@@ -266,7 +272,7 @@ class Soak:
         engines = self.engines()
         if engines:
             victim = self.draw.choice(sorted(engines))
-            self.tries.setdefault(victim, Try(engines[victim], time.time(), time.time())).was_hit = True
+            self._seen(victim, engines[victim]).was_hit = True
             self.result.blows["flow process KILL"] += 1
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim[0], signal.SIGKILL)
@@ -299,10 +305,11 @@ class Soak:
         states = self.team.api(f"flow_run_states/?flow_run_id={run_id}", method="GET")
         history = sorted((datetime.fromisoformat(one["timestamp"]).timestamp(), one["name"]) for one in states)
         names = [name for _, name in history]
+        why = [str(one["message"])[:120] for one in states if one["name"] == "Crashed"]
         tries = sorted((each for each in self.tries.values() if each.run_id == run_id), key=lambda each: each.first_s)
-        told = f"{kind} {run_id}: {' > '.join(names)}"
+        told = f"{kind} {run_id}: {' > '.join(names)} {why}, processes {[each.pid for each in tries]}"
         self.result.states[names[-1]] += 1
-        hits = sum(each.was_hit for each in tries)
+        hits = sum(each.was_hit for each in tries) + self._hit_while_taken(kind, history)
         crashes = names.count("Crashed")
         self.result.crashes += min(crashes, hits)
         if crashes > hits:
@@ -319,6 +326,14 @@ class Soak:
             self.result.not_resumed += 1
         elif names[-1] != "Completed" and (kind, names[-1]) != ("maintenance", "Cancelled"):
             wrong["other ends"].append(told)
+
+    def _hit_while_taken(self, kind: str, history: list[tuple[float, str]]) -> int:
+        """How often a worker of its pool was hit when one had taken the run and its process had not begun."""
+        pool = "gpu" if kind == "gpu_step" else "cpu"
+        taken = [
+            (begin, end) for (begin, name), (end, _) in itertools.pairwise(history) if name in ("Pending", "Submitting")
+        ]
+        return sum(any(begin <= moment <= end for begin, end in taken) for moment, of in self.worker_hits if of == pool)
 
     def _may_stay(self, history: list[tuple[float, str]]) -> bool:
         """Whether nobody schedules a crashed run again: it never began, or auto-resume was off."""

@@ -35,6 +35,7 @@ import prefect.flow_engine as engine
 from prefect.context import FlowRunContext
 from flows.recorded import flow
 
+os.environ["PREFECT__FLOW_RUN_ID"] = "of its own"  # as in the process that a worker starts
 ask = engine.propose_state_sync
 
 def told_to_stop(client, state, **more):
@@ -49,7 +50,6 @@ engine.propose_state_sync = told_to_stop
 def ends():
     print(FlowRunContext.get().flow_run.id, flush=True)
 
-os.environ["PREFECT__FLOW_RUN_ID"] = "of its own"  # as in the process that a worker starts
 ends()
 """
 SINCE = r"since \d\d:\d\d UTC"
@@ -210,11 +210,38 @@ def test_what_ran_with_an_earlier_worker_of_the_name_is_crashed_when_it_comes_ba
     team.api(f"flow_runs/{run_id}", method="DELETE")
 
 
-def test_a_run_that_is_told_to_stop_when_it_has_completed_stays_so(team: Team) -> None:
-    """Its worker was stopped a moment too late; Prefect would call it Crashed."""
+def test_what_crashed_before_it_began_is_scheduled_again_three_times(team: Team) -> None:
+    crashed = {"state": {"type": "CRASHED", "name": "Crashed", "message": "its worker ended"}}
+    tagged, plain = (team.start("maintenance/maintenance", tags=tags) for tags in (("nanochat", "autoresume"), ()))
+    states = []
+    with team.as_client(), get_client(sync_client=True) as client:
+        for _ in range(waits.BEGIN_AGAIN + 1):
+            for run_id in (tagged, plain):
+                team.api(f"flow_runs/{run_id}/set_state", crashed)
+            waits.begin_again(client)
+            states.append(team.run(tagged)["state_name"])
+            assert team.run(plain)["state_name"] == "Crashed"
+        assert states == ["AwaitingRetry"] * waits.BEGIN_AGAIN + ["Crashed"]
+        assert "it crashed before it began: scheduled again (3 of 3)" in team.log(tagged)
+        ran = team.start("maintenance/maintenance", tags=("nanochat", "autoresume"))
+        for state in ({"state": {"type": "RUNNING", "name": "Running"}}, crashed):
+            team.api(f"flow_runs/{ran}/set_state", state)
+        waits.begin_again(client)
+        assert team.run(ran)["state_name"] == "Crashed", "the automation looks after what began"
+    for run_id in (tagged, plain, ran):
+        team.api(f"flow_runs/{run_id}", method="DELETE")
+
+
+def test_a_run_that_has_completed_stays_so_whoever_comes_late(team: Team) -> None:
+    """Its worker was stopped a moment too late: Prefect would call it Crashed. Another one would run it again."""
     command = [sys.executable, "-c", ENDS]
     done = subprocess.run(command, cwd=ROOT, env=team.environment, capture_output=True, text=True, timeout=120)
-    assert team.run(done.stdout.strip())["state_name"] == "Completed", done.stderr
+    run_id = done.stdout.strip()
+    assert team.run(run_id)["state_name"] == "Completed", done.stderr
+    late = ({"type": "PENDING", "name": "Pending"}, {"type": "PENDING", "name": waits.SUBMITTING}, {"type": "RUNNING"})
+    for state in late:  # a worker that was held up, and the process that it starts
+        team.api(f"flow_runs/{run_id}/set_state", {"state": state})
+        assert team.run(run_id)["state_name"] == "Completed"
 
 
 @pytest.mark.torture

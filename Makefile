@@ -43,7 +43,7 @@ pin-images: ## Pin the container images of infra/ to the digests that their tags
 down: ## Stop it, after running trainings have saved a checkpoint; data stays
 	@$(COMPOSE) --profile gpu down
 
-setup: $(VENV)/.runtime ## Install what a run needs into .venv, versions locked (HASHES=1: all but torch as PyPI has it, or not at all)
+setup: $(VENV)/.runtime ## Install what a run needs into .venv, versions locked, torch for this machine (TORCH_INDEX=URL: from there; HASHES=1: all but torch as PyPI has it)
 
 dev: $(VENV)/.dev ## Install what tests and checks need as well; another five to ten minutes
 
@@ -54,14 +54,11 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
-	@echo "installing the locked packages into $(VENV) (once; two to three minutes, five where pip takes torch with CUDA, which is 5 GB)"
-	@$(if $(HASHES),$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.hashes)
-	@$(BIN)/python -m pip install --quiet -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	@$(BIN)/python -m nanochat_core.base.proxies
+	@TORCH_INDEX="$(TORCH_INDEX)" HASHES="$(HASHES)" $(BIN)/python infra/install.py
 	@echo "$(CURDIR)" > $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	@echo "installing what tests and checks need, once; five to ten minutes"
 	@$(BIN)/python -m pip install --quiet -r requirements-dev.lock
 	@touch $@
 

@@ -19,7 +19,7 @@ endif
 # what is added to the command of `make speedrun`: ARGS="--set sft.epochs=2"
 ARGS ?=
 
-.PHONY: help up down speedrun setup dev check format test test-fast docs references faults soak matrix newest gpu-check bill audit lock clean
+.PHONY: another-torch help up down speedrun setup dev check format test test-fast docs references faults soak matrix newest gpu-check bill audit lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,7 +53,8 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
+# an index that was typed is for a build other than the one that is there
+$(VENV)/.runtime: requirements.lock pyproject.toml $(if $(findstring command,$(origin TORCH_INDEX)),another-torch) | $(VENV)/bin/python
 	@TORCH_INDEX="$(TORCH_INDEX)" HASHES="$(HASHES)" $(BIN)/python infra/install.py
 	@echo "$(CURDIR)" > $@
 

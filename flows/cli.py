@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from flows import deploy, nightly_cli, stack_cli, sweeps_cli
+from flows import deploy, nightly_cli, stack_cli, sweeps_cli, uninstall_cli
 from flows.configured import settings
 from flows.server import EmbeddedServer, prefect_server
 from flows.session import confirm_cost, leave, run_flow
@@ -175,6 +175,8 @@ def _command() -> str:
     found, ours = shutil.which("nanochat"), Path(sys.executable).with_name("nanochat")
     if found and Path(found).resolve() == ours.resolve():
         return "nanochat"
+    if ours == Path.cwd() / ".venv/bin/nanochat" and Path("nanochat").is_file():  # in a clone
+        return "./nanochat"
     return os.path.relpath(ours) if ours.is_relative_to(Path.cwd()) else str(ours)
 
 
@@ -188,6 +190,7 @@ deploy.register(app)
 bench.register(app)
 nightly_cli.register(app)
 stack_cli.register(app)
+uninstall_cli.register(app)
 
 
 def main() -> None:

@@ -100,7 +100,8 @@ def register_all(
 ) -> Iterator[Registered]:
     """Register the deployments of `root`/prefect.yaml (all, or those named) and what they need."""
     specs = chosen(read_deployments(root), names)  # before anything is changed
-    pools, automations = read(root / "deployments/pools.yaml"), read(root / "deployments/automations.yaml")
+    folder = described(root) / "deployments"
+    pools, automations = read(folder / "pools.yaml"), read(folder / "automations.yaml")
     with server_client() as client:
         from flows import automations as register
         from flows.written import Written
@@ -122,10 +123,15 @@ def _registered(kind: str, name: str, decision: "Decision | None", written: "Wri
     return Registered(kind, name, written.told(decision), {} if decision is None else decision.kept)
 
 
+def described(root: Path) -> Path:
+    """Where prefect.yaml and deployments/ are: at the top of a clone, beside the flows in an installed package."""
+    return root if (root / "prefect.yaml").is_file() else root / "flows"
+
+
 def read(path: Path) -> Any:
     """A YAML file."""
     if not path.is_file():
-        raise MissingError(f"{path} is not there", hint="run it from a checkout of the repository")
+        raise MissingError(f"{path} is not there", hint="restore it (git checkout), or install the package again")
     try:
         described = yaml.safe_load(read_text(path, error=ConfigError))
     except yaml.YAMLError as error:
@@ -136,7 +142,7 @@ def read(path: Path) -> Any:
 
 def read_deployments(root: Path) -> list[Spec]:
     """The deployments of prefect.yaml, with every key known."""
-    specs: list[Spec] = read(root / "prefect.yaml")["deployments"]
+    specs: list[Spec] = read(described(root) / "prefect.yaml")["deployments"]
     for spec in specs:
         unknown = [*(set(spec) - DEPLOYMENT_KEYS)]
         unknown += [f"schedules.{key}" for entry in spec.get("schedules", []) for key in set(entry) - SCHEDULE_KEYS]

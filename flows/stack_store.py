@@ -14,7 +14,7 @@ from flows import swift
 from flows.stack import BUCKET, REGION, Stack
 from flows.stack_process import Part
 from flows.swift import LOCK, STORAGE_SERVICES
-from nanochat_core.base.errors import HardwareError, MissingError, NanochatError
+from nanochat_core.base.errors import HardwareError, NanochatError
 from nanochat_core.base.loopback import SILENT, ask
 from nanochat_core.workspace import home_from_environment
 
@@ -87,15 +87,13 @@ def answers_http(url: str) -> bool:
 
 def swift_is_installed() -> bool:
     done = _swift_venv() / "installed.lock"
-    return LOCK.is_file() and done.is_file() and _pins(done) == _pins(LOCK)
+    return done.is_file() and _pins(done) == _pins(LOCK)
 
 
 def install_swift() -> None:
     """Install the pinned versions into a venv in the home; a half-made one is made again."""
     if swift_is_installed():
         return
-    if not LOCK.is_file():
-        raise MissingError(f"{LOCK} is not there", hint="run it from a checkout of the repository")
     venv = _swift_venv()
     shutil.rmtree(venv, ignore_errors=True)
     pip = [str(venv / "bin/python"), "-m", "pip", "--disable-pip-version-check"]

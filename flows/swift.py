@@ -15,7 +15,7 @@ from typing import Any
 
 from flows.stack import write_private
 
-LOCK = Path(__file__).resolve().parents[1] / "infra/s3_requirements.lock"
+LOCK = Path(__file__).with_name("swift.lock")
 """The pinned versions, for a venv of its own."""
 STORAGE_SERVICES = ("account", "container", "object")
 FILTERS = ("catch_errors", "gatekeeper", "cache", "listing_formats", "bulk", "s3api", "tempauth", "slo", "dlo")

@@ -1,6 +1,6 @@
 """Installs what a run needs into the environment of the Python that runs it, with the build of torch for this machine.
 
-PyPI's torch for Linux is the CUDA build, of no use without an NVIDIA GPU and four times as large as all the rest. So
+PyPI's torch for Linux is the CUDA build, of no use without an NVIDIA GPU and 4 GB larger than the CPU build. So
 torch comes first, from an index that has the build that fits, and the lock then finds it there. Whoever told pip where
 packages are (an index, a folder of wheels, no index) is asked nothing more: there pip decides alone. `make setup` calls
 it; TORCH_INDEX names an index, HASHES=1 checks digests. Standard library only: nothing is installed yet.
@@ -28,9 +28,9 @@ PYPI_CUDA = 13  # of torch 2.13 on PyPI; drivers before 580 know no more than 12
 CUDA_12 = ("cu129", "cu128", "cu126")  # any driver of CUDA 12 runs each: the newest that has this torch
 PROBE_S = 60
 SIZES = {
-    "cpu": "CPU build: 0.5 GB to download, 1.5 GB on the disk, two to three minutes",
+    "cpu": "CPU build: 0.4 GB to download, 1.7 GB on the disk, two to three minutes",
     "cuda": "CUDA build: 5.4 GB on the disk, five minutes and more",
-    "unknown": "1.5 GB on the disk and three minutes if that is the CPU build, 5.4 GB and five if it is CUDA's",
+    "unknown": "1.7 GB on the disk and three minutes if that is the CPU build, 5.4 GB and five if it is CUDA's",
 }
 
 
@@ -140,7 +140,8 @@ def command(source: Source, pin: str) -> list[str]:
     if source.kind == "uv":
         chosen = [] if os.environ.get("UV_TORCH_BACKEND") else ["--torch-backend", "auto"]
         return ["uv", "pip", "install", "--quiet", "--python", sys.executable, "--no-deps", *chosen, pin]
-    return [*PIP, "install", "--quiet", "--no-deps", "--index-url", str(source.index), pin]
+    again = ["--force-reinstall"] if source.is_a_must else []  # another build of the version that is there
+    return [*PIP, "install", "--quiet", "--no-deps", *again, "--index-url", str(source.index), pin]
 
 
 def install_torch(pin: str) -> None:
@@ -163,7 +164,7 @@ def install() -> None:
     """The locked packages, the project itself, and its start-up line for proxies."""
     started, lock = time.monotonic(), ROOT / "requirements.lock"
     pin = locked_torch(lock.read_text(encoding="utf-8"))
-    if not is_there(pin):
+    if os.environ.get("TORCH_INDEX") or not is_there(pin):
         install_torch(pin)
     quietly = (*PIP, "install", "--quiet")
     if os.environ.get("HASHES"):

@@ -156,9 +156,7 @@ def try_row(environment: Path, oldest: Path, parts: list[str], *, is_oldest: boo
             keep(ACROSS, killed(oldest, environment))
     if "store" in parts and is_oldest:
         keep_store("file_systems", file_systems(environment))
-        server = next(
-            line for line in (ROOT / "infra/s3_requirements.lock").read_text().splitlines() if line[:6] == "swift="
-        )
+        server = next(line for line in (ROOT / "flows/swift.lock").read_text().splitlines() if line[:6] == "swift=")
         keep_store("s3_servers", {server.replace("==", " "): pytest(environment, *STORE, "-k", "s3")})
 
 

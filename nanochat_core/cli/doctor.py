@@ -23,6 +23,7 @@ from nanochat_core.cli import installed, prefect_api, prefect_home
 from nanochat_core.store.store import Store
 
 MIN_FREE_BYTES = 2 << 30
+NVIDIA = Path("/dev/nvidia0")
 # version -> why, for combinations that install and then do not work
 BROKEN = (
     (
@@ -109,7 +110,14 @@ def _torch() -> Finding:
     machine = describe()
     kind = ", ".join(machine.gpus) or f"CPU with {machine.cores} cores"
     speed = "bf16" if machine.has_fast_bf16 else "no fast bf16: training runs in fp32, about three times slower"
-    return Finding("torch", True, f"{torch.__version__} on {kind}; {speed}")
+    seen = f"{torch.__version__} on {kind}; {speed}"
+    if NVIDIA.exists() and not machine.gpus:
+        needed = (
+            f"install a driver for CUDA {torch.version.cuda}, or make setup TORCH_INDEX=(an index with an older build)"
+        )
+        mend = needed if torch.version.cuda else "make clean setup"
+        return Finding("torch", False, f"{seen}; the NVIDIA GPU here is not used", mend)
+    return Finding("torch", True, seen)
 
 
 def _home() -> Finding:

@@ -1,7 +1,7 @@
 """Runs the blocks of one document in their order, as somebody would who pastes them into one terminal.
 
 Each block is a shell of its own that begins with the variables and the folder in which the one before ended. `nanochat`
-is this checkout's, with what `args` adds; `make` is the checkout's too, and hands them on as ARGS.
+and `./nanochat` are this checkout's, with what `args` adds; `make` is the checkout's too, and hands them on as ARGS.
 """
 
 import os
@@ -52,8 +52,10 @@ class Player:
         self._corpus, self._port = corpus, free_port()
         self._path = f"{BIN}:{os.environ['PATH']}" if is_active else os.environ["PATH"]
         for path in ROOT.iterdir():
-            if path.name != ".git":
+            if path.name not in (".git", "nanochat"):
                 (folder / path.name).symlink_to(path)
+        (folder / "nanochat").write_text(f'#!/bin/sh\nexec {ROOT}/nanochat "$@" $ARGS\n')
+        (folder / "nanochat").chmod(0o755)
 
     def play(self, block: Block) -> None:
         """Run one block, or say why not; what is wrong with it goes to `failures`."""

@@ -29,6 +29,7 @@ def clone(tmp_path: Path) -> Path:
     (folder / "infra").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copy(ROOT / "infra/moved.py", folder / "infra")
+    shutil.copy(ROOT / "nanochat", folder)
     for name in ("requirements.lock", "pyproject.toml"):
         (folder / name).touch()
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / ".venv"], check=True)
@@ -66,6 +67,26 @@ def test_an_environment_that_cannot_lie_where_it_is_now_is_made_anew(clone: Path
     told = make(moved, "-n", "speedrun").stdout
     assert not (moved / ".venv").exists()
     assert "-m venv .venv" in told
+
+
+def test_nanochat_at_the_root_needs_no_activation_and_says_so_when_nothing_is_installed(clone: Path) -> None:
+    link = clone.with_name("link")
+    link.symlink_to(clone / "nanochat")
+    for command in ("first/nanochat", "./link"):
+        done = subprocess.run([command], cwd=clone.parent, capture_output=True, text=True, timeout=60)
+        assert done.stdout == said(clone), done.stderr
+    shutil.rmtree(clone / ".venv")
+    done = subprocess.run([clone / "nanochat"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, f"nothing is installed here yet: make -C '{clone}' setup\n")
+
+
+def test_an_index_that_is_typed_installs_again_and_one_of_the_environment_does_not(clone: Path) -> None:
+    assert "infra/install.py" in make(clone, "-n", "setup", "TORCH_INDEX=http://mirror").stdout
+    os.environ["TORCH_INDEX"] = "http://mirror"
+    try:
+        assert "infra/install.py" not in make(clone, "-n", "setup").stdout
+    finally:
+        del os.environ["TORCH_INDEX"]
 
 
 def bare(folder: Path, *pythons: str) -> str:

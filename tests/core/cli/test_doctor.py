@@ -35,6 +35,17 @@ def test_what_was_tried_is_what_the_readme_tells():
         assert row["torch"] in seen
 
 
+def test_a_gpu_that_this_torch_does_not_use_is_found(home, monkeypatch):
+    monkeypatch.setattr(doctor, "NVIDIA", home.parent)
+    monkeypatch.setattr("torch.version.cuda", None)
+    finding = doctor._torch()
+    assert not finding.is_good
+    assert finding.seen.endswith("the NVIDIA GPU here is not used")
+    assert finding.mend == "make clean setup"
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    assert doctor._torch().mend.startswith("install a driver for CUDA 13.0, or make setup TORCH_INDEX=")
+
+
 def test_examining_leaves_nothing_behind_in_the_store(home):
     examine()
     left = [path for path in (home / "store").rglob("*") if path.is_file() and "probe" in path.name]

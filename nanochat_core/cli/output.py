@@ -33,6 +33,7 @@ from rich.text import Text
 from nanochat_core.base.errors import HardwareError, NanochatError
 from nanochat_core.base.redaction import redact
 from nanochat_core.base.text import one_line, visible
+from nanochat_core.cli import troubles
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 PIPE_WIDTH = 10_000  # a file or a log has no width
@@ -182,6 +183,8 @@ def tell(error: NanochatError, *, debug: bool = False) -> int:
         print(f"error: {error.message}", file=sys.stderr)
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)
+        if section := troubles.section_of(error):
+            print(f"more: {section}", file=sys.stderr)
     return error.exit_code
 
 

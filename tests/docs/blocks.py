@@ -5,6 +5,7 @@ A comment that readers do not see stands right above its block:
     <!-- not here: REASON -->     not run, and counted with its reason
     <!-- long -->                 run by `make docs`, and not by `make test`
     <!-- args: --set a.b=1 -->    each `nanochat VERB` that plans a run gets these as well: the block is shrunk
+    <!-- copied -->               the source is copied before: this block and those after it change and run the copy
     <!-- before: COMMAND -->      run first: input files that a reader would have
     <!-- stays: TEXT -->          does not end by itself; good as soon as it has printed TEXT, stopped with the document
     <!-- exit: 5 -->              what it ends with
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
-MARKS = ("not here", "long", "args", "before", "stays", "exit", "numbers", "without")
+MARKS = ("not here", "long", "args", "copied", "before", "stays", "exit", "numbers", "without")
 LANGUAGES = ("sh", "python", "output", "text", "json", "toml")
 COMMENT = re.compile(r"<!-- *(.*?) *-->", re.DOTALL)
 

@@ -5,6 +5,7 @@ and `./nanochat` are this checkout's, with what `args` adds; `make` is the check
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,13 +20,13 @@ from flow_runs import free_port
 BLOCK_S = 600
 BIN = Path(sys.executable).parent
 PRELUDE = f"""set -eo pipefail
-nanochat() {{ {BIN}/nanochat "$@" $ARGS; }}
+nanochat() {{ $NANOCHAT "$@" $ARGS; }}
 make() {{ command make -C {ROOT} "$@"; }}
 export -f nanochat make
 [ ! -f "$STATE" ] || . "$STATE"
 cd "$(cat "$STATE.folder" 2> /dev/null || pwd)"
 """
-EPILOGUE = 'declare -px | grep -vE " (ARGS|STATE)=" > "$STATE"; pwd > "$STATE.folder"\n'
+EPILOGUE = 'declare -px | grep -vE " (ARGS|STATE|NANOCHAT)=" > "$STATE"; pwd > "$STATE.folder"\n'
 
 
 def wait_until_ended(group: int) -> None:
@@ -49,7 +50,7 @@ class Player:
         self.failures: list[str] = []
         self._printed = ""
         self._staying: list[subprocess.Popen[bytes]] = []
-        self._corpus, self._port = corpus, free_port()
+        self._corpus, self._port, self._program = corpus, free_port(), f"{BIN}/nanochat"
         self._path = f"{BIN}:{os.environ['PATH']}" if is_active else os.environ["PATH"]
         for path in ROOT.iterdir():
             if path.name not in (".git", "nanochat"):
@@ -76,6 +77,13 @@ class Player:
             process.wait(timeout=60)
             wait_until_ended(process.pid)
 
+    def _copy_the_source(self) -> None:
+        """From here on the document has a copy of the source, which it may change, and runs that."""
+        for name in ("flows", "tasks", "nanochat_core"):
+            (self.folder / name).unlink()
+            shutil.copytree(ROOT / name, self.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        self._program = f"env PYTHONPATH={self.folder} {sys.executable} -P -m flows"
+
     def _compare(self, block: Block) -> None:
         if not self._printed:
             self.counts["output of what was not run"] += 1
@@ -89,6 +97,8 @@ class Player:
         if "long" in block.marks and not self.is_long:
             self.counts["left to make docs"] += 1
             return
+        if "copied" in block.marks:
+            self._copy_the_source()
         self.counts["run"] += 1
         self.counts["shrunk"] += "args" in block.marks
         code = block.text.replace("127.0.0.1:8000", f"127.0.0.1:{self._port}")
@@ -120,7 +130,8 @@ class Player:
             time.sleep(0.1)
 
     def _environment(self, block: Block) -> dict[str, str]:
-        sets = [*MICRO, *MICRO_RL, "corpus.source=path", f"corpus.path={self._corpus}"]
+        small = " ".join(f"--set {one}" for one in (*MICRO, *MICRO_RL))
+        micro = f"{small} --set corpus.source=path --set corpus.path={self._corpus}"
         args = block.marks.get("args", "").replace("$PORT", str(self._port))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("NANOCHAT_", "PREFECT_"))}
         return {
@@ -129,5 +140,6 @@ class Player:
             "PATH": self._path,
             "COLUMNS": "80",
             "STATE": str(self.folder / ".state"),
-            "ARGS": args.replace("$MICRO", " ".join(f"--set {one}" for one in sets)),
+            "NANOCHAT": self._program,
+            "ARGS": args.replace("$MICRO", micro).replace("$SMALL", small),
         }

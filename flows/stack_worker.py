@@ -39,7 +39,8 @@ def main() -> None:
     # how it stops
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, _stop)
-    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", options.pool, "--name", options.name]
+    inner = [sys.executable, "-m", "flows.process_worker", "worker", "start"]
+    command = [*inner, "--pool", options.pool, "--name", options.name]
     worker = subprocess.Popen([*command, *more], preexec_fn=die_with_parent)
     look_after = (options.pool, options.name)
     threading.Thread(target=_look_after_runs, args=look_after, name="waits", daemon=True).start()

@@ -213,7 +213,8 @@ class Soak:
                 run_id = environment.split(b"PREFECT__FLOW_RUN_ID=")[1].split(b"\0")[0].decode()
                 if here in environment:
                     found[int(path.name), (path / "stat").read_text().rpartition(")")[2].split()[19]] = run_id
-        return found
+        pids = {pid for pid, _ in found}  # a process that has just been forked looks like the one that it came from
+        return {identity: run_id for identity, run_id in found.items() if _parent(identity[0]) not in pids}
 
     def look(self) -> None:
         """Take down who is alive."""

@@ -52,6 +52,7 @@ def gpu_step(
     inputs: dict[str, SentArtifact],
     fingerprint: str,
     fresh: bool = False,
+    accept_drift: bool = False,
 ) -> str:
     """Make one step of a run; returns the fingerprint of its artifact.
 
@@ -61,9 +62,10 @@ def gpu_step(
         inputs: What the step reads, and what that was made from, by step.
         fingerprint: The artifact that the sender waits for; a worker with other code or packages refuses.
         fresh: Make it again although it is cached.
+        accept_drift: Go on from what an earlier code has left unfinished.
     """
     policy.begin_run()
-    plan = plan_run(config_of(config), fresh=(step,) if fresh else ())
+    plan = plan_run(config_of(config), fresh=(step,) if fresh else (), accept_drift=(step,) if accept_drift else ())
     refs = found(inputs)
     sources = {source: refs[source] for source in STEPS[step].sources if source in inputs}
     check_same(step, plan, sources, fingerprint)

@@ -122,6 +122,7 @@ def _made_elsewhere(
         "inputs": sent_inputs(inputs),
         "fingerprint": key.fingerprint,
         "fresh": name in plan.fresh,
+        **({"accept_drift": True} if name in plan.accept_drift else {}),
     }
     with get_client(sync_client=True) as client:
         child = _follow_children(client, name, parameters)

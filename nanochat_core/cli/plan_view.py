@@ -56,7 +56,7 @@ def show_steps(console: Console, rows: list[dict[str, Any]]) -> None:
     steps = table("step", "", "what", "why", wraps=("what", "why"))
     for row in rows:
         shown = "; ".join(row["why"][:REASONS_SHOWN]) + (" ..." if len(row["why"]) > REASONS_SHOWN else "")
-        style = "green" if row["state"] == "run" else "blue"
+        style = "green" if row["state"] in ("run", "resumed") else "blue"
         steps.add_row(row["step"], f"[{style}]{row['state']}", escape(row["what"]), f"[dim]{escape(shown)}")
     console.print(steps)
     if saved := [row["saved_s"] for row in rows if row.get("saved_s")]:

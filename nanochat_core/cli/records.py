@@ -86,6 +86,7 @@ def verify(
     verdict = check(path)
     problems = [{**asdict(problem), "message": str(problem)} for problem in verdict.problems]
     fields = {"path": verdict.path, "is_sound": verdict.is_sound, "problems": problems, "notes": verdict.notes}
+    fields["rules"] = verdict.rules
     claims = verdict.claims if verdict.is_sound else None
     answer({**fields, "claims": claims}, lambda: show_verdict(verdict), as_json=as_json)
     if not verdict.is_sound:

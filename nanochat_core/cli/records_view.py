@@ -12,6 +12,7 @@ from nanochat_core.cli.output import table as _table
 from nanochat_core.record.compare import Comparison
 from nanochat_core.record.leaderboard import WRITE_UPS, Row
 from nanochat_core.record.problems import shown
+from nanochat_core.record.rules import CURRENT
 from nanochat_core.record.runs import RunSummary
 from nanochat_core.record.verify import Verdict
 
@@ -67,6 +68,10 @@ def show_claims(claims: dict[str, Any]) -> None:
                 f"[bold]{name.replace('_', ' ')}", f"{p_value} against {test['threshold']:g} ({test['method']})"
             )
     table.add_row("[bold]source", said(commit))
+    for run in runs:
+        for part in run["steps_by_code"]:
+            made_by = f"code {part['fingerprint'][:12]}, commit {str(part['git_commit'])[:12]}"
+            table.add_row("[bold]mixed", said(f"steps {part['first_step']} to {part['last_step']}: {made_by}"))
     Page().print(table)
 
 
@@ -96,6 +101,7 @@ def show_verdict(verdict: Verdict) -> None:
             console.print(f"  {problem}", markup=False, highlight=False, soft_wrap=True)
         if num_problems > PROBLEMS_SHOWN:
             console.print(f"  and {num_problems - PROBLEMS_SHOWN} more: --json lists all")
+    console.print(f"checked by rules {verdict.rules}; this version writes {CURRENT}", highlight=False)
     for note in verdict.notes:
         console.print(f"note: {one_line(note)}", markup=False, highlight=False, soft_wrap=True)
 
@@ -164,6 +170,9 @@ def show_one_run(facts: dict[str, Any]) -> None:
         state = "[blue]cached" if line["is_cached"] else "[green]made"
         table.add_row(said(line["step"]), state, duration(line["seconds"]), kept, said(line["fingerprint"][:12]))
     console.print(table)
+    for line in facts["steps"]:
+        if told := line["steps_by_code"]:
+            console.print(f"{said(line['step'])} is of several codes: {said('; '.join(told))}", soft_wrap=True)
     metrics = {line["step"]: line["metrics"] for line in facts["steps"]}
     grid = _grid()
     for step, values in metrics.items():

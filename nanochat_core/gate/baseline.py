@@ -26,6 +26,7 @@ STEP = "nightly_baseline"
 FILE = "baseline.json"
 NUM_RUNS = 24  # the rule's power at 3 sd is then 90% without any further history
 PROMOTE = "nanochat nightly promote"
+MIXED = "steps_by_code"  # a condition of a training that several codes made; nothing compares with it
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,10 @@ def promote(
     done = [each for each in history if each["runs"] and each["state"] != "open"]
     if night is not None and night not in {each["run_id"] for each in done}:
         raise MissingError(f"there is no finished night {night}", hint="nanochat nightly history lists them")
+    if night is not None and any(
+        MIXED in run["conditions"] for each in done if each["run_id"] == night for run in each["runs"]
+    ):
+        raise MissingError(f"{night} was trained by several codes, which is no baseline for any", hint=PROMOTE)
     newest = next((each for each in reversed(done) if _may_lead(each, night)), None)
     if newest is None:
         raise MissingError("there is no finished night that is not red", hint="nanochat nightly")
@@ -104,6 +109,8 @@ def promote(
 
 
 def _may_lead(night: Mapping[str, Any], wanted: str | None) -> bool:
+    if any(MIXED in run["conditions"] for run in night["runs"]):
+        return False
     return bool(night["run_id"] == wanted if wanted is not None else night["state"] != "red")
 
 

@@ -26,6 +26,7 @@ from nanochat_core.base.child import NonFiniteError
 from nanochat_core.base.errors import CorruptError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT, identity_digest
 from nanochat_core.gate import baseline
+from nanochat_core.gate.baseline import MIXED
 from nanochat_core.gate.metrics import read_curve, read_metrics, read_records
 from nanochat_core.gate.verdict import NightRun, Verdict, judge, unfit, unjudged
 from nanochat_core.pipeline.step import ChecksFailedError, Ref
@@ -172,6 +173,7 @@ def _conditions(
         "processes": _processes(logged),
         "torch_build": str((trained.provenance.get("packages") or {}).get("torch")).partition("+")[2] or "default",
         **({"cpu": trained.provenance.get("cpu")} if device == "cpu" else {}),
+        **({MIXED: steps} if (steps := provenance.steps_by_code(trained.provenance)) else {}),
     }
 
 

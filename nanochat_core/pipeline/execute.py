@@ -19,11 +19,13 @@ from nanochat_core.base import gpu_slots, locks
 from nanochat_core.base.errors import CorruptError, MissingError, NanochatError
 from nanochat_core.base.limits import limit_error
 from nanochat_core.base.neutral import ONCE_ABSENT
+from nanochat_core.pipeline import unfinished
 from nanochat_core.pipeline.step import Ref, Step, StepKey, StepRun, require, step_key
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance, why
 from nanochat_core.store.lease import Lease
 from nanochat_core.store.manifest import Artifact
+from nanochat_core.store.partial import Partial
 from nanochat_core.store.store import FENCING_NUMBER
 from nanochat_core.workspace import Workspace
 
@@ -235,6 +237,10 @@ def _make(
         partial.clear()  # anew means without the old checkpoints, here as in the store
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
         _begun_anew.add((step.name, key.fingerprint))
+    elif unfinished.is_training(step, key):
+        _mend(space, step, plan, key, partial, work)
+    if unfinished.is_training(step, key):
+        unfinished.begin(partial, key)
     settings = key.identity["config"]
     needed = step.reads(settings) if step.reads else {}
     folders = {name: _fetch_input(space, plan, step, ref, needed.get(name)) for name, ref in inputs.items()}
@@ -247,6 +253,8 @@ def _make(
     run.lease.check()  # whoever took it over has cleared what a quality check would look at
     metrics |= require(step.name, step.checks(run, metrics) if step.checks else [])
     told = provenance.collect(arguments=sys.argv[1:], started_at=started)
+    if unfinished.is_training(step, key):
+        told |= unfinished.history(partial, out, key)
     artifact = space.store.publish(
         out, **key.identity, fingerprint=key.fingerprint, metrics=metrics, provenance=told, lease=lease
     )
@@ -256,6 +264,17 @@ def _make(
     shutil.rmtree(work, ignore_errors=True)
     _begun_anew.discard((step.name, key.fingerprint))
     return artifact
+
+
+def _mend(space: Workspace, step: Step, plan: RunPlan, key: StepKey, partial: Partial, work: Path) -> None:
+    """Go on from what an earlier code has left, where the user said so; where nobody said it, say what there is."""
+    if (found := unfinished.earlier(step, key)) is None:
+        return
+    if step.name in plan.accept_drift:
+        unfinished.take(space, found, key, partial, work)
+        observe.current().note(f"{step.name}: {found.told()}; it goes on from them")
+    else:
+        observe.current().note(f"{step.name}: {found.offer(plan)}")
 
 
 def _fetch_input(space: Workspace, plan: RunPlan, step: Step, ref: Ref, names: list[str] | None) -> Path:

@@ -25,6 +25,7 @@ from nanochat_core.pipeline.ingredients import Evidence, evidence, machine_diffe
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.presets import config_from_record
 from nanochat_core.store.manifest import check_key
+from nanochat_core.store.provenance import STEPS_BY_CODE
 from nanochat_core.store.store import Store
 
 EVIDENCE = "evidence.json"
@@ -113,6 +114,11 @@ def _check_plain(gathered: Evidence) -> None:
         raise MissingError(f"this version has no step {unknown[0]!r}", hint="use the version that made the run")
     if not gathered["steps"]:
         raise MissingError(f"{run_id} made nothing")
+    if mixed := [line["step"] for line in gathered["steps"] if STEPS_BY_CODE in line["provenance"]]:
+        raise ConfigError(
+            f"several codes made the steps of {mixed[0]} in {run_id}, and no commit makes it again",
+            hint="nanochat runs show says which; make a new run of the code that you mean",
+        )
 
 
 def plan_of(gathered: Evidence, folder: Path, python: Path | None) -> list[str]:

@@ -12,6 +12,7 @@ from pkgutil import iter_modules
 
 from nanochat_core import steps, workspace
 from nanochat_core.base.errors import MissingError
+from nanochat_core.pipeline import unfinished
 from nanochat_core.pipeline.execute import accepted, explain
 from nanochat_core.pipeline.step import Step, StepKey, step_key
 from nanochat_core.plan import RunPlan
@@ -58,7 +59,8 @@ class Preview:
     """What a run would do with a step."""
 
     state: str
-    """"cached", "accepted" (an earlier one, by --accept-drift) or "run"."""
+    """"cached", "accepted" (an earlier one, by --accept-drift), "resumed" (what an earlier code left unfinished, by
+    --accept-drift) or "run"."""
     artifact: Artifact | None
     reasons: list[str]
 
@@ -84,6 +86,12 @@ def preview(step: Step, plan: RunPlan, inputs: Mapping[str, Artifact | None]) ->
         return Preview("cached", artifact, [f"{each}: none differs" for each in read])
     if found := accepted(step, plan, key):
         return Preview("accepted", found[0], [*read, *found[1]])
+    if left := unfinished.earlier(step, key):
+        if step.name in plan.accept_drift:
+            return Preview("resumed", None, [f"{left.told()}: it goes on from them", *read, *left.differs])
+        return Preview("run", None, [left.offer(plan), *read, *explain(step, key)])
+    if stand := unfinished.standing(step, key):
+        read = [f"{stand.step:,} of {stand.num_steps:,} steps stand: it goes on from them", *read]
     return Preview("run", None, [*read, *explain(step, key)])
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.foreign import MAX_SETTINGS_BYTES
+from nanochat_core.base.neutral import NEUTRAL
 from nanochat_core.base.redaction import refuse
 from nanochat_core.base.text import read_text
 from nanochat_core.bounds import ELSEWHERE, check_no_secrets, check_sources
@@ -57,7 +58,8 @@ def _refuse_secrets(preset: str, overrides: Iterable[str]) -> None:
 
 
 def config_from_record(values: Mapping[str, Any], *, is_foreign: bool = False) -> RunConfig:
-    """A run's configuration from the values in its ledger; fields that came later have their defaults.
+    """A run's configuration from the values in its ledger; fields that came later have their defaults, or the
+    value that is as good as absent.
 
     `is_foreign`: the ledger is somebody else's, and the kind of each value is looked at.
     """
@@ -79,7 +81,10 @@ def _section_from_record(kind: Any, name: str, values: Any) -> Any:
         raise ConfigError(f"{name} is no section")
     if unknown := sorted(values.keys() - known):
         raise ConfigError(f"unknown setting {name}.{unknown[0]}", hint="read it with the version that wrote it")
-    return kind(**values)
+    as_if_absent = {
+        field.name: field.metadata[NEUTRAL] for field in dataclasses.fields(kind) if NEUTRAL in field.metadata
+    }
+    return kind(**{**as_if_absent, **values})
 
 
 PATHS = (

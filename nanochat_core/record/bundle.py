@@ -15,7 +15,7 @@ from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
 from nanochat_core.base.redaction import redact, shapes_in
 from nanochat_core.presets import config_from_record
-from nanochat_core.record import line_digests
+from nanochat_core.record import line_digests, rules
 from nanochat_core.record.archive import entry_of, write_archive
 from nanochat_core.record.chain import is_weights, manifest_name
 from nanochat_core.record.claims import Claims, check_alike, derive_claims
@@ -71,6 +71,7 @@ def make_bundle(
     everything[RECORD] = seal_json(
         {
             "format": FORMAT,
+            "rules": rules.CURRENT,
             "description": redact(description) or f"{claims['preset']}, depth {claims['depth']}",
             "target_bits_per_byte": target_bits_per_byte,
             "claims": claims,

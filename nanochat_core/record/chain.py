@@ -24,7 +24,9 @@ from nanochat_core.record.evidence import (
     plan_record,
 )
 from nanochat_core.record.problems import Problem, differences, is_close, read_json, shown
+from nanochat_core.record.rules import may_lack_setting
 from nanochat_core.store.manifest import Artifact, FileEntry
+from nanochat_core.store.provenance import STEPS_BY_CODE
 
 # The identities of other steps look at this machine as well: files of a corpus, versions of Python.
 STEPS_OF_CONFIG = ("tokenizer", "tokens", "pretrain", "evaluate_base", "sft", "evaluate_chat", "evaluate_core")
@@ -104,8 +106,32 @@ def _check_manifest(evidence: Evidence, step: str, artifact: Artifact) -> None:
     if evidence.plan is not None and step in STEPS_OF_CONFIG and step in STEPS:
         derived = _as_json(STEPS[step].settings(evidence.plan))
         for path, claimed, expected in differences(dict(artifact.config), derived, "config"):
+            if may_lack_setting(path, claimed, expected):
+                continue
             evidence.say(name, path, f"is {shown(claimed)}, the run's configuration gives {shown(expected)}")
     _check_times(evidence, name, artifact.provenance)
+    if STEPS_BY_CODE in artifact.provenance:
+        _check_codes(evidence, name, artifact)
+
+
+def _check_codes(evidence: Evidence, name: str, artifact: Artifact) -> None:
+    """A training that several codes made: their steps follow one another, from a start to the next, and their
+    fingerprints are those of the same settings and inputs."""
+    parts, last_step = artifact.provenance[STEPS_BY_CODE], artifact.metrics["num_steps"]
+    starts = {record["step"] for record in evidence.records if record["event"] == "start"} | {last_step}
+    done = 0
+    for index, part in enumerate(parts):
+        where = f"provenance.{STEPS_BY_CODE}[{index}]"
+        first, last = part["first_step"], part["last_step"]
+        is_start = last in starts or name != manifest_name("pretrain")  # of the others there is no log here
+        if first != done + 1 or last < first or not is_start or (part is parts[-1] and last != last_step):
+            evidence.say(name, where, f"says steps {shown(first)} to {shown(last)}, which the step log does not")
+        done = last
+        if "code" in part and "accepted_drift" not in artifact.provenance:
+            of_part = {"code": part["code"], "packages": part["packages"]}
+            identity = {"step": artifact.step, "config": artifact.config, "inputs": artifact.inputs, **of_part}
+            if (found := identity_digest(identity)) != part["fingerprint"]:
+                evidence.say(name, f"{where}.fingerprint", f"is {shown(part['fingerprint'])}, its code gives {found}")
 
 
 def _as_json(value: Any) -> Any:
@@ -178,6 +204,8 @@ def _check_plan(evidence: Evidence) -> None:
             evidence.say(PLAN, "", error.message.removeprefix(f"{PLAN} "))
             return
         for path, claimed, expected in differences(stored, derived):
+            if may_lack_setting(path, claimed, expected):
+                continue
             evidence.say(PLAN, path, f"is {shown(claimed)}, the configuration gives {shown(expected)}")
 
 

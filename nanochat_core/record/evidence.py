@@ -17,6 +17,7 @@ from nanochat_core.presets import config_from_record
 from nanochat_core.record.problems import Problem, Problems, read_json, shown
 from nanochat_core.record.step_log import read_log
 from nanochat_core.store.manifest import SEAL, Artifact, open_sealed_json, seal_json
+from nanochat_core.store.provenance import STEPS_BY_CODE
 
 ROOT = "evidence"
 RUN = "run.json"
@@ -30,7 +31,7 @@ OUTCOMES = "evaluate_core/outcomes.jsonl"
 LEDGER: dict[str, Any] = {"run_id": str, "started_at": str, "seconds": int | float, "config": dict, "steps": list}
 PROVENANCE: dict[str, Any] = {  # what claims and notes read of it
     "git_commit": str | None, "git_patch_sha256": str | None, "num_untracked_files": int, "packages": dict,
-    "started_at": str, "finished_at": str, "seconds": int | float,
+    "started_at": str, "finished_at": str, "seconds": int | float, STEPS_BY_CODE: list,
 }  # fmt: skip
 MAX_BAD_LINES = 100  # of a file; what follows is not read
 UNCHECKABLE = (  # what values of a wrong kind raise in a check that takes them for ours

@@ -15,12 +15,14 @@ from nanochat_core.base.errors import CorruptError, NanochatError
 from nanochat_core.evals.core.gpt2 import GPT2_CORE
 from nanochat_core.record.runs import read_training
 from nanochat_core.record.verify import verify
+from nanochat_core.store.provenance import steps_by_code
 from nanochat_core.store.store import Store
 
 log = logging.getLogger(__name__)
 README = "https://github.com/karpathy/nanochat/blob/master/README.md"
 WRITE_UPS = "https://github.com/karpathy/nanochat/blob/master/dev/LEADERBOARD.md"
 COMMIT = "https://github.com/karpathy/nanochat/commit/"
+MIXED = "several codes made its steps, so its time is no code's"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ def _row_of_run(store: Store, run_id: str, record: dict[str, Any], core: dict[st
         commit=(made.get("git_commit") or "")[:7] or None,
         contributors="this store",
         source=run_id,
-        lacks=lacking(core["core"], is_whole=is_whole, clock_s=clock_s),
+        lacks=MIXED if steps_by_code(made) else lacking(core["core"], is_whole=is_whole, clock_s=clock_s),
     )
 
 
@@ -110,6 +112,7 @@ def _row_of_bundle(path: Path) -> Row:
         raise CorruptError(f"{path} is refused: {verdict.problems[0]}", hint=f"nanochat verify {path}")
     claims, first = verdict.claims, verdict.claims["runs"][0]
     is_whole = all(run["core_is_whole"] for run in claims["runs"])
+    is_mixed = any(run.get("steps_by_code") for run in claims["runs"])
     return Row(
         clock_s=claims["clock_s"],
         val_bits_per_byte=claims["val_bits_per_byte"],
@@ -119,7 +122,7 @@ def _row_of_bundle(path: Path) -> Row:
         commit=(first["git_commit"] or "")[:7] or None,
         contributors="bundle",
         source=str(path),
-        lacks=lacking(claims["core"], is_whole=is_whole, clock_s=claims["clock_s"]),
+        lacks=MIXED if is_mixed else lacking(claims["core"], is_whole=is_whole, clock_s=claims["clock_s"]),
     )
 
 

@@ -15,6 +15,7 @@ from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import config_from_record
 from nanochat_core.record.step_log import FIELDS, read_log
 from nanochat_core.store.manifest import Artifact
+from nanochat_core.store.provenance import steps_by_code
 from nanochat_core.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,12 @@ def show_run(store: Store, run_id: str) -> dict[str, Any]:
     for line in record["steps"]:
         artifact = store.find(line["step"], line["fingerprint"])
         steps.append(
-            {**line, "is_in_store": artifact is not None, "num_bytes": artifact.num_bytes if artifact else None}
+            {
+                **line,
+                "is_in_store": artifact is not None,
+                "num_bytes": artifact.num_bytes if artifact else None,
+                "steps_by_code": steps_by_code(artifact.provenance) if artifact else [],
+            }
         )
     return {
         "run_id": run_id,

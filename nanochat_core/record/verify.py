@@ -1,8 +1,8 @@
 """`nanochat verify`: everything that a bundle claims, computed again from the evidence inside it.
 
-Needs no GPU, no store and no network. The order is: the files are those listed, with their digests; each run's
-evidence fits together; the claims are what the evidence gives. All problems are listed, not only the first.
-docs/records.md says what this proves and what it cannot.
+By the rules that it was written under (rules.py), without GPU, store or network. The order is: the files are those
+listed, with their digests; each run's evidence fits together; the claims are what the evidence gives. All problems are
+listed, not only the first. docs/records.md says what this proves and what it cannot.
 """
 
 from contextlib import closing
@@ -12,7 +12,7 @@ from typing import Any
 
 import nanochat_core
 from nanochat_core.base.errors import CorruptError
-from nanochat_core.record import core_scores, line_digests
+from nanochat_core.record import core_scores, line_digests, rules
 from nanochat_core.record.archive import Archive, Reading, entry_of, open_archive
 from nanochat_core.record.chain import check_chain, check_weights, is_weights
 from nanochat_core.record.claims import Claims, check_alike, check_claims, derive_claims
@@ -22,6 +22,7 @@ from nanochat_core.record.problems import Problem, Problems, differences, is_num
 from nanochat_core.record.scores import check_scores
 from nanochat_core.record.step_log import LogRules, check_log
 from nanochat_core.store.manifest import FileEntry, open_sealed_json
+from nanochat_core.store.provenance import STEPS_BY_CODE
 
 RECORD = "record.json"
 FORMAT = 1
@@ -40,6 +41,8 @@ class Verdict:
     notes: tuple[str, ...]
     """What the bundle does not show."""
     description: str = ""
+    rules: int = rules.CURRENT
+    """The number of those that it was checked by."""
 
     @property
     def is_sound(self) -> bool:
@@ -54,6 +57,12 @@ class _Contents:
     files: dict[str, dict[str, bytes]]
     weights: dict[str, dict[str, FileEntry]]
     problems: Problems
+
+    @property
+    def rules(self) -> int:
+        """Those that it was written under; records of before had no number."""
+        number = self.record.get("rules", rules.FIRST)
+        return number if rules.is_known(number) else rules.CURRENT
 
 
 def verify(path: Path) -> Verdict:
@@ -77,20 +86,21 @@ def verify(path: Path) -> Verdict:
         return Verdict(str(path), tuple(problems), None, ())
     problems += check_alike(runs, file=RECORD)
     problems += check_copies(runs, file=RECORD)
-    claims, found = _check_claims(contents.record, runs)
+    claims, found = _check_claims(contents, runs)
     problems += found
     description = contents.record.get("description")
-    return Verdict(str(path), tuple(dict.fromkeys(problems)), claims, tuple(_notes(runs, contents)), str(description))
+    notes = tuple(_notes(runs, contents))
+    return Verdict(str(path), tuple(dict.fromkeys(problems)), claims, notes, str(description), contents.rules)
 
 
 def check_evidence(evidence: Evidence, weights: dict[str, FileEntry] | None = None) -> list[Problem]:
     """All checks within one run."""
     check_chain(evidence)
     check_weights(evidence, weights or {})
-    rules = _log_rules(evidence)
-    if rules is not None:
+    log_rules = _log_rules(evidence)
+    if log_rules is not None:
         with evidence.checking(STEP_LOG):
-            evidence.problems += check_log(evidence.records, rules, file=evidence.path(STEP_LOG))
+            evidence.problems += check_log(evidence.records, log_rules, file=evidence.path(STEP_LOG))
     with evidence.checking(BITS_PER_BYTE):
         check_scores(evidence)
     core_scores.check_core(evidence)
@@ -158,9 +168,12 @@ def _read_record(content: bytes, problems: Problems) -> dict[str, Any]:
         return {}
     for name in (name for name in FIELDS if name not in record):
         problems.append(Problem(RECORD, name, "is missing"))
-    problems += [Problem(RECORD, name, "is unknown") for name in record if name not in FIELDS]
+    problems += [Problem(RECORD, name, "is unknown") for name in record if name not in (*FIELDS, "rules")]
     if record.get("format") != FORMAT:
         problems.append(Problem(RECORD, "format", f"is {shown(record.get('format'))}, this version reads {FORMAT}"))
+    if not rules.is_known(number := record.get("rules", rules.FIRST)):
+        told = f"is {shown(number)}, this version knows {rules.FIRST} to {rules.CURRENT}: a newer one wrote it"
+        problems.append(Problem(RECORD, "rules", told))
     if not isinstance(record.get("description", ""), str):
         problems.append(Problem(RECORD, "description", f"is {shown(record['description'])}, which is no text"))
     try:
@@ -213,7 +226,8 @@ def _check_lines_cover(lines: dict[str, str], text_files: set[str]) -> list[Prob
     ]
 
 
-def _check_claims(record: dict[str, Any], runs: list[Evidence]) -> tuple[Claims | None, list[Problem]]:
+def _check_claims(contents: _Contents, runs: list[Evidence]) -> tuple[Claims | None, list[Problem]]:
+    record = contents.record
     target = record.get("target_bits_per_byte")
     if target is not None and not is_number(target):
         return None, [Problem(RECORD, "target_bits_per_byte", f"is {shown(target)}, which is no number")]
@@ -223,7 +237,7 @@ def _check_claims(record: dict[str, Any], runs: list[Evidence]) -> tuple[Claims 
         derived = derive_claims(runs, target_bits_per_byte=target)
     except UNCHECKABLE:
         return None, [Problem(RECORD, "claims", "cannot be computed from this evidence")]
-    return derived, check_claims(record.get("claims"), derived, file=RECORD)
+    return derived, check_claims(record.get("claims"), derived, file=RECORD, rules=contents.rules)
 
 
 def _notes(runs: list[Evidence], contents: _Contents) -> list[str]:
@@ -240,6 +254,11 @@ def _notes(runs: list[Evidence], contents: _Contents) -> list[str]:
         if made.get("num_untracked_files"):
             notes.append(f"{evidence.run_id}: {made['num_untracked_files']} untracked files are not in the bundle")
         version = str(made.get("packages", {}).get("nanochat-prefect", ours))
-        if version != ours:  # rules of the plan and prices change between versions
-            notes.append(f"{evidence.run_id} was made by version {version}, this is {ours}: check with that one too")
+        if version != ours:
+            notes.append(f"{evidence.run_id} was made by version {version}, this is {ours}")
+        if parts := made.get(STEPS_BY_CODE):
+            notes.append(
+                f"{evidence.run_id}: {len(parts)} codes made the steps of its pretraining, so what it reached in what "
+                "time is no measure of any of them; no commit makes it again, and leaderboard and gate leave it out"
+            )
     return notes

@@ -15,6 +15,7 @@ from nanochat_core.base.units import size
 from nanochat_core.plan import RunPlan
 from nanochat_core.report import outline
 from nanochat_core.store.manifest import Artifact
+from nanochat_core.store.provenance import steps_by_code
 
 MODEL_STEP = "pretrain"
 Artifacts = Mapping[str, Artifact | None]
@@ -101,7 +102,8 @@ def _source(artifact: Artifact | None) -> str:
     patch, num_untracked = told.get("git_patch_sha256"), told.get("num_untracked_files")
     parts = [f"uncommitted changes, patch {patch}"] if patch else []
     parts += [f"{num_untracked} untracked files"] if num_untracked else []
-    return f"{commit}, with {' and '.join(parts)}" if parts else commit + (", clean" if told.get("git_commit") else "")
+    clean = ", clean" if told.get("git_commit") else ""
+    return "; ".join([f"{commit}, with {' and '.join(parts)}" if parts else commit + clean, *steps_by_code(told)])
 
 
 def _machine(artifact: Artifact, device: str) -> str:

@@ -7,14 +7,18 @@ straight into `folder / name` and call `put_folder` on that: nothing is copied t
 Under a lease everything written carries its fencing number (`name@7/...`, `name@7.complete.json`), and the lease is
 checked before each marker. So a holder that slept and lost it cannot touch a later one's files, whenever it wakes:
 it writes and removes under its own and earlier numbers only, and of equal names the highest number is read.
+
+Besides there are records: small sealed objects, the same whoever of the holders writes them.
 """
 
+import fnmatch
 import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from nanochat_core.base import files
 from nanochat_core.base.errors import ConfigError, CorruptError
@@ -33,11 +37,17 @@ from nanochat_core.store.parallel import in_parallel
 
 log = logging.getLogger(__name__)
 MARKER = ".complete.json"
+RECORD = ".record.json"
 FENCE = "@"  # between a name and its number; no name can hold it
 
 
 def partial_root(step: str, fingerprint: str) -> str:
     return f"partial/{check_key(step, what='step')}/{check_key(fingerprint, what='fingerprint')}"
+
+
+def unfinished(files: Files, step: str) -> list[str]:
+    """Fingerprints of a step's unfinished ones that keep something, sorted."""
+    return sorted({key.split("/")[2] for key in files.keys(f"partial/{check_key(step, what='step')}")})
 
 
 def list_files(folder: Path) -> list[str]:
@@ -62,6 +72,7 @@ class Partial:
         self._files = files
         self._root = partial_root(step, fingerprint)
         self._lease = lease
+        self.fingerprint = fingerprint
 
     @property
     def folder(self) -> Path | None:
@@ -139,6 +150,33 @@ class Partial:
         """What is kept and complete, sorted as text."""
         return sorted({stored.partition(FENCE)[0] for stored in self._all_stored()})
 
+    def matching(self, pattern: str) -> list[str]:
+        """The names of this form, sorted; in a store that is a folder also those that the step wrote there itself."""
+        there = self.names() if self.folder is None else [path.name for path in self.folder.glob(pattern)]
+        return sorted(fnmatch.filter(there, pattern))
+
+    def read(self, name: str, relative: str) -> bytes | None:
+        """One small file of what is kept under `name`, as it is; None where it is not there."""
+        places = [name] if self.folder is not None else self._stored(name)
+        found = (self._files.read(f"{self._key(stored)}/{relative}") for stored in places)
+        return next((content for content in found if content is not None), None)
+
+    def put_record(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Keep a few facts beside the pieces."""
+        self._check_lease()
+        self._files.write(self._key(check_key(name, what="name") + RECORD), seal_json(fields))
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """The facts that are kept under `name`; None where there are none, or they are damaged."""
+        key = self._key(check_key(name, what="name") + RECORD)
+        if (content := self._files.read(key)) is None:
+            return None
+        try:
+            return open_sealed_json(content, where=key)
+        except CorruptError as error:
+            log.warning("%s: leaving it out", error)
+            return None
+
     def remove(self, name: str) -> None:
         self._check_lease()
         for stored in {*self._stored(name), check_key(name, what="name")}:
@@ -149,7 +187,7 @@ class Partial:
         """Remove everything; with a lease, everything but what a later holder wrote."""
         self._check_lease()
         parts = {key[len(self._root) + 1 :].partition("/")[0] for key in self._files.keys(self._root)}
-        found = {part.removesuffix(MARKER) for part in parts}
+        found = {part.removesuffix(MARKER) for part in parts if not part.endswith(RECORD)}
         ours = {stored for stored in found if self._is_ours(stored)}
         for stored in ours:
             self._files.remove(self._marker(stored))

@@ -11,6 +11,7 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,8 @@ PACKAGES = (
     "fsspec", "s3fs",
 )  # fmt: skip
 PACKAGE = __name__.partition(".")[0]
+STEPS_BY_CODE = "steps_by_code"
+"""Where a manifest says which steps of a training were made by which code; it is there where that were several."""
 
 
 def collect(*, arguments: list[str], started_at: float) -> dict[str, Any]:
@@ -50,6 +53,17 @@ def versions() -> list[str]:
     parts = [f"commit {commit[:12]}"] if commit else []
     found = {"Python": platform.python_version(), "torch": _version("torch"), "Prefect": _version("prefect")}
     return [*parts, *(f"{name} {version or 'missing'}" for name, version in found.items())]
+
+
+def steps_by_code(made: Mapping[str, Any]) -> list[str]:
+    """Of a manifest's provenance: which steps were made by which code, a line each; none where one code made all."""
+    segments: Sequence[Mapping[str, Any]] = made.get(STEPS_BY_CODE) or ()
+    return [
+        f"steps {each['first_step']:,} to {each['last_step']:,} by "
+        + (f"commit {str(each['git_commit'])[:12]}" if each.get("git_commit") else "code")
+        + f" (fingerprint {str(each['fingerprint'])[:12]})"
+        for each in segments
+    ]
 
 
 def hardware() -> dict[str, Any]:

@@ -36,7 +36,7 @@ def manifest_key(step: str, fingerprint: str) -> str:
     return f"steps/{check_key(step, what='step')}/{check_key(fingerprint, what='fingerprint')}.json"
 
 
-def _run_key(run_id: str) -> str:
+def run_key(run_id: str) -> str:
     return f"runs/{check_key(run_id, what='run')}.json"
 
 
@@ -61,6 +61,11 @@ class Store:
     def files(self) -> Files:
         """The objects themselves, for the garbage collector."""
         return self._files
+
+    @property
+    def scratch(self) -> Path:
+        """A folder of this machine for what is on its way."""
+        return self._cache_folder / "tmp"
 
     @property
     def names(self) -> Names:
@@ -227,7 +232,7 @@ class Store:
     def _is_sound(self, entry: FileEntry) -> bool:
         if self._files.folder is not None:
             return self._obtain(entry) == entry
-        with scratch_file(self._cache_folder / "tmp") as temporary:  # not through the cache: its copy may be better
+        with scratch_file(self.scratch) as temporary:  # not through the cache: its copy may be better
             return self._blobs.get(entry, temporary) and seen(temporary) == entry
 
     def discard(self, artifact: Artifact) -> None:
@@ -356,10 +361,10 @@ class Store:
 
     def put_run(self, run_id: str, record: Mapping[str, Any]) -> None:
         """Write the record of a run, replacing an earlier one."""
-        self._files.write(_run_key(run_id), seal_json({"run_id": run_id, "record": redact_value(record)}))
+        self._files.write(run_key(run_id), seal_json({"run_id": run_id, "record": redact_value(record)}))
 
     def run(self, run_id: str) -> dict[str, Any]:
-        key = _run_key(run_id)
+        key = run_key(run_id)
         content = self._files.read(key)
         if content is None:
             raise MissingError(

@@ -171,4 +171,4 @@ def test_a_record_reads_well(runs: Runs, tmp_path: Path) -> None:
     make_bundle(runs.store, [run_of(runs)], tmp_path / "b")
     record = json.loads((tmp_path / "b/record.json").read_text())
     assert record["description"] == "tiny, depth 2"
-    assert set(record) == {"format", "description", "target_bits_per_byte", "claims", "files", "seal"}
+    assert set(record) == {"format", "rules", "description", "target_bits_per_byte", "claims", "files", "seal"}

@@ -19,7 +19,7 @@ endif
 # what is added to the command of `make speedrun`: ARGS="--set sft.epochs=2"
 ARGS ?=
 
-.PHONY: another-torch help up down speedrun setup dev check format test test-fast docs references faults soak matrix newest gpu-check bill audit lock clean
+.PHONY: another-torch help up down speedrun setup dev check format test test-fast docs site references faults soak matrix newest gpu-check bill audit lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -82,6 +82,9 @@ test-fast: $(VENV)/.dev ## The tests that need no server and no training process
 
 docs: $(VENV)/.dev ## Run every block of README and docs, and count what ran; half an hour
 	@NANOCHAT_DOCS_LONG=1 $(BIN)/python -m pytest -s -n 0 tests/docs
+
+site: ## The documents as a site in build/site, search included; it loads nothing from elsewhere
+	@infra/site.sh $(PYTHON)
 
 references: $(VENV)/.dev ## Write docs/settings.md, commands.md and the tables of reference.md from the code
 	@$(BIN)/python tests/docs/references.py

@@ -147,6 +147,14 @@ def _below_fields(kind: Any) -> dict[str, str]:
     }
 
 
+def default_of(name: str) -> str:
+    """A setting's default, as it is typed."""
+    value: Any = RunConfig(preset="")
+    for part in name.split("."):
+        value = getattr(value, part)
+    return "none" if value is None else json.dumps(value) if isinstance(value, bool) else str(value)
+
+
 def described(name: str) -> str:
     """What a setting may be, and what it means, in a line."""
     return f"{allowed(name)}: {meanings()[name].rstrip('.')} (docs/settings.md)"

@@ -27,9 +27,29 @@ if TYPE_CHECKING:
     from nanochat_core.pipeline.step import Step
 
 EXIT_INTERRUPTED = 130
+
+
+def complete_setting(incomplete: str) -> list[str]:
+    """Names of settings that begin so, for a shell; the last one that is left with its default as well.
+
+    Two that begin alike keep the shell from putting a blank behind the =.
+    """
+    from nanochat_core.settings import default_of, setting_names
+
+    found = [name for name in setting_names() if name != "preset" and name.startswith(incomplete)]
+    return (
+        [f"{name}=" for name in found] if len(found) > 1 else [f"{n}={d}" for n in found for d in ("", default_of(n))]
+    )
+
+
 Preset = Annotated[str, typer.Argument(help=f"{', '.join(preset_names())}, or a .toml file.")]
 Sets = Annotated[
-    list[str] | None, typer.Option("--set", help="Change a setting: section.field=value. May be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Change a setting: section.field=value. May be repeated.",
+        autocompletion=complete_setting,
+    ),
 ]
 Depth = Annotated[int | None, typer.Option("--depth", help="The one dial; everything else follows.")]
 From = Annotated[
@@ -84,7 +104,6 @@ app = typer.Typer(
     "nanochat chat       talk to what it made",
     epilog="Exit codes. " + "\n\n".join(f"{code}: {text}" for code, text in EXIT_CODES.items()),
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from nanochat_core.cli.app import app, check_step
+from nanochat_core.cli.app import app, check_step, complete_setting
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 
@@ -144,3 +144,18 @@ def test_a_plan_that_is_too_dear_ends_alike_for_a_run_and_a_sweep():
         done = CliRunner().invoke(every_verb, [*verb, "--no-prefect", "--max-cost-usd", "0.01"])
         assert done.exit_code == 2, verb
         assert "0.01" in done.stderr.replace("1 cent", "0.01")
+
+
+def test_a_shell_completes_the_names_of_settings_and_leaves_no_blank_behind_the_last():
+    script = (
+        'source <("$NANOCHAT" --show-completion bash); COMP_WORDS=(x run tiny --set sft.ep); COMP_CWORD=4\n'
+        '_nanochat_completion "$NANOCHAT"; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    variables = {**os.environ, "NANOCHAT": str(Path(sys.executable).with_name("nanochat"))}
+    done = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["sft.epochs=", "sft.epochs=1"], done.stderr
+    assert complete_setting("tokeni") == [
+        "tokenizer.vocab_size=",
+        "tokenizer.max_train_bytes=",
+        "tokenizer.max_doc_bytes=",
+    ]

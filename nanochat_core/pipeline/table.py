@@ -89,9 +89,9 @@ def preview(step: Step, plan: RunPlan, inputs: Mapping[str, Artifact | None]) ->
     if left := unfinished.earlier(step, key):
         if step.name in plan.accept_drift:
             return Preview("resumed", None, [f"{left.told()}: it goes on from them", *read, *left.differs])
-        return Preview("run", None, [left.offer(plan), *read, *explain(step, key)])
+        return Preview("run", None, [left.offer(plan), *read])
     if stand := unfinished.standing(step, key):
-        read = [f"{stand.step:,} of {stand.num_steps:,} steps stand: it goes on from them", *read]
+        return Preview("run", None, [f"{stand.step:,} of {stand.num_steps:,} steps stand: it goes on from them", *read])
     return Preview("run", None, [*read, *explain(step, key)])
 
 

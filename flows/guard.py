@@ -17,6 +17,9 @@ from nanochat_core.base.web_guard import host_name, safely
 
 SCHEMES = {"http": 80, "https": 443}
 API = "/api"
+# The API's description, open to all: seconds of the event loop for each question, and pages that run a stranger's script
+# from elsewhere beside the password, which the browser keeps for this origin.
+DESCRIPTIONS = ("/openapi.json", "/docs", "/redoc")
 POLICIES = {"Content-Security-Policy": "frame-ancestors 'none'", "Referrer-Policy": "same-origin"}
 Origin = tuple[str, str, int]
 
@@ -39,6 +42,8 @@ class Guard:
         headers = Headers(scope=scope)
         if problem := self._problem(scope, headers):
             await _refuse(problem, scope, receive, send)
+        elif scope["path"].startswith(DESCRIPTIONS):
+            await _refuse("Prefect's API is described at https://docs.prefect.io", scope, receive, send, status=404)
         elif self._is_page_elsewhere(scope, headers):
             query = scope["query_string"].decode("latin-1")
             path = scope.get("raw_path", scope["path"].encode()).decode("latin-1") + (f"?{query}" if query else "")
@@ -100,8 +105,8 @@ def _is_get(scope: Scope) -> bool:
     return scope.get("method") in ("GET", "HEAD")
 
 
-async def _refuse(problem: str, scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse(problem: str, scope: Scope, receive: Receive, send: Send, *, status: int = 403) -> None:
     if scope["type"] == "websocket":  # before it is accepted: the client sees a 403
         await send({"type": "websocket.close", "code": 1008, "reason": problem})
     else:
-        await PlainTextResponse(f"{problem}\n", 403)(scope, receive, safely(send, POLICIES))
+        await PlainTextResponse(f"{problem}\n", status)(scope, receive, safely(send, POLICIES))

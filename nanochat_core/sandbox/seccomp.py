@@ -47,7 +47,7 @@ FILES = {
     "chdir": (80, 49), "fchdir": (81, 50), "readlink": (89, None), "readlinkat": (267, 78), "rename": (82, None),
     "renameat": (264, 38), "renameat2": (316, 276), "rmdir": (84, None), "unlink": (87, None), "unlinkat": (263, 35),
     "link": (86, None), "linkat": (265, 37), "symlink": (88, None), "symlinkat": (266, 36), "truncate": (76, 45),
-    "ftruncate": (77, 46), "fallocate": (285, 47), "fsync": (74, 82), "fdatasync": (75, 83), "fadvise64": (221, 223),
+    "ftruncate": (77, 46), "fsync": (74, 82), "fdatasync": (75, 83), "fadvise64": (221, 223),
     "sendfile": (40, 71), "copy_file_range": (326, 285), "dup": (32, 23), "dup2": (33, None), "dup3": (292, 24),
     "close_range": (436, 436), "pipe": (22, None), "pipe2": (293, 59),
 }  # fmt: skip

@@ -73,6 +73,13 @@ class Connection(H11Protocol):
         super().on_response_complete()
         self.door.note(self, 0)
 
+    def send_400_response(self, msg: str) -> None:
+        # uvicorn writes a second answer where the body breaks after the first, which h11 takes for our own mistake
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
     @property
     def is_waiting(self) -> bool:
         """No request has been read whole up to the end of its header."""

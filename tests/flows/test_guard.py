@@ -96,6 +96,14 @@ def test_a_page_asked_for_under_another_name_is_shown_where_it_works(client: Tes
     assert (moved.status_code, moved.headers["location"]) == (307, "http://127.0.0.1:4200/v2/runs?a=b%20c")
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc/", "/%6fpenapi.json"])
+def test_the_description_of_the_api_costs_seconds_or_loads_strangers_scripts_and_is_not_served(
+    client: TestClient, path: str
+) -> None:
+    assert client.get(path).status_code == 404
+    assert client.get("/documents").text == "yes"
+
+
 def test_origins_are_compared_as_browsers_do() -> None:
     assert origin_of("https://nanochat.example:443/api") == origin_of("HTTPS://NANOCHAT.example")
     assert origin_of("http://a:80") != origin_of("https://a:443")

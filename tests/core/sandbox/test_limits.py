@@ -112,6 +112,12 @@ def test_the_private_folder_has_a_size(run, program: str) -> None:
     assert "Errno 28" in outcome.error or outcome.error.startswith("its files took more room"), outcome.error
 
 
+def test_room_is_taken_by_writing_and_in_no_other_way(run) -> None:
+    """A gigabyte can be reserved in less time than there is between two looks at the folder's size."""
+    outcome = run("import os\nos.posix_fallocate(os.open('f', os.O_RDWR | os.O_CREAT), 0, 1 << 20)")
+    assert (outcome.status, outcome.error) == ("failed", "PermissionError: [Errno 1] Operation not permitted (line 2)")
+
+
 def test_a_gigabyte_of_output_is_cut(hasty: Sandbox) -> None:
     outcome = hasty.run(
         "import os\nchunk = b'x' * (1 << 20)\nfor _ in range(1024): os.write(1, chunk); os.write(2, chunk)"

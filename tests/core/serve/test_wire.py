@@ -1,6 +1,7 @@
 """HTTP as machines speak it: health checks, proxies, browsers and other languages' clients, over raw sockets."""
 
 import codecs
+import contextlib
 import json
 import socket
 from urllib.parse import urlsplit
@@ -131,6 +132,21 @@ def test_a_body_that_is_said_to_be_two_things_is_refused(served, headers):
     body = b'{"prompt": "a", "max_tokens": 0}'
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
     assert say(served, f"{head}{headers}\r\n".encode() + body)[0] == 400
+
+
+@pytest.mark.parametrize("host", ["localhost", "evil.example"])
+@pytest.mark.parametrize("rest", [b"no size\r\n", b"1\r\nx\r\n" * 3000], ids=["no chunk", "crumbs"])
+def test_a_body_that_breaks_after_its_answer_ends_the_connection_and_nothing_else(served, host, rest, caplog):
+    head = f"POST /nobody HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    place = urlsplit(str(served.http.base_url))
+    with socket.create_connection((place.hostname, place.port), timeout=30) as connection:
+        connection.sendall(head)
+        assert connection.recv(12) == (b"HTTP/1.1 404" if host == "localhost" else b"HTTP/1.1 403")
+        connection.sendall(rest)
+        with contextlib.suppress(ConnectionResetError):  # of what it did not read
+            while connection.recv(65536):
+                pass
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_nobody_writes_themselves_another_address(served, monkeypatch):

@@ -15,8 +15,10 @@ from typing import Protocol
 from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.base.foreign import (
     CHUNK_BYTES,
+    FREE_BYTES,
     MAX_FILE_BYTES,
     MAX_LINES,
+    MAX_RATIO,
     MAX_TOTAL_BYTES,
     ForeignZip,
     is_plain_name,
@@ -25,6 +27,7 @@ from nanochat_core.base.foreign import (
 from nanochat_core.store.manifest import FileEntry
 
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+BLOCK_BYTES = 512  # of st_blocks, whatever the file system's are
 
 
 class Archive(Protocol):
@@ -53,12 +56,17 @@ class FolderArchive:
         self._folder = folder
 
     def names(self) -> list[str]:
-        names = []
+        names, num_bytes, num_stored = [], 0, 0
         for entry in walk(self._folder):
             name = Path(entry.path).relative_to(self._folder).as_posix()
             if not entry.is_file(follow_symlinks=False) or not is_plain_name(name):
                 raise CorruptError(f"the bundle holds {name!r}, which is no plain file", hint="do not unpack it")
+            found = entry.stat(follow_symlinks=False)
+            num_bytes, num_stored = num_bytes + found.st_size, num_stored + found.st_blocks * BLOCK_BYTES
             names.append(name)
+        # files of holes, which a tar unpacks to in no time; some file systems do not tell what they store
+        if num_stored and num_bytes > FREE_BYTES + MAX_RATIO * num_stored:
+            raise CorruptError(f"the bundle takes {num_stored:,} bytes of the disk and has {num_bytes:,}: it is holes")
         return sorted(names)
 
     def blocks(self, name: str) -> Iterator[bytes]:

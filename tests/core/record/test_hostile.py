@@ -177,7 +177,7 @@ def test_names_that_lead_elsewhere_are_refused(name: str, sound: Path, tmp_path:
     assert "is no plain file" in judged(tmp_path / "odd.zip")
 
 
-@pytest.mark.parametrize("kind", ["link", "fifo", "deep", "many"])
+@pytest.mark.parametrize("kind", ["link", "fifo", "deep", "many", "holes"])
 def test_a_folder_is_held_to_the_same(kind: str, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with zipfile.ZipFile(sound) as packed:
         packed.extractall(tmp_path / "bundle")
@@ -186,15 +186,23 @@ def test_a_folder_is_held_to_the_same(kind: str, sound: Path, tmp_path: Path, mo
         (folder / "link").symlink_to(tmp_path)
     elif kind == "fifo":
         os.mkfifo(folder / "fifo")
+    elif kind == "holes":
+        (folder / "r/pretrain").mkdir(parents=True)
+        with (folder / "r/pretrain/model.safetensors").open("wb") as weights:
+            weights.truncate(16 << 30)  # of which a digest takes half a minute
     elif kind == "deep":
         (folder / "/".join("d" * 30)).mkdir(parents=True)
         (folder / "/".join("d" * 30) / "x").touch()
     else:
         monkeypatch.setattr(foreign, "MAX_ENTRIES", 10)
     said = judged(tmp_path / "bundle")
-    assert {"link": "no plain file", "fifo": "no plain file", "deep": "levels", "many": "more than 10 files"}[
-        kind
-    ] in said
+    assert {
+        "link": "no plain file",
+        "fifo": "no plain file",
+        "deep": "levels",
+        "many": "more than 10 files",
+        "holes": "holes",
+    }[kind] in said
 
 
 def test_escape_sequences_of_a_bundle_are_spelt_out_and_forge_no_line(sound: Path, tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 MAX_RUN_CHARS = 50_000
 WINDOW_CHARS = 1_024
-TAKEN_BACK = (4, 16, 64)  # tokens before a seam that are encoded anew; more than a few are never needed
+# Tokens before a seam that are encoded anew; more than a few are never needed. One, where four are more than a window:
+# a vocabulary may have tokens of hundreds of marks.
+TAKEN_BACK = (4, 1, 16, 64)
 BLANKS = re.compile(r"\s*")
 # what the split pattern takes for white space: Python's own has four characters more
 WHITE = " \t\n\x0b\x0c\r\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
@@ -122,7 +124,7 @@ def encode_windows(
                 count += 1
                 taken = bytes_of(ids[-count]) + taken
             if count >= len(ids) or len(taken) + len(bytes_of(ids[-count - 1])) > WINDOW_CHARS:
-                return None  # it might reach beyond the piece
+                continue  # it might reach beyond the piece
             following = encode(taken.decode() + window)
             if merge(bytes_of(ids[-count - 1]) + bytes_of(following[0])) == [ids[-count - 1], following[0]]:
                 ids[-count:] = following

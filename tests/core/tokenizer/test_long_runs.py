@@ -12,7 +12,7 @@ from text_kinds import RUN_CHARS, kinds
 
 from nanochat_core.tokenizer import long_runs
 from nanochat_core.tokenizer.bpe import train_tokenizer
-from nanochat_core.tokenizer.long_runs import WINDOW_CHARS, cut_runs
+from nanochat_core.tokenizer.long_runs import WINDOW_CHARS, cut, cut_runs, encode_windows
 from nanochat_core.tokenizer.tokenizer import SPLIT_PATTERN, Tokenizer
 
 SIZE = 9_000
@@ -62,6 +62,19 @@ def test_long_white_space_is_cut_where_it_changes_nothing(merging, data):
         white = drawn.choices(" \n\r\t\u3000\x1c", weights=[1000, lines, lines / 9, 1, 1, 0.1], k=drawn.randrange(9000))
         text += "".join(white) + drawn.choice(["", "x", " x", "="])
     assert merging.encode(text) == _plain(merging).encode_ordinary(text)
+
+
+@pytest.mark.parametrize("mark", ["=", "-#", " "])
+def test_tokens_of_hundreds_of_marks_are_no_reason_to_merge_a_text_whole(mark):
+    tokenizer = train_tokenizer([mark * 512] * 9, vocab_size=273, max_train_bytes=10**6, max_doc_bytes=10**4)
+    assert max(map(len, tokenizer.ranks)) >= 256
+    [(windows, is_piece)] = cut(text := mark * 8192)
+    assert len(windows) > 4
+    merge = tokenizer._encoding._encode_single_piece
+    ids = encode_windows(
+        windows, encode=tokenizer._encoding.encode_ordinary, merge=merge, bytes_of=tokenizer.ranks.__getitem__
+    )
+    assert ids == _plain(tokenizer).encode_ordinary(text)
 
 
 def test_a_seam_that_cannot_be_mended_is_not_cut(merging, monkeypatch):

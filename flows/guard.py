@@ -17,8 +17,8 @@ from nanochat_core.base.web_guard import host_name, safely
 
 SCHEMES = {"http": 80, "https": 443}
 API = "/api"
-# The API's description, open to all: seconds of the event loop for each question, and pages that run a stranger's script
-# from elsewhere beside the password, which the browser keeps for this origin.
+# The API's description, open to all: seconds of the event loop for each question, and pages that run scripts from
+# elsewhere beside the password, which the browser keeps for this origin.
 DESCRIPTIONS = ("/openapi.json", "/docs", "/redoc")
 POLICIES = {"Content-Security-Policy": "frame-ancestors 'none'", "Referrer-Policy": "same-origin"}
 Origin = tuple[str, str, int]

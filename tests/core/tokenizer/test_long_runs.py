@@ -68,7 +68,7 @@ def test_long_white_space_is_cut_where_it_changes_nothing(merging, data):
 def test_tokens_of_hundreds_of_marks_are_no_reason_to_merge_a_text_whole(mark):
     tokenizer = train_tokenizer([mark * 512] * 9, vocab_size=273, max_train_bytes=10**6, max_doc_bytes=10**4)
     assert max(map(len, tokenizer.ranks)) >= 256
-    [(windows, is_piece)] = cut(text := mark * 8192)
+    [(windows, _)] = cut(text := mark * 8192)
     assert len(windows) > 4
     merge = tokenizer._encoding._encode_single_piece
     ids = encode_windows(

@@ -48,6 +48,15 @@ def cut_runs(text: str) -> list[str]:
     return [text[start:end] for start, end in itertools.pairwise([0, *ends, len(text)]) if start < end]
 
 
+def whole(text: str) -> str:
+    """The text with halves of characters (surrogates) put together; U+FFFD for the lone ones. As tiktoken does."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 def cut(text: str) -> list[tuple[list[str], bool]]:
     """The text in parts that are encoded each by itself, a part in windows whose seams are to be mended.
 
@@ -123,7 +132,7 @@ def encode_windows(
             while count < len(ids) and taken[0] & 0xC0 == 0x80:  # no character is taken apart
                 count += 1
                 taken = bytes_of(ids[-count]) + taken
-            if count >= len(ids) or len(taken) + len(bytes_of(ids[-count - 1])) > WINDOW_CHARS:
+            if count >= len(ids) or _num_chars(bytes_of(ids[-count - 1]) + taken) > WINDOW_CHARS:
                 continue  # it might reach beyond the piece
             following = encode(taken.decode() + window)
             if merge(bytes_of(ids[-count - 1]) + bytes_of(following[0])) == [ids[-count - 1], following[0]]:
@@ -132,3 +141,8 @@ def encode_windows(
         else:
             return None
     return ids
+
+
+def _num_chars(content: bytes) -> int:
+    """How many characters these bytes are a part of."""
+    return 1 + len(content.decode(errors="ignore"))

@@ -16,7 +16,7 @@ import tiktoken
 
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.base.foreign import NO_VALUES, loads, read_bounded
-from nanochat_core.tokenizer.long_runs import WINDOW_CHARS, cut, cut_runs, encode_windows
+from nanochat_core.tokenizer.long_runs import WINDOW_CHARS, cut, cut_runs, encode_windows, whole
 
 SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
@@ -119,7 +119,7 @@ class Tokenizer:
     def _encode_piece(self, text: str) -> list[int]:
         if len(text) <= self._cut_above:
             return self._encoding.encode_ordinary(text)
-        return [token for windows, is_piece in cut(text) for token in self._encode_windows(windows, is_piece)]
+        return [token for windows, is_piece in cut(whole(text)) for token in self._encode_windows(windows, is_piece)]
 
     def _encode_windows(self, windows: Sequence[str], is_piece: bool) -> list[int]:
         merge = self._encoding._encode_single_piece

@@ -12,7 +12,7 @@ from text_kinds import RUN_CHARS, kinds
 
 from nanochat_core.tokenizer import long_runs
 from nanochat_core.tokenizer.bpe import train_tokenizer
-from nanochat_core.tokenizer.long_runs import WINDOW_CHARS, cut, cut_runs, encode_windows
+from nanochat_core.tokenizer.long_runs import WINDOW_CHARS, cut, cut_runs, encode_windows, whole
 from nanochat_core.tokenizer.tokenizer import SPLIT_PATTERN, Tokenizer
 
 SIZE = 9_000
@@ -64,9 +64,11 @@ def test_long_white_space_is_cut_where_it_changes_nothing(merging, data):
     assert merging.encode(text) == _plain(merging).encode_ordinary(text)
 
 
-@pytest.mark.parametrize("mark", ["=", "-#", " "])
-def test_tokens_of_hundreds_of_marks_are_no_reason_to_merge_a_text_whole(mark):
-    tokenizer = train_tokenizer([mark * 512] * 9, vocab_size=273, max_train_bytes=10**6, max_doc_bytes=10**4)
+@pytest.mark.parametrize(("mark", "num_merges"), [("=", 8), ("-#", 8), (" ", 8), ("\U0001f642", 11)])
+def test_tokens_of_hundreds_of_marks_are_no_reason_to_merge_a_text_whole(mark, num_merges):
+    tokenizer = train_tokenizer(
+        [mark * 512] * 9, vocab_size=265 + num_merges, max_train_bytes=10**6, max_doc_bytes=10**4
+    )
     assert max(map(len, tokenizer.ranks)) >= 256
     [(windows, _)] = cut(text := mark * 8192)
     assert len(windows) > 4
@@ -75,6 +77,13 @@ def test_tokens_of_hundreds_of_marks_are_no_reason_to_merge_a_text_whole(mark):
         windows, encode=tokenizer._encoding.encode_ordinary, merge=merge, bytes_of=tokenizer.ranks.__getitem__
     )
     assert ids == _plain(tokenizer).encode_ordinary(text)
+
+
+def test_halves_of_characters_are_put_together_before_a_text_is_cut(merging):
+    text = "\ud83d\ude42" * 4 * WINDOW_CHARS
+    assert merging.encode(text) == merging.encode("\U0001f642" * 4 * WINDOW_CHARS)
+    [(windows, _)] = cut(whole(text))
+    assert len(windows) > 2
 
 
 def test_a_seam_that_cannot_be_mended_is_not_cut(merging, monkeypatch):

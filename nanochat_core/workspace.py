@@ -4,6 +4,7 @@
 folder `store` in the home). Read from the environment in this one place.
 """
 
+import contextlib
 import os
 import pwd
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from nanochat_core.base.errors import ConfigError, HardwareError
 from nanochat_core.base.limits import limit_error, raise_open_files
 from nanochat_core.base.source_memo import SourceMemo
+from nanochat_core.store import format
 from nanochat_core.store.store import Store
 
 HOME_HINT = "export NANOCHAT_HOME=/a/folder/of/yours"
@@ -95,6 +97,8 @@ def current() -> Workspace:
 @lru_cache(maxsize=4)
 def _open(home: Path, store_url: str) -> Workspace:
     raise_open_files()  # workers and notebooks come this way too
+    with contextlib.suppress(OSError):
+        format.check((home / format.KEY).read_bytes(), where=str(home))
     store = Store.open(store_url, cache_folder=home / "cache")
     return Workspace(_made(home), store, SourceMemo(home / "sources.json"))
 

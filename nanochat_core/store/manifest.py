@@ -80,10 +80,13 @@ class Artifact:
     def from_json(cls, content: bytes, *, where: str) -> "Artifact":
         """Read a manifest; `where` names it in errors."""
         fields = open_sealed_json(content, where=where)
-        if fields.get("format") != FORMAT:
-            raise MissingError(
-                f"{where} has format {fields.get('format')!r}, this version reads {FORMAT}", hint="update nanochat"
+        if type(number := fields.get("format")) is int and number > FORMAT:
+            raise ConfigError(
+                f"{where} was written by a newer release (format {number}, this one reads up to {FORMAT})",
+                hint="update nanochat, or name another store: NANOCHAT_STORE",
             )
+        if number != FORMAT:
+            raise MissingError(f"{where} has format {number!r}, this version reads {FORMAT}", hint="update nanochat")
         lacking = [field.name for field in dataclasses.fields(cls) if field.name not in fields]
         if lacking:
             raise CorruptError(f"{where} lacks {', '.join(lacking)}", hint="run the step again")

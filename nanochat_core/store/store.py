@@ -14,6 +14,7 @@ from typing import Any
 
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.base.redaction import redact_value
+from nanochat_core.store import format
 from nanochat_core.store.blobs import Blobs, blob_key, seen
 from nanochat_core.store.cache import Cache
 from nanochat_core.store.failures import explained
@@ -54,8 +55,8 @@ class Store:
 
     @classmethod
     def open(cls, url: str, *, cache_folder: Path, cache_max_bytes: int = DEFAULT_CACHE_BYTES) -> "Store":
-        """The store at a folder or URL; an error within seconds when a remote one cannot be used."""
-        return cls(open_files(url), cache_folder=cache_folder, cache_max_bytes=cache_max_bytes)
+        """The store at a folder or URL; an error within seconds when a remote one cannot be used, or is a newer one."""
+        return cls(format.checked(open_files(url)), cache_folder=cache_folder, cache_max_bytes=cache_max_bytes)
 
     @property
     def files(self) -> Files:

@@ -5,10 +5,12 @@ Nothing says a number as long as it is 1. A release that changes the layout rais
 what it does not know for damage.
 """
 
+import contextlib
 import json
 from typing import Any
 
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.store.failures import UnreachableError
 from nanochat_core.store.filesystem import Files
 
 FORMAT = 1
@@ -17,7 +19,8 @@ KEY = "format.json"
 
 def checked(files: Files) -> Files:
     """The files of a store whose layout we know."""
-    check(files.read(KEY), where=files.location.url)
+    with contextlib.suppress(UnreachableError):  # a busy server is told of by what one wants of it
+        check(files.read(KEY), where=files.location.url)
     return files
 
 

@@ -126,7 +126,7 @@ PREFIXED = {
         r"pplx-[A-Za-z0-9]{20,}", r"tgp_v1_[\w-]{20,}", r"fw_(?=[A-Za-z]{0,24}\d)[A-Za-z0-9]{20,}",
         r"rpa_[A-Za-z0-9]{20,}", r"sbp_[0-9a-f]{40}", r"fm[12]_[\w+/=-]{20,}", r"pat[A-Za-z0-9]{14}\.[A-Za-z0-9]{32,}",
         r"sk_[0-9a-f]{40,}", r"a[ks]-(?=[A-Za-z]{0,24}\d)[A-Za-z0-9]{20,}", r"[0-9a-f]{32}-us\d{1,2}",
-        r"AC[0-9a-f]{32}:[0-9a-f]{32}",
+        r"AC[0-9a-f]{32}:[0-9a-f]{32}", r"sl\.(?:u\.)?[\w-]{60,}",
     ],
     "Prefect_key": [r"pn[ub]_[A-Za-z0-9]{8,}"],
     "package_index_token": [
@@ -150,7 +150,7 @@ GIVEN = (
 CLOSE, SIGN = r"\\{0,3}[\"']?\]?", r"[ \t]{0,3}(?:=>|:=|==?|:|%3[dD])[ \t]{0,3}"
 NAMED = re.compile(
     rf"(?<![\w.-])(?P<name>[A-Za-z_][\w.-]{{0,80}}){CLOSE}(?P<sign>{SIGN})"
-    rf"(?=\\{{0,3}}[\"'`](?P<quoted>{NO_VALUE}[^\"'`\n\\]{{3,2000}})|"
+    rf"(?=b?\\{{0,3}}[\"'`](?P<quoted>{NO_VALUE}[^\"'`\n\\]{{3,2000}})|"
     rf"(?P<bare>{NO_VALUE}[^\s\"'`,;&<>(){{}}\[\]\\]{{3,2000}})(?P<after>.?))"
 )
 CODE = re.compile(r"[A-Za-z_][\w.]*")
@@ -220,6 +220,13 @@ BESIDE = tuple(
         rf"(?P<secret>{NO_VALUE}{MIXED}[^\s\"'<>`\\]{{6,400}})",
         rf"%(?:26|3[fFbB])(?:{TELLING}|[\w-]{{0,40}}(?:{_any_case('token|sig|signature|key')}))%3[dD]"
         rf"(?P<secret>{NO_VALUE}[^\s&%\"'<>\\]{{3,400}})",
+        rf"(?<![\w/])[\w.+-]{{1,80}}:(?P<secret>{NO_VALUE}{RANDOM}[^\s:/@\"'<>`\\]{{8,400}})"
+        rf"@(?:tcp\(|unix\(|[\w.-]{{1,200}}(?::\d{{1,5}})?/)",
+        rf"\b(?:redis-cli|mysql|mysqldump|mysqladmin|mariadb)[ \t](?:[^\n]{{0,200}}[ \t])?"
+        rf"-(?:a[ \t]{{1,3}}|p)(?P<secret>{NO_VALUE}{RANDOM}[^\s\"']{{8,400}})",
+        rf"\blogin\s{{1,40}}\S{{1,200}}\s{{1,40}}password\s{{1,40}}(?P<secret>{NO_VALUE}[^\s\"']{{3,400}})",  # netrc
+        rf"(?<![\w.-])[\w.*-]{{1,100}}:(?:\d{{2,5}}|\*):[\w*-]{{1,60}}:[\w.-]{{1,60}}:"
+        rf"(?P<secret>{NO_VALUE}{RANDOM}[^\s:\"']{{8,400}})",  # pgpass
         rf"\bsshpass[ \t]{{1,3}}-p[ \t]{{0,3}}(?:{QUOTE})?(?P<secret>{NO_VALUE}[^\s\"']{{3,400}})",
         rf"<(?:\w{{1,40}}:)?{TELLING}(?:\s[^<>]{{0,200}})?>(?P<secret>{NO_VALUE}[^<>\s]{{3,400}})</",
         rf"{QUOTE}{TELLING}{QUOTE}\s{{0,3}},\s{{0,3}}b?{QUOTE}(?P<secret>{NO_VALUE}{MIXED}[^\s\"'\\,]{{8,400}}){QUOTE}",

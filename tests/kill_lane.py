@@ -28,7 +28,7 @@ from nanochat_core.data import documentation
 from nanochat_core.data.shards import write_shards
 from nanochat_core.store import Artifact, Store
 
-VICTIMS = ("worker", "flow process", "torchrun", "rank", "server")
+VICTIMS = ("worker", "flow process", "rank", "server")
 BLOWS = ("KILL", "TERM", "STOP", "cancel")
 NOBODY = "nobody"
 METRICS = "log/metrics.jsonl"
@@ -224,13 +224,11 @@ class Lane:
 
     def _victims(self, victim: str) -> list[int]:
         team = self.team
-        torchruns = team.processes("nanochat_core.base.one_node")
         found = {
             NOBODY: [],
             "worker": [team.workers["driver"].pid],
             "flow process": team.engines(),
-            "torchrun": list(torchruns),
-            "rank": [pid for pid in team.ranks() if pid not in torchruns][:1],
+            "rank": team.ranks(),
             "server": [self.server.process.pid],
         }[victim]
         assert found or victim == NOBODY, f"there is no {victim} to hit"

@@ -29,7 +29,7 @@ def ranks_of(home: Path) -> list[int]:
 
 
 def torchruns_of(home: Path) -> list[int]:
-    """Process ids of torchrun itself: it is the ranks' parent."""
+    """Process ids of torchrun itself, the parent of several ranks; a single one has none."""
     return pids_of(home, TORCHRUN)
 
 

@@ -130,10 +130,6 @@ def _stop(child: "subprocess.Popen[bytes]") -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-        except BaseException:  # a second Ctrl-C: somebody is in a hurry; the ranks hear that torchrun died, and save
-            child.kill()
-            child.wait()
-            raise
 
 
 @contextlib.contextmanager

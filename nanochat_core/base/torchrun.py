@@ -49,6 +49,16 @@ class Nodes:
         return self.rank == 0
 
 
+def command_of_ranks(module: str, *arguments: str, num_processes: int, nodes: Nodes | None = None) -> list[str]:
+    """What starts `python -m module arguments` as this node's `num_processes` ranks: torchrun where there are several.
+
+    One rank alone has nobody to look after but itself; torchrun beside it would cost a second and 200 MB.
+    """
+    if num_processes == 1 and (nodes or Nodes()).num == 1:
+        return [sys.executable, "-m", module, *arguments]
+    return torchrun(module, *arguments, num_processes=num_processes, nodes=nodes)
+
+
 def torchrun(module: str, *arguments: str, num_processes: int, nodes: Nodes | None = None) -> list[str]:
     """torchrun for this node's `num_processes` ranks of `python -m module arguments`."""
     nodes = nodes or Nodes()

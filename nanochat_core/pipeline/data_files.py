@@ -56,11 +56,13 @@ def reading(*, whole: bool) -> Iterator[Seen]:
 
 def stamps(path: str | None) -> list[list[str]]:
     """[name, digest] of a file, or of every file below a folder; none where there is nothing, and the step says so."""
-    chosen = Path(path or "").expanduser()
+    if not path:
+        return []  # Path("") is the current folder, and walking a home takes minutes
+    chosen = Path(path).expanduser()
     walk = os.walk(chosen, followlinks=True)  # data are often linked into place
     below = sorted(Path(folder, name) for folder, _, names in walk for name in names)
     files = [chosen] if chosen.is_file() else [file for file in below if file.is_file()]
-    return digests(files, chosen) if path else []
+    return digests(files, chosen)
 
 
 def texts(found: "Found", roles: Sequence[str]) -> list[list[str]]:

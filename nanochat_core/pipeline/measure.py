@@ -5,7 +5,6 @@ single item's outcome is part of the artifact.
 """
 
 import json
-import sys
 from typing import Any
 
 from nanochat_core.pipeline.step import Metrics, StepRun
@@ -23,7 +22,7 @@ def measure(run: StepRun, module: str, job: dict[str, Any]) -> Metrics:
     # here: a step that measures nothing loads this module too
     from nanochat_core.base.child import run_child
     from nanochat_core.base.environment import loopback
-    from nanochat_core.base.torchrun import torchrun
+    from nanochat_core.base.torchrun import command_of_ranks
 
     runtime = run.plan.config.runtime
     told = {
@@ -37,11 +36,8 @@ def measure(run: StepRun, module: str, job: dict[str, Any]) -> Metrics:
     }
     plan = run.attempt / "plan.json"
     plan.write_text(json.dumps(told))
-    command = [sys.executable, "-m", module, str(plan)]
-    if runtime.num_processes > 1:
-        command = torchrun(module, str(plan), num_processes=runtime.num_processes)
     result = run_child(
-        command,
+        command_of_ranks(module, str(plan), num_processes=runtime.num_processes),
         run.attempt,
         on_record=lambda record: run.progress(record["done"], record["total"], record["text"]),
         environment=loopback(),

@@ -1,4 +1,4 @@
-"""Starts the ranks of a training with torchrun, as a supervised child, and tries again what another try can mend.
+"""Starts the ranks of a training as a supervised child, and tries again what another try can mend.
 
 Too little memory: again with half the rows per pass; ranks that hang: again from the last checkpoint. What it took is
 booked (timesheet.py), and a budget stops it.
@@ -15,7 +15,7 @@ from nanochat_core.base.child import OutOfMemoryError, PreemptedError, run_child
 from nanochat_core.base.environment import loopback
 from nanochat_core.base.errors import UnreadableError
 from nanochat_core.base.records import Record, read_records
-from nanochat_core.base.torchrun import Nodes, torchrun
+from nanochat_core.base.torchrun import Nodes, command_of_ranks
 from nanochat_core.train.heartbeat import HungError, Watch
 from nanochat_core.train.settings import TrainJob
 from nanochat_core.train.timesheet import NAME as TIMESHEET
@@ -126,9 +126,6 @@ def _run_once(
         check()
 
     environment = {"OMP_NUM_THREADS": str(threads), **(loopback() if nodes is None or nodes.num == 1 else {})}
-    return run_child(command(job, plan, nodes), work, on_record=on_record, environment=environment, check=check_all)
-
-
-def command(job: TrainJob, plan: Path, nodes: Nodes | None = None) -> list[str]:
-    """torchrun for the job's ranks on this machine."""
-    return torchrun("nanochat_core.train.worker", str(plan), num_processes=job.runtime.num_processes, nodes=nodes)
+    num = job.runtime.num_processes
+    command = command_of_ranks("nanochat_core.train.worker", str(plan), num_processes=num, nodes=nodes)
+    return run_child(command, work, on_record=on_record, environment=environment, check=check_all)

@@ -1,6 +1,6 @@
 """The trainer under many kills: whoever dies and whenever, no rank survives and the weights come out the same.
 
-Each life of a training ends with a SIGKILL of one of its ranks, of torchrun, or of the process that supervises them,
+Each life of a training ends with a SIGKILL of one of its ranks, of torchrun where there are several, or of what supervises them,
 some at a random step and some at a random moment of the start; after a few lives it may run to its end, and what it
 made is compared with what an unbroken run makes. The short version of this is tests/pipeline/test_resume.py.
 """
@@ -118,10 +118,11 @@ def one_life(home: Path, step: str, sets: list[str], draw: random.Random) -> str
         if draw.random() < 0.6:
             wait_for_step(home, step, supervisor, ahead=draw.randint(0, 25))
         else:
-            wait_for(lambda: bool(torchruns_of(home)), supervisor)
+            wait_for(lambda: bool(ranks_of(home)), supervisor)
             time.sleep(draw.uniform(0, START_S))
-        victim = draw.choice(VICTIMS)
-        found = {"a rank": ranks_of(home), "torchrun": torchruns_of(home), "the supervisor": [supervisor.pid]}[victim]
+        victims = {"a rank": ranks_of(home), "torchrun": torchruns_of(home), "the supervisor": [supervisor.pid]}
+        victim = draw.choice([each for each in VICTIMS if each != "torchrun" or victims[each]])
+        found = victims[victim]
         is_over = supervisor.poll() is not None or not found
         if is_over:
             return ""

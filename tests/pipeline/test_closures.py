@@ -17,11 +17,11 @@ from nanochat_core.pipeline.table import STEPS
 from nanochat_core.steps import tokens as tokens_step
 
 LOOKED_AT = {
+    "nanochat_core.base.torchrun:command_of_ranks": "what it starts is a text of its callers",
     "nanochat_core.base.torchrun:torchrun": "what it starts is a text of its callers",
     "nanochat_core.base.environment:ROOT": "__file__ for PYTHONPATH: where the same modules are",
     "nanochat_core.model.flash_attention:_is_there": "asks whether a package is there",
     "nanochat_core.model.flash_attention:from_package": "loads packages that are not ours",
-    "nanochat_core.pipeline.measure:measure": "what it starts is a text of its callers",
     "nanochat_core.sandbox.worker:ROOT": "__file__ for sys.path: where the same modules are",
     "nanochat_core.sandbox.zygote:described": "names the file of the answer that failed",
     "nanochat_core.sandbox.zygote:run_program": "runs the answer of a model, which is an input",

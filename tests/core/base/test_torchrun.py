@@ -2,18 +2,26 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nanochat_core.base.environment import loopback
-from nanochat_core.base.torchrun import Nodes, torchrun
+from nanochat_core.base.torchrun import Nodes, command_of_ranks, torchrun
 
 
 def test_ranks_of_one_machine_need_no_name() -> None:
     command = torchrun("a.b", num_processes=2)
     assert "localhost" not in " ".join(command)
     assert "nanochat_core.base.one_node" in command
+
+
+def test_a_single_rank_starts_by_itself_and_several_with_torchrun() -> None:
+    assert command_of_ranks("a.b", "plan", num_processes=1) == [sys.executable, "-m", "a.b", "plan"]
+    nodes = Nodes(num=2, rank=1, rendezvous="first:29500", run_id="x")
+    assert command_of_ranks("a.b", num_processes=1, nodes=nodes) == torchrun("a.b", num_processes=1, nodes=nodes)
+    assert command_of_ranks("a.b", num_processes=2) == torchrun("a.b", num_processes=2)
 
 
 def test_several_nodes_meet_where_they_are_told() -> None:

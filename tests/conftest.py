@@ -60,12 +60,13 @@ MICRO = (
     "evaluate.bpb_tokens=2048",
     "evaluate.num_questions=4",
     "evaluate.sample_tokens=8",
-    "runtime.checkpoint_every_s=0",
     "runtime.device_batch_rows=4",
     "runtime.num_threads=1",
 )
 
 
+# Checkpoints as often as they can be written, for trainings that are killed: they take longer than the steps.
+OFTEN = "runtime.checkpoint_every_s=0"
 # What MICRO leaves out: a practice of seconds, for tests that want the whole flow.
 MICRO_RL = (
     "rl.enabled=true",

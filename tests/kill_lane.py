@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import prefect_database
+import first_home
 from prefect_team import Team, shorten_silence
 
 from flows.server import EmbeddedServer, _free_port
@@ -102,7 +102,7 @@ class Lane:
         """Digests of the last training's results."""
         self.records: list[dict[str, Any]] = []
         """Its log."""
-        prefect_database.seed(folder / "home", folder / "prefect")
+        first_home.seed(folder / "home", folder / "prefect")
         self.folder, self._port = folder, _free_port()
         self.server = self.start_server()
         self.team = Team(folder, self.server, corpus)

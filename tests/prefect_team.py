@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import prefect_database
+import first_home
 import pytest
 import yaml
 from conftest import MICRO, ROOT
@@ -209,7 +209,7 @@ def _num_steps(metrics: Path) -> int:
 @contextlib.contextmanager
 def team_in(folder: Path, corpus: Path) -> Iterator[Team]:
     """A server with an empty database, and nobody who works."""
-    prefect_database.seed(folder / "home", folder / "prefect")
+    first_home.seed(folder / "home", folder / "prefect")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_HOME", str(folder / "home"))
         patch.setenv("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", LEASES)

@@ -110,6 +110,36 @@ time.sleep(60)
         os.kill(pids[0], signal.SIG_DFL)
 
 
+def test_a_second_ctrl_c_does_not_wait_and_the_child_saves_all_the_same(tmp_path):
+    body = """
+w = RecordWriter(work / 'metrics.jsonl')
+def stop(*_):
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(1)
+    (work / 'saved').write_text('yes')
+    sys.exit(12)
+signal.signal(signal.SIGTERM, stop)
+w.write('start', pid=os.getpid())
+time.sleep(60)
+"""
+
+    def interrupt(record):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _run(tmp_path, body, interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (tmp_path / "saved").exists()
+    for _ in range(100):
+        if (tmp_path / "saved").exists():
+            break
+        time.sleep(0.1)
+    assert (tmp_path / "saved").read_text() == "yes"
+
+
 def test_a_second_request_to_stop_does_not_cut_off_the_checkpoint(tmp_path):
     """A cancel may come from two sides: the worker's and the run's own."""
     body = """

@@ -33,7 +33,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(path) for path in (ROOT, ROOT / "tests")]
 
-from conftest import MICRO  # noqa: E402
+from conftest import MICRO, OFTEN  # noqa: E402
 from kill_lane import FINAL, SILENCE_S, Lane, write_corpus  # noqa: E402
 from prefect_team import LEASES, shorten_silence  # noqa: E402
 from processes import processes_of  # noqa: E402
@@ -129,7 +129,7 @@ class Soak:
 
     def prepare(self) -> None:
         """Make what the runs will find, and start the workers."""
-        sets = [*MICRO, "corpus.source=path", f"corpus.path={self.team.corpus}"]
+        sets = [*MICRO, OFTEN, "corpus.source=path", f"corpus.path={self.team.corpus}"]
         for name, pool in WORKERS.items():
             self.team.work(pool, name, module="flows.stack_worker")
         self.team.wait(self.team.speedrun(until="tokens"), "Completed")

@@ -27,6 +27,7 @@ def lane(tmp_path: Path, small_corpus: Path, monkeypatch: pytest.MonkeyPatch) ->
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.torture  # in short: test_server_kills.py, and tests/flows/test_prefect_plugin.py for a server that stays
 def test_a_server_that_dies_and_comes_back_costs_the_training_nothing(lane: Lane) -> None:
     lane.outage_s = 5.0
     away = lane.play(Cell("server", "KILL"), None, at_step=10)

@@ -1,8 +1,8 @@
 """The trainer under many kills: whoever dies and whenever, no rank survives and the weights come out the same.
 
-Each life of a training ends with a SIGKILL of one of its ranks, of torchrun where there are several, or of what supervises them,
-some at a random step and some at a random moment of the start; after a few lives it may run to its end, and what it
-made is compared with what an unbroken run makes. The short version of this is tests/pipeline/test_resume.py.
+Each life of a training ends with a SIGKILL of one of its ranks, of torchrun where there are several, or of what
+supervises them, some at a random step and some at a random moment of the start; after a few lives it may run to its
+end, and what it made is compared with what an unbroken run makes. The short version is tests/pipeline/test_resume.py.
 """
 
 import os
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MICRO, ROOT
+from conftest import MICRO, OFTEN, ROOT
 from processes import ranks_of, torchruns_of, wait_until_no_ranks
 
 from flows.speedrun import run_until
@@ -31,7 +31,7 @@ from nanochat_core.store.manifest import Artifact
 pytestmark = [pytest.mark.torture, pytest.mark.slow]
 NUM_KILLS = int(os.environ.get("NANOCHAT_FAULTS_KILLS", "14"))  # of each of the four trainings: 56
 LIVES = 5  # kills before a training may end
-LONGER = ("pretrain.max_tokens=40960", "sft.num_arithmetic=400")  # about 80 steps each
+LONGER = (OFTEN, "pretrain.max_tokens=40960", "sft.num_arithmetic=400")  # about 80 steps each
 TIMEOUT_S = 400.0  # for anything to happen: patience on a busy machine
 NO_RANKS_S = 60.0  # a supervisor's ranks save first; the matrix has the 15 s that are promised
 START_S = 8.0  # moments of a start are drawn from this time

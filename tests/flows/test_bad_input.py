@@ -7,16 +7,25 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import first_home
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import MICRO, ROOT
+
+from nanochat_core.base.errors import NanochatError
+from nanochat_core.pipeline.execute import make
+from nanochat_core.pipeline.table import STEPS
+from nanochat_core.plan import RunPlan, plan_run
+from nanochat_core.presets import load_config
 
 pytestmark = pytest.mark.slow
 USAGE, MISSING, HARDWARE = 2, 3, 4
 
 
 def run(home: Path, *sets: str, until: str = "conversations", **environment: str) -> subprocess.CompletedProcess[str]:
+    if not (home.parent.is_file() or home.exists()):
+        first_home.seed_digests(home)
     options = [part for value in (*MICRO, *sets) for part in ("--set", value)]
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", "run", "tiny", "--no-prefect", "--until", until, *options],
@@ -73,7 +82,7 @@ def cut_gzip(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "seen"),
+    ("write", "seen"),
     [
         (empty, "holds no"),
         (no_documents, "0 training"),
@@ -85,11 +94,28 @@ def cut_gzip(folder: Path) -> None:
         (cut_gzip, "cannot be read"),
     ],
 )
-def test_a_bad_corpus_is_named(make: Callable[[Path], None], seen: str, tmp_path: Path) -> None:
+def test_a_bad_corpus_is_named(write: Callable[[Path], None], seen: str, home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()
-    make(folder)
-    check(run(tmp_path / "home", "corpus.source=path", f"corpus.path={folder}"), MISSING, seen, "hint: ")
+    write(folder)
+    with pytest.raises(NanochatError) as refused:
+        make(STEPS["corpus"], planned("corpus.source=path", f"corpus.path={folder}"))
+    assert refused.value.exit_code == MISSING
+    assert seen in refused.value.message
+    assert refused.value.hint
+
+
+def planned(*sets: str) -> RunPlan:
+    return plan_run(load_config("tiny", [*MICRO, *sets]))
+
+
+def test_a_refusal_is_an_error_and_a_hint_on_the_terminal(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    cut_parquet(folder)
+    done = run(tmp_path / "home", "corpus.source=path", f"corpus.path={folder}")
+    check(done, MISSING, "cannot be read as parquet", "hint: ")
+    check(run(tmp_path / "home", "corpus.source=path", until="sft"), USAGE, "needs corpus.path")
 
 
 @pytest.mark.parametrize(
@@ -110,12 +136,14 @@ def test_a_bad_corpus_is_named(make: Callable[[Path], None], seen: str, tmp_path
         ("pretrain.depth=three", "expected a whole number"),
         ("corpus.source=web", "one of"),
         ("sft.epochs=0", "out of range"),
-        ("corpus.source=path", "needs corpus.path"),
         ("nonsense", "not of the form"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value(setting: str, seen: str, tmp_path: Path) -> None:
-    check(run(tmp_path / "home", setting, until="sft"), USAGE, seen)
+def test_a_wrong_setting_is_named_with_its_value(setting: str, seen: str) -> None:
+    with pytest.raises(NanochatError) as refused:
+        planned(setting)
+    assert refused.value.exit_code == USAGE
+    assert seen in refused.value.message + (refused.value.hint or "")
 
 
 def test_more_processes_than_rows_is_refused(tmp_path: Path, small_corpus: Path) -> None:
@@ -140,11 +168,14 @@ def test_a_gpu_that_is_not_there_is_named(tmp_path: Path, small_corpus: Path) ->
     check(run(tmp_path / "home", *sets, until="pretrain"), HARDWARE, "no CUDA GPU")
 
 
-def test_a_bad_conversation_file_is_named(tmp_path: Path, small_corpus: Path) -> None:
+def test_a_bad_conversation_file_is_named(home: Path, tmp_path: Path, small_corpus: Path) -> None:
     chats = tmp_path / "chats.jsonl"
     chats.write_text('{"messages": [{"role": "assistant", "content": "I speak first"}]}\n')
-    sets = ("corpus.source=path", f"corpus.path={small_corpus}", "sft.source=path", f"sft.path={chats}")
-    check(run(tmp_path / "home", *sets, until="conversations"), MISSING, "chats.jsonl, line 1")
+    plan = planned("corpus.source=path", f"corpus.path={small_corpus}", "sft.source=path", f"sft.path={chats}")
+    tokenizer = make(STEPS["tokenizer"], plan, make(STEPS["corpus"], plan), None)
+    with pytest.raises(NanochatError, match=r"chats\.jsonl, line 1") as refused:
+        make(STEPS["conversations"], plan, tokenizer, None)
+    assert refused.value.exit_code == MISSING
 
 
 def test_an_unreachable_object_store_is_named(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import prefect_database
+import first_home
 import pytest
 from conftest import ROOT
 
@@ -48,7 +48,7 @@ def test_a_prefect_that_was_imported_before_sees_the_server_of_the_run_and_its_p
         " print(api.url == server.url, api.auth_string.get_secret_value() == server.auth)\n"
         "print(get_current_settings().api.url)"
     )
-    prefect_database.seed(tmp_path)
+    first_home.seed(tmp_path)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"NANOCHAT_HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", script]

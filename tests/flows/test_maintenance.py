@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import prefect_database
+import first_home
 import pytest
 from conftest import ROOT
 
@@ -57,7 +57,7 @@ def test_the_flow_deletes_what_its_dry_run_named(home, tmp_path):
     store.set_ref("model", "1", store.find("sft", "kept"))
     for path in Path(home, "store").rglob("*"):
         os.utime(path, (1e9, 1e9))
-    prefect_database.seed(home)
+    first_home.seed(home)
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", RUN], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import first_home
 import pytest
 from conftest import MICRO, ROOT
 from prefect_team import Team
@@ -86,6 +87,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, deployed: Team) -> Iterator[
     receiver = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
     team = Team(folder / "team", deployed.server, deployed.corpus)
+    first_home.seed_digests(folder / "team/home")
     bench = Bench(team, repository, f"http://127.0.0.1:{receiver.server_address[1]}/hook", received)
     bench.git("init", "-q")
     bench.git("add", "-A")

@@ -94,6 +94,7 @@ def test_a_cached_step_is_found_before_anything_is_sent(staffed: Team) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.torture  # a cancel that stops the ranks after a checkpoint is in test_zombies.py
 def test_a_cancel_of_the_parent_cancels_the_child(staffed: Team) -> None:
     run_id = staffed.speedrun("seed=5", *ENDLESS, "runtime.gpu=H100", until="pretrain", placement="auto")
     staffed.wait_for_training()

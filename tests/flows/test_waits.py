@@ -65,6 +65,7 @@ def crew(team: Team, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
     team.stop()
 
 
+@pytest.mark.torture  # who waits for what is in tests/core/base/test_gpu_slots.py, and how a page hears it below
 @pytest.mark.parametrize("crew", [1], indirect=True)
 def test_a_run_says_who_has_the_gpu_and_another_one_who_makes_its_step(crew: Team) -> None:
     with subprocess.Popen([sys.executable, "-c", SOMEBODY], cwd=ROOT, env=crew.environment, stdout=-1) as somebody:

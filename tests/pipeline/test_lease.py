@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import first_home
 import pytest
 from conftest import ROOT
 from processes import wait_for_record, wait_until_no_ranks
@@ -28,6 +29,7 @@ DRIVER = f"import nanochat_core.pipeline.execute as s; s.LEASE_TTL_S = {TTL_S}; 
 
 def start(home: Path, store: Path, sets: list[str], log: Path) -> "subprocess.Popen[bytes]":
     """A driver that trains the base model, in a home of its own as on another machine."""
+    first_home.seed_digests(home)
     options = [part for value in sets for part in ("--set", value)]
     command = [sys.executable, "-c", DRIVER, "run", "tiny", "--no-prefect", "--until", "pretrain", *options]
     environment = {**os.environ, "NANOCHAT_HOME": str(home), "NANOCHAT_STORE": str(store), "PYTHONPATH": str(ROOT)}
@@ -37,7 +39,7 @@ def start(home: Path, store: Path, sets: list[str], log: Path) -> "subprocess.Po
 def test_a_driver_past_its_lease_publishes_nothing_and_its_ranks_die(
     prepared_home: Path, micro_sets: list[str], tmp_path: Path
 ) -> None:
-    sets = [*micro_sets, "pretrain.max_tokens=40960"]  # 80 steps
+    sets = [*micro_sets, "pretrain.max_tokens=20480"]  # 40 steps
     store = prepared_home / "store"
     first = start(tmp_path / "first", store, sets, tmp_path / "first.log")
     second: subprocess.Popen[bytes] | None = None
@@ -67,7 +69,7 @@ def test_a_driver_past_its_lease_publishes_nothing_and_its_ranks_die(
 def published() -> dict[str, object]:
     """What tells one publication of the base model from another."""
     newest, *_ = workspace.current().store.artifacts("pretrain")
-    assert newest.metrics["num_steps"] == 80
+    assert newest.metrics["num_steps"] == 40
     facts = newest.provenance
     return {name: facts[name] for name in ("fencing_number", "finished_at")} | {"digest": newest.result_digest}
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import OFTEN, ROOT
 
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, TrainingError
@@ -141,7 +141,7 @@ def test_two_nodes_train_what_one_node_with_as_many_ranks_trains(
 def test_a_lost_node_ends_the_attempt_and_the_next_one_goes_on(
     prepared_home: Path, second_node: Second, micro_sets: list[str]
 ) -> None:
-    second_node.sets = [*micro_sets, "pretrain.max_tokens=51200"]  # 100 steps
+    second_node.sets = [*micro_sets, OFTEN, "pretrain.max_tokens=51200"]  # 100 steps
     plan = plan_run(load_config("tiny", [*second_node.sets, "runtime.num_nodes=2"]))
     second_node.start()
     checkpoints = workspace.current().store.url

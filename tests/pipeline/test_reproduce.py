@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import first_home
 import pytest
 from conftest import MICRO, ROOT
 
@@ -113,6 +114,7 @@ def test_a_run_made_again_has_equal_digests_and_another_patch_is_refused(
 ) -> None:
     sets = [*MICRO, "pretrain.max_tokens=5120", "corpus.source=path", f"corpus.path={small_corpus}"]  # 10 steps
     options = [part for value in sets for part in ("--set", value)]
+    first_home.seed_digests(tmp_path / "home")
     made = nanochat(checkout, tmp_path / "home", "run", "tiny", *options, "--no-prefect", "--until", "pretrain")
     assert made.returncode == 0, made.stderr
     asked = nanochat(

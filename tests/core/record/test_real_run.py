@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import first_home
 import pytest
-from conftest import MICRO, ROOT
+from conftest import MICRO, OFTEN, ROOT
 from processes import wait_for_record
 
 from flows.speedrun import run_until
@@ -24,9 +25,10 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_killed_and_resumed_run_bundles_and_verifies(home: Path, small_corpus: Path, tmp_path: Path) -> None:
-    sets = [*MICRO, "corpus.source=path", f"corpus.path={small_corpus}"]
+    sets = [*MICRO, OFTEN, "corpus.source=path", f"corpus.path={small_corpus}"]
     options = [part for value in sets for part in ("--set", value)]
     command = [sys.executable, "-m", "flows.cli", "run", "tiny", "--no-prefect", "--until", "evaluate_base", *options]
+    first_home.seed_digests(home)
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )

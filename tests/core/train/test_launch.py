@@ -187,7 +187,8 @@ def limited(job: TrainJob, max_cost_usd: float) -> TrainJob:
     return dataclasses.replace(job, runtime=dataclasses.replace(job.runtime, max_cost_usd=max_cost_usd))
 
 
-def test_a_slow_phase_or_a_supervisor_that_slept_is_no_hang(tmp_path: Path) -> None:
+def test_a_slow_phase_or_a_supervisor_that_slept_is_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_EVERY_S", 0.05)
     watch = heartbeat.Watch(tmp_path, plan=tmp_path / "plan.json")
     beat = heartbeat.Heartbeat(tmp_path, rank=0, hang_after_s=0.4)
     beat.phase("validation", 3)

@@ -61,6 +61,17 @@ def test_a_training_stopped_at_any_step_goes_on_to_the_same_bits(pretrain_job, t
         assert {k: v for k, v in ours.items() if k != "train_s"} == {k: v for k, v in theirs.items() if k != "train_s"}
 
 
+def test_the_number_of_micro_batches_does_not_change_the_losses(pretrain_job, tmp_path) -> None:
+    losses = []
+    for rows in (1, 8):
+        job = pretrain_job(tmp_path / f"{rows}", device_batch_rows=rows)
+        assert loop_of(job).run()
+        records = read_records(Path(job.paths.work) / "metrics.jsonl")
+        losses.append([record["loss"] for record in records if record["event"] == "step"])
+    assert len(losses[0]) == 12
+    assert losses[0] == pytest.approx(losses[1], abs=2e-4)
+
+
 def test_a_checkpoint_is_begun_before_every_validation(pretrain_job, tmp_path) -> None:
     job = pretrain_job(tmp_path, validate_every_steps=4)
     seen = []

@@ -130,6 +130,7 @@ def start(job) -> "subprocess.Popen[bytes]":
 
 
 @pytest.mark.slow
+@pytest.mark.torture
 def test_a_killed_training_ends_with_the_bits_of_an_unbroken_one(make_job, tmp_path):
     unbroken, killed = make_job(tmp_path / "a"), make_job(tmp_path / "b")
     assert start(unbroken).wait(120) == 0

@@ -13,7 +13,9 @@ URL = "http://127.0.0.1:9/api"
 OPEN = """
 import sys
 from nanochat_core.base.errors import NanochatError
+from nanochat_core.cli import prefect_api
 from flows.server import prefect_server
+prefect_api.check.__kwdefaults__["wait_s"] = 0.0  # it may be starting again, and has eight seconds
 try:
     with prefect_server():
         print("started")

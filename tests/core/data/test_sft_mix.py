@@ -1,17 +1,26 @@
 """The built-in fine-tuning mix: deterministic, right, and with nothing held out in training."""
 
+import functools
 import re
 from collections import Counter
 
 import pytest
 
 from nanochat_core.config import SftConfig
+from nanochat_core.data import documentation
 from nanochat_core.data.sft_mix import HELD_OUT_WHO, build_mix
 from nanochat_core.inference.calculator import calculate
 from nanochat_core.tokenizer.conversation import render_conversation
 
 CONFIG = SftConfig(num_documentation=200, num_arithmetic=1500, num_spelling=400, num_identity=30)
 NUM_QUESTIONS = 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _words_counted_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documentation, "word_counts", functools.cache(documentation.word_counts))
+        yield
 
 
 @pytest.fixture(scope="module")

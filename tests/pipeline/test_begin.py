@@ -134,7 +134,7 @@ def test_a_base_goes_on_learning_and_has_no_time_to_gpt2(original: dict[str, Ref
 
 
 def test_a_report_tells_where_a_model_came_from(original: dict[str, Ref], micro_sets: list[str]) -> None:
-    plan = planned(micro_sets, "base.model=tiny-base", "evaluate.num_questions=0")
+    plan = planned(micro_sets, "base.model=tiny-base")
     finished = finish_run(plan, run_until(make, plan, None), started_at=0.0)
     assert finished.report is not None
     page = finished.report.read_text()

@@ -105,14 +105,15 @@ def is_served(folder: Path, artifact: Artifact, name: str) -> bool:
     return hashlib.sha256((folder / name).read_bytes()).hexdigest() == artifact.files[name].sha256
 
 
-def test_no_damage_to_any_object_is_served(finished: Path) -> None:
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.torture)])
+def test_no_damage_to_any_object_is_served(finished: Path, every: int) -> None:
     truth, draw, counts = Truth(finished), random.Random(1), Counter()
     assert truth.lies() == []
     assert not truth.is_noticed()
     for kind in EVERYTHING:
         paths = objects(finished / "store", kind)
         assert len(paths) >= 2, kind
-        for path in paths:
+        for path in paths[::every]:
             for blow in KINDS:
                 with damaged(path, blow, paths, draw):
                     assert truth.lies() == [], f"{blow} of {path}"
@@ -159,9 +160,7 @@ def run_over_damage(
 
 def test_a_run_over_a_damaged_store_ends_with_the_digests_it_had(prepared_home: Path, micro_plan: RunPlan) -> None:
     draw = random.Random(3)
-    counts = run_over_damage(
-        prepared_home, micro_plan, "conversations", share=0.4, draw=draw, folders=("blobs", "steps")
-    )
+    counts = run_over_damage(prepared_home, micro_plan, "tokens", share=0.4, draw=draw, folders=("blobs", "steps"))
     assert sum(counts.values()) > 5
 
 

@@ -100,7 +100,7 @@ def test_conversations_do_not_depend_on_the_model() -> None:
 
 
 @pytest.mark.slow
-def test_a_damaged_tokenizer_does_not_cost_the_model(home: Path, micro_sets: list[str]) -> None:
+def test_a_damaged_tokenizer_does_not_cost_the_model(prepared_home: Path, micro_sets: list[str]) -> None:
     from flows.speedrun import run_until
     from nanochat_core.pipeline.finish import finish_run
 
@@ -108,7 +108,7 @@ def test_a_damaged_tokenizer_does_not_cost_the_model(home: Path, micro_sets: lis
     finish_run(plan, run_until(make, plan, "sft"), started_at=0.0)
     store = workspace.current().store
     [tokenizer] = store.artifacts("tokenizer")
-    blob = home / "store/blobs/sha256" / tokenizer.files["tokenizer.json"].sha256[:2]
+    blob = prepared_home / "store/blobs/sha256" / tokenizer.files["tokenizer.json"].sha256[:2]
     blob /= tokenizer.files["tokenizer.json"].sha256
     blob.chmod(0o644)
     blob.write_bytes(blob.read_bytes()[:-1] + b" ")

@@ -46,7 +46,7 @@ def nightly(
     Args:
         preset: What is trained: d12 on GPUs, tiny on a laptop.
         overrides: Any setting of the preset, each as section.field=value; nights are compared with equal ones only.
-        seeds: Trainings of a night that has no baseline yet; more fill one sooner.
+        seeds: Trainings of a night at least; more fill a baseline sooner.
         max_cost_usd: Refuse to start when the plan of one training costs more than this.
         placement: Where GPU steps run. inline: in this run's own process. pool: each on a worker of the gpu pool.
             auto: on the pool where it has a live worker, else here where this machine has a GPU, else it waits for one.

@@ -24,6 +24,7 @@ from nanochat_core.plan import RunPlan, estimate, plan_run
 from nanochat_core.presets import load_config, preset_names
 
 if TYPE_CHECKING:
+    from nanochat_core.gate.bisect import Found
     from nanochat_core.gate.finish import FinishedNight
 
 Preset = Annotated[str, typer.Option(help=f"{', '.join(preset_names())}, or a .toml file.")]
@@ -46,7 +47,7 @@ def nightly(
     preset: Preset = "d12",
     depth: Depth = None,
     sets: Sets = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of a night that has no baseline yet.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings at least; more fill a baseline sooner.")] = 1,
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="The same steps without Prefect.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a night that costs money.")] = False,
 ) -> None:
@@ -132,6 +133,9 @@ def promote(
     same_recipe: Annotated[
         bool, typer.Option("--same-recipe", help="Runs of that night's code and plan only.")
     ] = False,
+    alarms: Annotated[
+        float, typer.Option("--alarms-a-year", min=0.1, max=20.0, help="False alarms that nights may cost.")
+    ] = 2.0,
 ) -> None:
     """Make the newest comparable runs that were no regression the baseline, `nightly-baseline`.
 
@@ -143,11 +147,14 @@ def promote(
     from nanochat_core.gate import baseline
     from nanochat_core.gate.level import estimate_level
     from nanochat_core.gate.night import nights
+    from nanochat_core.gate.verdict import looks_of
 
     store = workspace.current().store
     number = baseline.NUM_RUNS if last is None else last
-    name, runs = baseline.promote(store, nights(store), night=night, last=number, is_same_recipe=same_recipe)
-    level = estimate_level([run.metrics["bits_per_byte"] for run in runs])
+    name, runs = baseline.promote(
+        store, nights(store), night=night, last=number, is_same_recipe=same_recipe, budget=alarms
+    )
+    level = estimate_level(looks_of(runs))
     assert level is not None, "a baseline has two runs or more"
     print(
         f"{name}: {len(runs)} runs, {level.location:.5f} bits per byte, "
@@ -187,6 +194,7 @@ def bisect(
     depth: Depth = None,
     sets: Sets = None,
     seeds: Annotated[int, typer.Option(min=2, help="Trainings of the good commit without a baseline.")] = 3,
+    trainings: Annotated[int, typer.Option(min=2, help="Stop after so many and say what is left.")] = 30,
     repository: Annotated[Path, typer.Option(help="The checkout; its working tree is not touched.")] = Path(),
     as_json: Json = False,
 ) -> None:
@@ -206,13 +214,25 @@ def bisect(
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     stop_on_signals()
-    found = search(repository.absolute(), good, bad, asked=asked, tell=tell, baseline_seeds=seeds)
+    found = search(
+        repository.absolute(), good, bad, asked=asked, tell=tell, baseline_seeds=seeds, max_trainings=trainings
+    )
     if as_json:
         print(json.dumps(asdict(found), indent=1))
         return
     for tried in found.log:
-        print(f"{tried.commit[:12]}  {tried.outcome:<7}  {tried.num_trained} trained  {tried.subject}")
-    print("first bad commit: " + " or ".join(found.culprits))
+        values = " ".join(f"{value:.5f}" for value in tried.values) or tried.outcome
+        print(f"{tried.commit[:12]}  {tried.bad or 0.0:4.0%} worse  {values}  {tried.subject}")
+    print(_answer(found))
+
+
+def _answer(found: "Found") -> str:
+    if not found.culprits:
+        return f"no change made it worse ({found.probability:.0%}): the red night was chance, or the machine's"
+    told = " or ".join(found.culprits)
+    if found.is_decided:
+        return f"first bad commit: {told} ({found.probability:.0%}, {found.num_trained} trainings)"
+    return f"not decided after {found.num_trained} trainings; {found.probability:.0%} that it is {told}, or none"
 
 
 @nightly_app.command()

@@ -1,7 +1,8 @@
-"""What people see of a night in Prefect: the verdict first, a table, the history's picture; on red an event.
+"""What people see of a night in Prefect: verdict, table, the picture of the history; an event when the level changed.
 
-An automation that waits for the event `nanochat.regression` sends the verdict on (docs/nightly.md). The event is on its
-way before the run fails: a process that ends at once would lose it.
+An automation that waits for the event `nanochat.regression` sends the verdict on (docs/nightly.md); a level that became
+better is the event `nanochat.improvement`. The event is on its way before the run fails: a process that ends at once
+would lose it.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from nanochat_core.base.redaction import redact_value
 from nanochat_core.gate.finish import FinishedNight
 from tasks.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-EVENT = "nanochat.regression"
+EVENT, BETTER = "nanochat.regression", "nanochat.improvement"
 DRAIN_S = 10
 COLUMNS = ("label", "value", "location", "scale", "effect_frac", "effect_sd", "state")
 
@@ -28,8 +29,9 @@ def publish_night(finished: FinishedNight) -> FinishedNight:
         link, text = finished.plot.as_uri(), str(finished.plot)
         create_link_artifact(link=link, link_text=text, key="nightly-history", description=f"{about}: the history")
     create_markdown_artifact(markdown=finished.markdown, key="nightly-verdict", description=f"{about}: the verdict")
-    if finished.is_red:
-        emit_event(EVENT, resource=_resource(finished), payload=redact_value(_payload(finished)))
+    if finished.is_red or finished.record["verdict"].get("is_improved"):
+        event = EVENT if finished.is_red else BETTER
+        emit_event(event, resource=_resource(finished), payload=redact_value(_payload(finished)))
         EventsWorker.drain_all(timeout=DRAIN_S, at_exit=False)
     return finished
 
@@ -41,7 +43,7 @@ def _resource(finished: FinishedNight) -> dict[str, str]:
 
 def _payload(finished: FinishedNight) -> dict[str, Any]:
     verdict, source = finished.record["verdict"], finished.record["source"]
-    names = ("summary", "effect_sd", "effect_frac", "p_value", "num_looks")
+    names = ("summary", "decided_by", "since", "effect_sd", "likely_sd", "effect_frac", "p_value", "num_looks")
     return {
         "night": finished.run_id,
         "commit": source.get("git_commit"),

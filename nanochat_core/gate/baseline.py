@@ -16,7 +16,8 @@ from typing import Any
 
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.fingerprint import canonical_json, identity_digest
-from nanochat_core.gate.verdict import NightRun
+from nanochat_core.gate.metrics import NightRun
+from nanochat_core.gate.rule import BUDGET
 from nanochat_core.store import provenance
 from nanochat_core.store.manifest import Artifact
 from nanochat_core.store.store import Store
@@ -24,7 +25,7 @@ from nanochat_core.store.store import Store
 REF = "nightly-baseline"
 STEP = "nightly_baseline"
 FILE = "baseline.json"
-NUM_RUNS = 24  # the rule's power at 3 sd is then 90% without any further history
+NUM_RUNS = 24  # the rule's power at 3 sd is then above 90% without any further history
 PROMOTE = "nanochat nightly promote"
 MIXED = "steps_by_code"  # a condition of a training that several codes made; nothing compares with it
 
@@ -36,6 +37,8 @@ class Chosen:
     name: str | None
     runs: list[NightRun] | None
     reason: str = ""
+    budget: float = BUDGET
+    """False alarms a year."""
 
 
 def find(store: Store, conditions: Mapping[str, Any]) -> Chosen:
@@ -44,7 +47,8 @@ def find(store: Store, conditions: Mapping[str, Any]) -> Chosen:
     for ref in sorted((ref for ref in store.refs() if ref.name == REF), key=lambda ref: ref.set_at, reverse=True):
         artifact = store.ref(REF, ref.version)
         if canonical_json(artifact.config["conditions"]) == canonical_json(conditions):
-            return Chosen(f"{REF}@{ref.version}", read(store, artifact))
+            budget = float(artifact.config.get("false_alarms_a_year", BUDGET))
+            return Chosen(f"{REF}@{ref.version}", read(store, artifact), budget=budget)
         newest = newest or artifact.config["conditions"]
     if newest is None:
         return Chosen(None, None, f"there is no baseline yet: {PROMOTE} makes one of the nights so far")
@@ -66,18 +70,20 @@ def _difference(name: str, before: Any, now: Any) -> str:
 
 
 def read(store: Store, artifact: Artifact) -> list[NightRun]:
-    """The runs of a baseline."""
+    """The runs of a baseline, oldest first."""
     content = json.loads((store.fetch(artifact, [FILE]) / FILE).read_text())
-    return [NightRun.from_record(run) for run in content["runs"]]
+    runs = [NightRun.from_record(run) for run in content["runs"]]
+    return runs if runs[0].night else runs[::-1]  # those from before runs named their night began with the newest
 
 
 def promote(
     store: Store, history: Sequence[Mapping[str, Any]], *, night: str | None = None, last: int = NUM_RUNS,
-    is_same_recipe: bool = False,
+    is_same_recipe: bool = False, budget: float = BUDGET,
 ) -> tuple[str, list[NightRun]]:  # fmt: skip
     """Pin the newest comparable runs as the baseline; returns its name and them.
 
     `night`: the newest night to use, also a red one that is accepted; by default the newest that is not red.
+    `budget`: false alarms a year that nights against it may cost.
     """
     done = [each for each in history if each["runs"] and each["state"] != "open"]
     if night is not None and night not in {each["run_id"] for each in done}:
@@ -95,15 +101,15 @@ def promote(
         run
         for each in reversed(done)
         if each is newest or each["state"] != "red"
-        for run in map(NightRun.from_record, each["runs"])
+        for run in map(NightRun.from_record, reversed(each["runs"]))
         if run.conditions == head.conditions and (run.recipe == head.recipe or not is_same_recipe)
-    ][:last]
+    ][:last][::-1]
     if len(chosen) < 2:
         raise MissingError(
             f"{newest['run_id']} has {len(chosen)} comparable run, a baseline takes two or more",
             hint="train more of them: nanochat nightly --seeds 8",
         )
-    artifact = _publish(store, chosen, history)
+    artifact = _publish(store, chosen, history, budget)
     made = store.set_ref(REF, artifact.fingerprint[:12], artifact)
     return f"{made.name}@{made.version}", chosen
 
@@ -114,13 +120,14 @@ def _may_lead(night: Mapping[str, Any], wanted: str | None) -> bool:
     return bool(night["run_id"] == wanted if wanted is not None else night["state"] != "red")
 
 
-def _publish(store: Store, runs: Sequence[NightRun], history: Sequence[Mapping[str, Any]]) -> Artifact:
+def _publish(store: Store, runs: Sequence[NightRun], history: Sequence[Mapping[str, Any]], budget: float) -> Artifact:
     """Write the artifact; its inputs keep the models of its runs from being collected."""
     started = time.time()
     lines = [line for night in history for line in night["steps"] if line["step"] == "pretrain"]
     digests = {line["fingerprint"]: line["digest"] for line in lines}
     inputs = {run.fingerprint[:16]: digests[run.fingerprint] for run in runs}
-    config = {"conditions": runs[0].conditions, "runs": [run.fingerprint for run in runs]}
+    config: dict[str, Any] = {"conditions": runs[0].conditions, "runs": [run.fingerprint for run in runs]}
+    config |= {} if budget == BUDGET else {"false_alarms_a_year": budget}
     fingerprint = identity_digest({"step": STEP, "config": config, "inputs": inputs})
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / FILE).write_text(json.dumps({"runs": [asdict(run) for run in runs]}, indent=1))

@@ -1,9 +1,11 @@
-"""Which commit made it worse: git's own bisection over worktrees, each commit judged by the nightly gate.
+"""Which commit made it worse: a search over worktrees that believes no single measurement.
 
-The order comes from `git rev-list --bisect-all`, which handles merges and keeps no state, so a search that was killed
-goes on from what the store has, and the working tree (dirty or not) is not touched. A commit whose recipe was measured
-before, by a night or by this search, is not trained again: equal recipes are equal up to the seed. A commit that does
-not train is skipped, as `git bisect skip` does; one whose training diverges is bad.
+Versions are the commits of the first-parent line whose recipe differs from the one before; what a commit changes that
+decides nothing (words, tests) cannot be the culprit and costs nothing. Each training is a measurement of one version,
+and gate/posterior.py says which version to train next, and when one change, or none, is likely enough. Trainings of
+nights that were green and of earlier searches count; those of red nights do not: they were looked at because they
+looked bad. A search that was killed goes on from what the store has; the working tree (dirty or not) is not touched.
+A version that does not train is skipped, as `git bisect skip` does; one whose training diverges is bad without noise.
 """
 
 import contextlib
@@ -12,8 +14,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,11 @@ from nanochat_core.base.errors import ConfigError, MissingError, TrainingError
 from nanochat_core.base.git import git
 from nanochat_core.base.process import die_with_parent
 from nanochat_core.gate import baseline
+from nanochat_core.gate.level import Level, estimate_level, known_sd_frac
+from nanochat_core.gate.metrics import PRIMARY, NightRun
 from nanochat_core.gate.night import FAILURES, Asked, has_diverged, measured, nights, runs_of, seed_of, with_seed
-from nanochat_core.gate.verdict import NightRun, Verdict, judge
+from nanochat_core.gate.posterior import MAX_TRAININGS, Posterior
+from nanochat_core.gate.verdict import looks_of
 from nanochat_core.pipeline.execute import ref_of
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.plan import plan_run
@@ -40,16 +46,29 @@ class UnfitError(TrainingError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Version:
+    """Commits of one recipe; the first of them made it what it is."""
+
+    recipe: str
+    commits: tuple[str, ...]
+    subject: str
+    """Of the first commit."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tried:
-    """One commit and what became of it."""
+    """One version and what became of it."""
 
     commit: str
     subject: str
     outcome: str
-    """good, bad or skipped."""
-    summary: str
+    """measured, diverged or skipped."""
+    values: tuple[float, ...]
+    """Bits per byte of each training that counted."""
     num_trained: int
-    """Trainings that this search ran for it, found in the store or not; 0: known from runs of the same recipe."""
+    """Trainings that this search ran for it, found in the store or not; the others were known."""
+    bad: float | None
+    """Probability that it is worse than the good commit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +76,11 @@ class Found:
     """What a search came to."""
 
     culprits: list[str]
-    """One commit, or several where those between could not be tried."""
+    """The commit that made it worse; several where it is one of them; none where nothing did."""
+    probability: float
+    """Of that answer."""
+    num_trained: int
+    is_decided: bool
     log: list[Tried]
 
 
@@ -70,44 +93,130 @@ class Search:
     tell: Tell
     baseline_seeds: int = 3
     """Trainings of the good commit where there is no baseline that can be compared with."""
+    max_trainings: int = MAX_TRAININGS
     baseline_runs: list[NightRun] = field(default_factory=list)
     known: dict[str, list[NightRun]] = field(default_factory=dict)
     """Runs by recipe, of one set of conditions once the baseline is known."""
     conditions: dict[str, Any] | None = None
     """Of every comparison: a run with another number of processes or on another device is not compared."""
-    log: list[Tried] = field(default_factory=list)
+    versions: list[Version] = field(default_factory=list)
+    skipped: dict[int, str] = field(default_factory=dict)
+    """Versions that do not train, and what they said."""
+    trained: Counter[int] = field(default_factory=Counter)
 
     def run(self, good: str, bad: str) -> Found:
-        """The first bad commit between a good one and a bad one."""
+        """The change between a good commit and a bad one that made it worse, or that none did."""
         good, bad = self._commit(good), self._commit(bad)
         if good == bad or self._git("merge-base", good, bad).strip() != good:
             raise ConfigError(f"{good[:12]} is no ancestor of {bad[:12]}", hint="give an older --good")
         self._clear_leftovers()
         for night in nights(workspace.current().store):
-            for run in runs_of(night):
+            for run in runs_of(night) if night["state"] != "red" else ():
                 self.known.setdefault(run.recipe, []).append(run)
         self._find_baseline(good)
-        self._expect(good, "good")
-        self._expect(bad, "bad")
-        return Found(culprits=self._narrow([good], bad), log=self.log)
+        self.versions = self._find_versions(good, bad)
+        if len(self.versions) == 1:
+            raise ConfigError(
+                f"nothing between {good[:12]} and {bad[:12]} decides what a training makes",
+                hint="look at the data, the packages and the machine",
+            )
+        return self._narrow(self._level())
 
-    def _narrow(self, good: list[str], bad: str) -> list[str]:
-        skipped: set[str] = set()
-        while True:
-            lines = self._git("rev-list", "--bisect-all", bad, *(f"^{commit}" for commit in good)).splitlines()
-            left = [line.split()[0] for line in lines]
-            untried = [commit for commit in left if commit != bad and commit not in skipped]
-            self.tell(f"{len(left)} commit{'s' if len(left) != 1 else ''} left")
-            if not untried:
-                return [bad, *(commit for commit in left if commit in skipped)]
-            commit = untried[0]
-            outcome = self._try(commit)
-            if outcome == "bad":
-                bad = commit
-            elif outcome == "good":
-                good.append(commit)
+    def _narrow(self, level: Level) -> Found:
+        posterior = Posterior(len(self.versions), level)
+        used = {run.fingerprint for run in self.baseline_runs}
+        for number, version in enumerate(self.versions):
+            for run in self.known.get(version.recipe, []):
+                if run.fingerprint not in used:
+                    posterior.add(number, run.metrics[PRIMARY])
+        self.tell(f"{len(self.versions) - 1} changes that decide something")
+        while not (found := self._answer(posterior)).is_decided and found.num_trained < self.max_trainings:
+            number = posterior.upcoming(frozenset(self.skipped))
+            self._try(posterior, number)
+        return found
+
+    def _answer(self, posterior: Posterior) -> Found:
+        chances, likeliest = posterior.probabilities(), posterior.likeliest()
+        places = [self.versions[number].commits[0] for number in likeliest if number]
+        blocked = len(likeliest) > 1 and not self._tellable(posterior, likeliest)
+        ends = {version for version, _ in posterior.values} | posterior.diverged | self.skipped.keys()
+        is_decided = (len(likeliest) == 1 or blocked) and {0, len(self.versions) - 1} <= ends
+        return Found(
+            culprits=places,
+            probability=float(sum(chances[number - 1] for number in likeliest)),
+            num_trained=self.trained.total(),
+            is_decided=is_decided,
+            log=[self._tried(posterior, number) for number in range(len(self.versions))],
+        )
+
+    def _tellable(self, posterior: Posterior, likeliest: list[int]) -> bool:
+        """Whether a training can still tell these apart: not where only skipped versions lie between them."""
+        low, high = min(likeliest), max(likeliest)
+        if low == 0:  # none is among them
+            return True
+        return any(number not in self.skipped and number not in posterior.diverged for number in range(low, high))
+
+    def _tried(self, posterior: Posterior, number: int) -> Tried:
+        version, chances = self.versions[number], posterior.probabilities()
+        values = tuple(level for place, level in posterior.values if place == number)
+        outcome = "diverged" if number in posterior.diverged else "measured" if values else "skipped"
+        measured_values = tuple(value * posterior.level.scale + posterior.level.location for value in values)
+        return Tried(
+            commit=version.commits[0], subject=version.subject, outcome=outcome, values=measured_values,
+            num_trained=self.trained[number], bad=float(chances[:number].sum()),
+        )  # fmt: skip
+
+    def _try(self, posterior: Posterior, number: int) -> None:
+        """One training of a version."""
+        version = self.versions[number]
+        self.trained[number] += 1
+        try:
+            with self._worktree(version.commits[0]) as tree:
+                self._train(tree, version.recipe)
+        except UnfitError as error:
+            posterior.diverged.add(number)
+            told = error.message
+        except TrainingError as error:
+            self.skipped[number] = told = error.message
+        else:
+            value = self.known[version.recipe][-1].metrics[PRIMARY]
+            posterior.add(number, value)
+            told = f"{value:.5f} bits per byte"
+        likeliest = posterior.likeliest()
+        left = (
+            "none"
+            if likeliest == [0]
+            else ", ".join(self.versions[each].commits[0][:12] for each in likeliest[:3] if each)
+        )
+        self.tell(
+            f"{version.commits[0][:12]} {version.subject}: {told}; likeliest: {left or 'none'} of {len(likeliest)}"
+        )
+
+    def _find_versions(self, good: str, bad: str) -> list[Version]:
+        """The recipes along the first-parent line, each with its commits; a commit that tells none is left out."""
+        listed = self._git("rev-list", "--first-parent", "--reverse", f"{good}..{bad}").split()
+        found: list[Version] = []
+        for commit in [good, *listed]:
+            subject = self._git("show", "-s", "--format=%s", commit).strip()
+            try:
+                with self._worktree(commit) as tree:
+                    recipe = self._recipe(tree)
+            except TrainingError as error:
+                self.tell(f"{commit[:12]} {subject}: skipped, {error.message}")
+                recipe = f"none of {commit}"
+            if found and found[-1].recipe == recipe:
+                found[-1] = replace(found[-1], commits=(*found[-1].commits, commit))
             else:
-                skipped.add(commit)
+                if recipe.startswith("none of"):
+                    self.skipped[len(found)] = "does not run"
+                found.append(Version(recipe=recipe, commits=(commit,), subject=subject))
+        return found
+
+    def _level(self) -> Level:
+        depth = load_config(self.asked.preset, self.asked.overrides).pretrain.depth
+        level = estimate_level(looks_of(self.baseline_runs), prior_frac=known_sd_frac(depth))
+        assert level is not None, "there are two runs or more"
+        return level
 
     def _find_baseline(self, good: str) -> None:
         """The pinned baseline under the good commit's conditions, else runs of the good commit."""
@@ -146,44 +255,10 @@ class Search:
             if (kept := [run for run in runs if run.conditions == conditions])
         }
 
-    def _expect(self, commit: str, wanted: str) -> None:
-        outcome = self._try(commit)
-        if outcome != wanted:
-            tried = self.log[-1]
-            raise ConfigError(f"{commit[:12]} is {outcome}, not {wanted}: {tried.summary}", hint="see docs/nightly.md")
-
-    def _try(self, commit: str) -> str:
-        subject = self._git("show", "-s", "--format=%s", commit).strip()
-        try:
-            verdict, num_trained = self._judge(commit)
-        except UnfitError as error:
-            outcome, summary, num_trained = "bad", error.message, 1
-        except TrainingError as error:
-            outcome, summary, num_trained = "skipped", error.message, 0
-        else:
-            outcome, summary = ("bad" if verdict.outcome == "red" else "good"), verdict.summary
-        how = "" if num_trained or outcome == "skipped" else " (known: same recipe)"
-        self.tell(f"{commit[:12]} {outcome:<7} {subject}: {summary}{how}")
-        tried = Tried(commit=commit, subject=subject, outcome=outcome, summary=summary, num_trained=num_trained)
-        self.log.append(tried)
-        return outcome
-
-    def _judge(self, commit: str) -> tuple[Verdict, int]:
-        with self._worktree(commit) as tree:
-            recipe = self._recipe(tree)
-            num_trained = 0
-            while True:
-                looks = self.known.get(recipe, [])
-                verdict = judge(looks, self.baseline_runs)
-                if verdict.num_looks > 0 and verdict.outcome != "unsure":
-                    return verdict, num_trained
-                self._train(tree, recipe)
-                num_trained += 1
-
     def _train(self, tree: Path, recipe: str) -> None:
         """One more seed of the commit in `tree`; what the store has of it is not done again."""
         runs = self.known.setdefault(recipe, [])
-        seed = seed_of(f"bisect-{recipe}", len(runs))
+        seed = seed_of(f"bisect-{recipe}", len(runs))  # of what is known: the same again where a search goes on
         answer = self._candidate(tree, seed)
         store, refs = workspace.current().store, list[Ref]()
         for step, fingerprint in answer["refs"]:
@@ -194,7 +269,10 @@ class Search:
                 )
             refs.append(ref_of(artifact, {}))
         plan = with_seed(plan_run(load_config(self.asked.preset, self.asked.overrides)), seed)
-        run = measured(store, refs, plan, self.asked)
+        try:
+            run = measured(store, refs, plan, self.asked)
+        except FAILURES as error:
+            raise UnfitError(error.message) from error
         if self.conditions is not None and run.conditions != self.conditions:
             told = "; ".join(baseline.differences(self.conditions, run.conditions))
             raise ConfigError(f"a training here cannot be compared: {told}", hint="search with the baseline's settings")
@@ -253,6 +331,12 @@ class Search:
         return done.stdout.decode("utf-8", "surrogateescape")
 
 
-def bisect(repository: Path, good: str, bad: str, *, asked: Asked, tell: Tell, baseline_seeds: int = 3) -> Found:
-    """Find the commit; `tell` gets a line per commit."""
-    return Search(repository=repository, asked=asked, tell=tell, baseline_seeds=baseline_seeds).run(good, bad)
+def bisect(
+    repository: Path, good: str, bad: str, *, asked: Asked, tell: Tell, baseline_seeds: int = 3,
+    max_trainings: int = MAX_TRAININGS,
+) -> Found:  # fmt: skip
+    """Find the commit; `tell` gets a line per training."""
+    search = Search(
+        repository=repository, asked=asked, tell=tell, baseline_seeds=baseline_seeds, max_trainings=max_trainings
+    )
+    return search.run(good, bad)

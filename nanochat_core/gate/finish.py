@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core import workspace
-from nanochat_core.gate import baseline, rule
+from nanochat_core.gate import baseline
 from nanochat_core.gate.level import Level, estimate_level
-from nanochat_core.gate.metrics import PRIMARY
+from nanochat_core.gate.metrics import PRIMARY, NightRun
 from nanochat_core.gate.night import Night, identity_overrides, nights
-from nanochat_core.gate.verdict import NightRun, RegressionError, markdown
+from nanochat_core.gate.verdict import RegressionError, looks_of, markdown
 
 NUM_NIGHTS = 90
 LOOKS = {
@@ -117,7 +117,7 @@ def draw_history(path: Path, nights: Sequence[dict[str, Any]], baseline: Sequenc
         ]
         if points:
             axes.plot(*zip(*points, strict=True), linestyle="", marker=marker, color=colour, label=label)
-    level = estimate_level([run.metrics[PRIMARY] for run in baseline])
+    level = estimate_level(looks_of(baseline))
     if level is not None:
         _draw_band(axes, level)
     axes.set_xticks(range(len(shown)), [_tick(night) for night in shown], rotation=60, ha="right", fontsize=7)
@@ -139,9 +139,10 @@ def comparable(nights: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _draw_band(axes: Any, level: Level) -> None:
     """The baseline, and where a night begins to be doubtful."""
-    doubt = rule.limits(level).doubt
+    error = level.standard_error(1)
     axes.axhline(level.location, color="#495057", linewidth=1)
-    axes.axhspan(level.location - doubt, level.location + doubt, color="#495057", alpha=0.12, label="baseline")
+    axes.axhspan(level.location - error, level.location + error, color="#495057", alpha=0.12, label="baseline, 1 sd")
+    axes.axhline(level.location + 3 * error, color="#c92a2a", linewidth=1, linestyle=":", label="3 sd worse")
 
 
 def _tick(night: dict[str, Any]) -> str:

@@ -1,10 +1,6 @@
-"""What a night measures, read from its artifacts, and how far each figure may move.
+"""What a night measures, read from its artifacts."""
 
-Bits per byte decides by the rule of rule.py. The others warn when they are worse than the baseline by their tolerance
-and by 3 standard deviations. They fail a night alone only when both of its runs are worse by the large limit and by 6
-standard deviations. Speed never fails a night on a CPU: other work on the machine moves it by more than any limit.
-"""
-
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, quantiles
@@ -16,37 +12,36 @@ from nanochat_core.plan import GPUS, RunPlan, gpu_named
 from nanochat_core.record.step_log import FIELDS, read_log
 from nanochat_core.store.store import Store
 
-WARN_SD, FAIL_SD = 3.0, 6.0
 PRIMARY = "bits_per_byte"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One figure and its limits, as fractions of the baseline."""
+class NightRun:
+    """One training of a night and what it measured."""
 
-    name: str
-    label: str
-    is_better_high: bool
-    tolerance: float
-    fail: float | None
-    """None: it never fails a night."""
-    is_speed: bool = False
+    seed: int
+    recipe: str
+    """Digest of everything that decides the result but the seed: equal recipes are replicates."""
+    fingerprint: str
+    """Of the pretraining."""
+    metrics: dict[str, float]
+    """Finite ones."""
+    conditions: dict[str, Any]
+    """What has to be equal for two nights to be compared."""
+    curve: tuple[tuple[float, float], ...] = ()
+    """(FLOPs, bits per byte) at each validation."""
+    seconds: float = 0.0
+    night: str = ""
+    """The night that it was made in; a run of a search has none."""
+    runtime: str = ""
+    """Digest of the settings `runtime.*`, which speed and memory depend on."""
+    not_finite: tuple[str, ...] = ()
+    """Metrics that were no numbers."""
 
-
-METRICS = (
-    Metric(name=PRIMARY, label="bits per byte", is_better_high=False, tolerance=0.0, fail=None),
-    Metric(name="core", label="CORE", is_better_high=True, tolerance=0.05, fail=0.30),
-    Metric(name="tokens_per_s", label="tokens/s", is_better_high=True, tolerance=0.03, fail=0.25, is_speed=True),
-    Metric(name="bf16_mfu", label="bf16 MFU", is_better_high=True, tolerance=0.03, fail=None, is_speed=True),
-    Metric(name="memory_gib", label="peak memory, GiB", is_better_high=False, tolerance=0.03, fail=0.25),
-    Metric(name="warmup_s", label="compile and warm-up, s", is_better_high=False, tolerance=0.5, fail=None,
-           is_speed=True),
-    Metric(name="step_ms_p50", label="step, median ms", is_better_high=False, tolerance=0.03, fail=None, is_speed=True),
-    Metric(name="step_ms_p95", label="step, 95th percentile ms", is_better_high=False, tolerance=0.10, fail=None,
-           is_speed=True),
-    Metric(name="step_ms_p99", label="step, 99th percentile ms", is_better_high=False, tolerance=0.25, fail=None,
-           is_speed=True),
-)  # fmt: skip
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "NightRun":
+        points = tuple((float(flops), float(value)) for flops, value in record["curve"])
+        return cls(**{**record, "curve": points, "not_finite": tuple(record.get("not_finite", ()))})
 
 
 def read_metrics(refs: Mapping[str, Ref], logged: Sequence[Mapping[str, Any]], plan: RunPlan) -> dict[str, float]:
@@ -65,6 +60,12 @@ def read_records(store: Store, pretrain: Ref) -> list[dict[str, Any]]:
         return []
     content = (store.fetch(artifact, [name]) / name).read_bytes()
     return [record for record in read_log(content, file=name)[0] if record["event"] in FIELDS]
+
+
+def finite(metrics: Mapping[str, float]) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Those that are numbers, and the names of the others."""
+    kept = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    return kept, tuple(name for name in metrics if name not in kept)
 
 
 def read_curve(logged: Sequence[Mapping[str, Any]], plan: RunPlan) -> list[tuple[float, float]]:

@@ -27,8 +27,9 @@ from nanochat_core.base.errors import CorruptError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT, identity_digest
 from nanochat_core.gate import baseline
 from nanochat_core.gate.baseline import MIXED
-from nanochat_core.gate.metrics import read_curve, read_metrics, read_records
-from nanochat_core.gate.verdict import NightRun, Verdict, judge, unfit, unjudged
+from nanochat_core.gate.level import known_sd_frac
+from nanochat_core.gate.metrics import PRIMARY, NightRun, finite, read_curve, read_metrics, read_records
+from nanochat_core.gate.verdict import Past, Verdict, judge, unfit, unjudged
 from nanochat_core.pipeline.step import ChecksFailedError, Ref
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance
@@ -40,7 +41,16 @@ log = logging.getLogger(__name__)
 KIND = "nightly"
 OPEN_HOURS = 48.0  # an open night that is older is given up: a new day has new code
 FAILURES = (ChecksFailedError, NonFiniteError)
-DIVERGED = ("loss is a number", "better than guessing", "weights are numbers")  # of the quality checks
+DIVERGED = (
+    "loss is a number",
+    "better than guessing",
+    "weights are numbers",
+    "bits per byte is a number",
+)  # of the quality checks
+SPEED_SETTINGS = (
+    "num_processes", "num_nodes", "device_batch_rows", "attention", "compile", "num_threads", "log_every_steps",
+)  # fmt: skip
+"""Of `runtime`: what speed and memory depend on."""
 Train = Callable[[RunPlan], list[Ref]]
 """Runs the steps of a plan up to the base model's evaluation."""
 Night = dict[str, Any]
@@ -54,7 +64,7 @@ class Asked:
     preset: str
     overrides: tuple[str, ...] = ()
     seeds: int = 1
-    """Trainings of a night without a baseline."""
+    """Trainings at least: of a night without a baseline all there are, else more where the rule asks for them."""
     asked_by: str | None = None
     """Who asked, such as the id of a flow run: asking again gives the same night."""
 
@@ -69,12 +79,13 @@ def run_night(plan: RunPlan, asked: Asked, train: Train) -> Night:
                 seeded = with_seed(plan, seed_of(night["run_id"], len(night["runs"])))
                 try:
                     refs = train(seeded)
+                    run = measured(store, refs, seeded, asked)
                 except FAILURES as error:
                     if not has_diverged(type(error).__name__, error.message):
                         raise
                     verdict = unfit(error, num_looks=len(night["runs"]))
                 else:
-                    _add(store, night, measured(store, refs, seeded, asked), refs)
+                    _add(store, night, dataclasses.replace(run, night=night["run_id"]), refs)
                     continue
             night |= {"verdict": verdict.record(), "baseline": chosen, "state": verdict.outcome}
             night["seconds"] = time.time() - datetime.fromisoformat(night["started_at"]).timestamp()
@@ -121,17 +132,22 @@ def runs_of(night: Night) -> list[NightRun]:
     return [NightRun.from_record(run) for run in night["runs"]]
 
 
-def replicates(history: Sequence[Night], conditions: dict[str, Any], *, besides: Sequence[NightRun]) -> Any:
-    """Groups of comparable runs of equal recipe in nights that were no regression."""
-    used, groups = {run.fingerprint for run in besides}, dict[str, list[NightRun]]()
-    for run in (run for night in history if night["state"] in ("green", "unjudged") for run in runs_of(night)):
-        if run.conditions == conditions and run.fingerprint not in used:
-            groups.setdefault(run.recipe, []).append(run)
-    return [group for group in groups.values() if len(group) > 1]
+def past(history: Sequence[Night], conditions: dict[str, Any], baseline_runs: Sequence[NightRun]) -> list[Past]:
+    """The finished nights under these conditions since the last one that the baseline has a run of, oldest first."""
+    used, found = {run.fingerprint for run in baseline_runs}, list[Past]()
+    for night in history:
+        runs = tuple(run for run in runs_of(night) if run.conditions == conditions)
+        if used & {run.fingerprint for run in runs}:
+            found.clear()
+        elif night["state"] in ("green", "red") and (runs or night["state"] == "red"):
+            is_by_loss = night["state"] == "red" and night["verdict"].get("decided_by") != "another metric"
+            effect = night["verdict"].get("effect_sd") if is_by_loss else None
+            found.append(Past(night["run_id"], runs, is_red=night["state"] == "red" and is_by_loss, effect_sd=effect))
+    return [night for night in found if night.runs]
 
 
 def measured(store: Store, refs: Sequence[Ref], plan: RunPlan, asked: Asked) -> NightRun:
-    """A finished training as the gate sees it."""
+    """A finished training as the gate sees it; one whose evaluation is no number has diverged."""
     by_step = {ref.step: ref for ref in refs}
     logged = read_records(store, by_step["pretrain"])
     made = {step: store.find(step, by_step[step].fingerprint) for step in ("pretrain", "evaluate_base")}
@@ -139,11 +155,17 @@ def measured(store: Store, refs: Sequence[Ref], plan: RunPlan, asked: Asked) -> 
     trained, evaluated = made["pretrain"], made["evaluate_base"]
     assert trained is not None
     assert evaluated is not None
+    metrics, not_finite = finite(read_metrics(by_step, logged, plan))
+    if PRIMARY not in metrics:
+        raise NonFiniteError("the evaluation's bits per byte are no number")
+    runtime = {name: getattr(plan.config.runtime, name) for name in SPEED_SETTINGS}
     return NightRun(
         seed=plan.config.seed,
         recipe=recipe_of(trained, evaluated),
         fingerprint=trained.fingerprint,
-        metrics=read_metrics(by_step, logged, plan),
+        metrics=metrics,
+        not_finite=not_finite,
+        runtime=identity_digest(runtime),
         conditions=_conditions(by_step, trained, logged, plan, asked),
         curve=tuple(read_curve(logged, plan)),
         seconds=by_step["pretrain"].seconds,
@@ -197,9 +219,11 @@ def _verdict(store: Store, night: Night) -> tuple[Verdict | None, str | None]:
     if chosen.runs is None:
         return (unjudged(chosen.reason, num_looks=len(runs)), None) if len(runs) >= night["seeds"] else (None, None)
     history = [other for other in nights(store) if other["run_id"] != night["run_id"]]
-    groups = replicates(history, runs[0].conditions, besides=[*chosen.runs, *runs])
-    verdict = judge(runs, chosen.runs, groups)
-    return (None if verdict.outcome == "unsure" else verdict), chosen.name
+    before = past(history, runs[0].conditions, chosen.runs)
+    prior = known_sd_frac(night["config"]["pretrain"]["depth"])
+    verdict = judge(runs, chosen.runs, before, prior_frac=prior, budget=chosen.budget)
+    is_done = verdict.outcome != "unsure" and len(runs) >= night["seeds"]
+    return (verdict if is_done else None), chosen.name
 
 
 def _add(store: Store, night: Night, run: NightRun, refs: Sequence[Ref]) -> None:

@@ -1,94 +1,73 @@
-"""The two-look rule: a night that looks bad trains one confirming seed before it is called a regression.
+"""A night's own evidence: a night that looks bad trains confirming seeds, up to three, before it is a regression.
 
-First look: green unless the run is in the worst `DOUBT` of what the baseline predicts. Second look: red when the mean
-of both runs would be that bad by chance in less than `ALARM` of all nights and the second run alone looks worse, too.
-In that mean the first run counts at most `CAP` standard deviations worse than the second: noise with heavy tails makes
-lone outliers, a regression is there twice. Tails are Student's t with the baseline's degrees of freedom, so a small
-baseline asks for a larger effect and raises no more false alarms. tests/core/gate simulates the rule; docs/nightly.md
-has its error rates. Everything is oriented so that larger is worse, and takes numbers or numpy arrays of them.
+First look: green unless the run is among the worst `DOUBT` of what the baseline predicts. Each further look is red
+when the mean of the night would be so bad by chance in less than its share of `ALARMS`, green when it is less than
+`RELIEF`, else asks for the next one; the last one decides. In a mean no look counts more than `CAP` standard deviations
+worse than the others together: noise with heavy tails makes lone outliers, a regression is there each time. Where a
+night's trainings share their noise (level.py) they confirm each other by chance, so the shares shrink with it.
+
+Thresholds are for `BUDGET` false alarms a year, whatever the noise; another budget scales them. benchmarks/gate.py
+simulates nights through these functions, docs/nightly.md has the table. Larger is worse.
 """
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Literal
 
 from nanochat_core.gate.level import Level
 from nanochat_core.record.significance import student_t_tail
 
+BUDGET = 2.0  # false alarms a year, of a night's own evidence and that of many nights together
+NIGHTS_A_YEAR = 365
+MAX_LOOKS = 4
 DOUBT = 0.20  # of the nights without a regression train a second seed
-ALARM = 0.0078  # simulated false alarms are then at most 1 in 100, heavy tails included
-ALONE = 0.20  # the second run by itself must be among the worst fifth
-CAP = 2.0
+ALARMS = (0.0, 0.0011, 0.0023, 0.0037)  # by the number of looks
+RELIEF = (DOUBT, 0.12, 0.06, 0.0)
+ALONE = 0.20  # of two looks the second by itself must be among the worst fifth
+CAP = 1.0
+SHARED = 2.5  # exponent of the part of the noise that is not shared
 READY_DEGREES = 23  # a baseline of 24: from here on 9 of 10 regressions of 3 sd are found
 
 Outcome = Literal["green", "red", "unsure"]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Distances from the location, in the metric's own unit, that the rule compares with."""
-
-    doubt: float
-    alarm: float
-    alone: float
-    cap: float
-
-
-def limits(level: Level) -> Limits:
-    """What the rule allows at a baseline of this level."""
-    first, both = level.standard_error(1), level.standard_error(2)
-    return Limits(
-        doubt=quantile(DOUBT, level.degrees) * first,
-        alarm=quantile(ALARM, level.degrees) * both,
-        alone=quantile(ALONE, level.degrees) * first,
-        cap=CAP * level.scale,
-    )
+def look(level: Level, values: Sequence[float], *, budget: float = BUDGET) -> Outcome:
+    """The rule for one night with these trainings so far, at `budget` false alarms a year."""
+    number = min(len(values), MAX_LOOKS)
+    chance = p_value(level, values)
+    if number > 1 and chance < alarm(level, number, budget=budget) and _is_confirmed(level, values):
+        return "red"
+    return "unsure" if chance < RELIEF[number - 1] else "green"
 
 
-def is_doubtful(first: Any, level: Level, allowed: Limits) -> Any:
-    """Whether the first run asks for a second one."""
-    return first - level.location > allowed.doubt
+def alarm(level: Level, number: int, *, budget: float = BUDGET) -> float:
+    """The chance below which a mean of so many looks is no chance."""
+    scaled = ALARMS[number - 1] * (1 - level.share) ** SHARED * budget / BUDGET
+    return float(min(scaled, RELIEF[0] / 2))
 
 
-def is_regression(first: Any, second: Any, level: Level, allowed: Limits) -> Any:
-    """Whether two runs together are one; says nothing of a first run that is not doubtful."""
-    mean = combined(first, second, allowed.cap)
-    return (mean - level.location > allowed.alarm) & (second - level.location > allowed.alone)
-
-
-def combined(first: Any, second: Any, cap: float) -> Any:
-    """The mean of two runs in which the first is held back."""
-    excess = first - second - cap
-    return (first + second - excess * (excess > 0)) / 2
-
-
-def look(level: Level, first: float, second: float | None = None) -> Outcome:
-    """The rule for one night."""
-    allowed = limits(level)
-    if not is_doubtful(first, level, allowed):
-        return "green"
-    if second is None:
-        return "unsure"
-    return "red" if is_regression(first, second, level, allowed) else "green"
-
-
-def p_value(level: Level, first: float, second: float | None = None) -> float:
+def p_value(level: Level, values: Sequence[float]) -> float:
     """Chance of a night this bad or worse without a regression, one-sided."""
-    mean = first if second is None else combined(first, second, CAP * level.scale)
-    error = level.standard_error(1 if second is None else 2)
+    looks = values[:MAX_LOOKS]
+    return tail(level, combined(looks, CAP * level.scale) - level.location, len(looks))
+
+
+def tail(level: Level, effect: float, number: int) -> float:
+    """Chance that the mean of so many looks is this far above the location."""
+    error = level.standard_error(number)
     if error == 0:
-        return 0.5 if mean == level.location else float(mean < level.location)
-    return student_t_tail((mean - level.location) / error, level.degrees)
+        return 0.5 if effect == 0 else float(effect < 0)
+    return student_t_tail(effect / error, level.degrees)
 
 
-@lru_cache(maxsize=1024)
-def quantile(tail: float, degrees: int) -> float:
-    """t with P(T > t) = `tail`, by bisection; `tail` is below a half."""
-    low, high = 0.0, 1.0
-    while student_t_tail(high, degrees) > tail:
-        high *= 2
-    while not math.isclose(low, high, rel_tol=1e-9):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_t_tail(middle, degrees) > tail else (low, middle)
-    return high
+def combined(values: Sequence[float], cap: float) -> float:
+    """The mean of looks of which none counts more than `cap` worse than the mean of the others."""
+    if len(values) == 1:
+        return values[0]
+    total, others = math.fsum(values), len(values) - 1
+    return fmean(min(value, (total - value) / others + cap) for value in values)
+
+
+def _is_confirmed(level: Level, values: Sequence[float]) -> bool:
+    return len(values) != 2 or tail(level, values[1] - level.location, 1) < ALONE

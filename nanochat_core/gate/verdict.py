@@ -1,4 +1,4 @@
-"""What a night comes to: bits per byte by the two-look rule, everything else beside it, in figures and in words.
+"""What a night comes to: bits per byte by its own evidence and that of the nights before, everything else beside it.
 
 Pure: runs in, verdict out. Effects are oriented so that above 0 is worse. A night that nothing can be compared with is
 `unjudged`, and the reason is part of the verdict.
@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.gate import rule
-from nanochat_core.gate.level import Level, estimate_level
-from nanochat_core.gate.metrics import FAIL_SD, METRICS, PRIMARY, WARN_SD, Metric
+from nanochat_core.gate.compared import Row, compare
+from nanochat_core.gate.evidence import Found, weigh
+from nanochat_core.gate.level import Level, Looks, estimate_level
+from nanochat_core.gate.metrics import PRIMARY, NightRun
 from nanochat_core.report.tables import Table
 
 Outcome = Literal["green", "red", "unsure", "unjudged"]
-Curve = Sequence[tuple[float, float]]
+PRIOR_EFFECT_SD = 1.5  # regressions are mostly this large; what a night shows is shrunk towards none by it
 MARKS = {"green": "GREEN", "red": "RED", "unsure": "UNSURE", "unjudged": "NOT JUDGED"}
 
 
@@ -25,41 +27,15 @@ class RegressionError(NanochatError):
     exit_code = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class NightRun:
-    """One training of a night and what it measured."""
+@dataclass(frozen=True)
+class Past:
+    """A night after the baseline and before this one."""
 
-    seed: int
-    recipe: str
-    """Digest of everything that decides the result but the seed: equal recipes are replicates."""
-    fingerprint: str
-    """Of the pretraining."""
-    metrics: dict[str, float]
-    conditions: dict[str, Any]
-    """What has to be equal for two nights to be compared."""
-    curve: tuple[tuple[float, float], ...] = ()
-    """(FLOPs, bits per byte) at each validation."""
-    seconds: float = 0.0
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> "NightRun":
-        points = tuple((float(flops), float(value)) for flops, value in record["curve"])
-        return cls(**{**record, "curve": points})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One metric against the baseline."""
-
-    name: str
-    label: str
-    value: float
-    location: float
-    scale: float
-    effect_sd: float | None
-    """None: the scale is 0."""
-    effect_frac: float
-    state: Literal["ok", "better", "warn", "fail"]
+    run_id: str
+    runs: tuple[NightRun, ...]
+    is_red: bool
+    effect_sd: float | None = None
+    """What it was found to be worse by, where bits per byte were what made it red."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +44,20 @@ class Verdict:
 
     outcome: Outcome
     summary: str
+    decided_by: str = ""
+    """What made it red or green: this night, several nights together, a regression that is not over, another metric."""
     num_looks: int = 0
     num_baseline: int = 0
-    degrees: int = 0
+    degrees: float = 0.0
     effect_sd: float | None = None
     effect_frac: float | None = None
+    likely_sd: float | None = None
+    """The effect, shrunk: what was looked at because it looked bad is less bad than it looks."""
     p_value: float | None = None
+    since: tuple[str, str] | None = None
+    """The nights between which the level changed, for better or worse."""
+    is_improved: bool = False
+    """The level is better than the baseline's, by several nights."""
     multiplier: dict[str, Any] | None = None
     """Of tonight's first run over the baseline's most typical one: below 1, tonight needs more compute."""
     rows: tuple[Row, ...] = ()
@@ -84,34 +68,70 @@ class Verdict:
 
 
 def judge(
-    runs: Sequence[NightRun], baseline: Sequence[NightRun], replicates: Sequence[Sequence[NightRun]] = ()
+    runs: Sequence[NightRun],
+    baseline: Sequence[NightRun],
+    past: Sequence[Past] = (),
+    *,
+    prior_frac: float | None = None,
+    budget: float = rule.BUDGET,
 ) -> Verdict:
-    """The verdict on the first two of `runs`. `replicates`: further groups of equal recipe, which tell of the noise."""
-    looks = list(runs[:2])
-    level = estimate_level(_values(baseline, PRIMARY), [_values(group, PRIMARY) for group in replicates])
-    if level is None or not looks:
-        return unjudged(f"a baseline takes two runs or more, and there are {len(baseline)}", num_looks=len(looks))
-    values = [run.metrics[PRIMARY] for run in looks]
-    rows = tuple(row for metric in METRICS if (row := _row(metric, looks, baseline, level)) is not None)
-    outcome = rule.look(level, *values)
+    """The verdict on a night's runs after the nights `past`, oldest first, at `budget` false alarms a year.
+
+    `prior_frac`: the relative standard deviation that is expected of bits per byte.
+    """
+    before = [night for night in past if night.runs]
+    later = [
+        Looks(night.runs[0].recipe, _values(night.runs, PRIMARY), is_red=night.is_red, effect_sd=night.effect_sd)
+        for night in before
+    ]
+    level = estimate_level(looks_of(baseline), later, prior_frac=prior_frac)
+    if level is None or not runs:
+        return unjudged(f"a baseline takes two runs or more, and there are {len(baseline)}", num_looks=len(runs))
+    values = _values(runs, PRIMARY)
+    tonight = Looks(runs[0].recipe, values)
+    found = weigh(level, tonight, later, budget=budget)
+    rows = compare(runs, baseline, before[-1].runs if before else (), level)
     failed = [row for row in rows if row.state == "fail"]
+    outcome, decided_by = found.outcome, found.decided_by
     if failed and outcome == "green":
-        outcome = "red" if len(looks) > 1 else "unsure"
-    effect = rule.combined(values[0], values[-1], rule.CAP * level.scale) - level.location
-    p_value = rule.p_value(level, *values)
+        outcome, decided_by = ("red", "another metric") if len(runs) > 1 else ("unsure", "")
+    effect = found.effect
+    since: tuple[str, str] | None = None
+    if found.first is not None:
+        names = [*(night.run_id for night in before), "tonight"]
+        since = names[-1 - found.first[0]], names[-1 - found.first[1]]
     return Verdict(
         outcome=outcome,
-        summary=_summary(outcome, effect, p_value, level, failed, num_looks=len(looks)),
-        num_looks=len(looks),
+        summary=_summary(outcome, found, level, failed, num_looks=len(runs)),
+        decided_by=decided_by,
+        num_looks=len(runs),
         num_baseline=level.num_runs,
-        degrees=level.degrees,
+        degrees=round(level.degrees, 1),
         effect_sd=effect / level.scale if level.scale else None,
         effect_frac=effect / level.location,
-        p_value=p_value,
-        multiplier=_multiplier(looks[0], baseline, level),
+        likely_sd=_shrunk(effect, level, len(runs)),
+        p_value=found.p_value,
+        since=since,
+        is_improved=found.is_improved,
+        multiplier=_multiplier(runs[0], baseline, level),
         rows=rows,
-        notes=tuple(_notes(level, rows)),
+        notes=tuple(_notes(level, rows, found, since)),
     )
+
+
+def _shrunk(effect: float, level: Level, num_looks: int) -> float | None:
+    if not level.scale:
+        return None
+    error = level.standard_error(num_looks) / level.scale
+    return effect / level.scale * PRIOR_EFFECT_SD**2 / (PRIOR_EFFECT_SD**2 + error**2)
+
+
+def looks_of(runs: Sequence[NightRun]) -> list[Looks]:
+    """Runs as the nights that they were made in; one that does not say counts as a night of its own."""
+    groups: dict[tuple[str, str], list[float]] = {}
+    for run in runs:
+        groups.setdefault((run.night or run.fingerprint, run.recipe), []).append(run.metrics[PRIMARY])
+    return [Looks(recipe, tuple(values)) for (_, recipe), values in groups.items()]
 
 
 def unjudged(reason: str, *, num_looks: int = 0) -> Verdict:
@@ -124,36 +144,8 @@ def unfit(error: NanochatError, *, num_looks: int = 0) -> Verdict:
     return Verdict(outcome="red", summary=f"the training with a new seed failed: {error.message}", num_looks=num_looks)
 
 
-def _values(runs: Sequence[NightRun], name: str) -> list[float]:
-    return [run.metrics[name] for run in runs if name in run.metrics]
-
-
-def _row(metric: Metric, looks: list[NightRun], baseline: Sequence[NightRun], primary: Level) -> Row | None:
-    """The metric of the night (mean of its runs); None where tonight or the baseline does not have it."""
-    values, before = _values(looks, metric.name), _values(baseline, metric.name)
-    level = primary if metric.name == PRIMARY else estimate_level(before, floor_frac=0.0)
-    if level is None or not values:
-        return None
-    value, sign = sum(values) / len(values), -1.0 if metric.is_better_high else 1.0
-    effects = [sign * (each - level.location) for each in values]
-    effect = sign * (value - level.location)
-    has_gpu = str(looks[0].conditions.get("device")) != "cpu"
-    state: Literal["ok", "better", "warn", "fail"] = "ok"
-    base = abs(level.location)
-    if metric.fail is not None and (has_gpu or not metric.is_speed) and _all_worse(effects, metric.fail, base, level):
-        state = "fail"
-    elif effect > max(metric.tolerance * base, WARN_SD * level.scale):
-        state = "warn"
-    elif -effect > max(metric.tolerance * base, WARN_SD * level.scale):
-        state = "better"
-    return Row(
-        name=metric.name, label=metric.label, value=value, location=level.location, scale=level.scale, state=state,
-        effect_sd=effect / level.scale if level.scale else None, effect_frac=effect / base if base else 0.0,
-    )  # fmt: skip
-
-
-def _all_worse(effects: list[float], fraction: float, base: float, level: Level) -> bool:
-    return min(effects) > max(fraction * base, FAIL_SD * level.scale)
+def _values(runs: Sequence[NightRun], name: str) -> tuple[float, ...]:
+    return tuple(run.metrics[name] for run in runs if name in run.metrics)
 
 
 def _multiplier(run: NightRun, baseline: Sequence[NightRun], level: Level) -> dict[str, Any]:
@@ -165,29 +157,36 @@ def _multiplier(run: NightRun, baseline: Sequence[NightRun], level: Level) -> di
     return asdict(compute_multiplier(run.curve, typical.curve, names=("tonight", "the baseline"), noise_frac=noise))
 
 
-def _summary(
-    outcome: str, effect: float, p_value: float, level: Level, failed: list[Row], *, num_looks: int
-) -> str:  # fmt: skip
-    direction = "worse" if effect > 0 else "better"
+def _summary(outcome: str, found: Found, level: Level, failed: list[Row], *, num_looks: int) -> str:
+    effect = found.effect
+    seeds = f"{num_looks} seed{'s' if num_looks > 1 else ''}"
+    how = found.decided_by if found.decided_by.endswith("together") else seeds
     told = (
-        f"bits per byte {abs(effect) / level.location:.3%} {direction} than the baseline "
-        f"({effect / level.scale if level.scale else 0.0:+.1f} sd, p = {p_value:.2g}, "
-        f"{num_looks} seed{'s' if num_looks > 1 else ''})"
+        f"bits per byte {abs(effect) / level.location:.3%} {'worse' if effect > 0 else 'better'} than the baseline "
+        f"({effect / level.scale if level.scale else 0.0:+.1f} sd, p = {found.p_value:.2g}, {how})"
     )
+    if outcome == "red" and found.decided_by.startswith("a regression"):
+        told += f"; {found.decided_by}"
     if failed:
-        told += "; far worse: " + ", ".join(f"{row.label} {row.effect_frac:+.1%}" for row in failed)
+        told += "; " + ", ".join(f"{row.label} {row.told}" for row in failed)
     return f"{told}; a confirming seed is needed" if outcome == "unsure" else told
 
 
-def _notes(level: Level, rows: tuple[Row, ...]) -> list[str]:
+def _notes(
+    level: Level, rows: tuple[Row, ...], found: Found, since: tuple[str, str] | None
+) -> list[str]:  # fmt: skip
     notes = []
+    if since is not None:
+        between = f"in {since[0]}" if since[0] == since[1] else f"between {since[0]} and {since[1]}"
+        what = "is better" if found.is_improved else "became worse"
+        more = ": `nanochat nightly promote` makes it the baseline, or a fall back to the old level passes unseen"
+        notes.append(f"the level {what} {between}{more if found.is_improved else ''}")
     if level.degrees < rule.READY_DEGREES:
         notes.append(
-            f"the noise is known from {level.degrees} degrees of freedom only: small regressions pass unseen until "
+            f"the noise is known from {level.degrees:.0f} degrees of freedom only: small regressions pass unseen until "
             f"there are {rule.READY_DEGREES} (docs/nightly.md has the power)"
         )
-    notes += [f"{row.label} is {row.effect_frac:.1%} worse: a warning" for row in rows if row.state == "warn"]
-    return notes
+    return notes + [f"{row.label} {row.told}: a warning" for row in rows if row.state in ("warn", "lost", "suspect")]
 
 
 def markdown(night: dict[str, Any]) -> str:
@@ -215,6 +214,8 @@ def markdown(night: dict[str, Any]) -> str:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    in_sd = "-" if row["effect_sd"] is None else f"{row['effect_sd']:+.1f}"
-    figures = f"{row['value']:.6g}", f"{row['location']:.6g}", f"{row['scale']:.2g}", f"{row['effect_frac']:+.3%}"
-    return row["label"], *figures, in_sd, row["state"]
+    def figure(name: str, form: str) -> str:
+        return "-" if row[name] is None else format(row[name], form)
+
+    figures = figure("value", ".6g"), f"{row['location']:.6g}", f"{row['scale']:.2g}"
+    return row["label"], *figures, figure("effect_frac", "+.3%"), figure("effect_sd", "+.1f"), row["state"]

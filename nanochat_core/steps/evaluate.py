@@ -1,10 +1,11 @@
 """Bits per byte, held-out questions and samples of the run's models: after pretraining, fine-tuning and practice."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 from nanochat_core.pipeline.measure import PACKAGES, measure
-from nanochat_core.pipeline.step import Metrics, Step, StepRun
+from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
 from nanochat_core.plan import RunPlan
 from nanochat_core.steps.conversations import conversations
 from nanochat_core.steps.pretrain import pretrain
@@ -30,6 +31,12 @@ def chat_body(run: StepRun) -> Metrics:
 
 def rl_body(run: StepRun) -> Metrics:
     return _measure(run, model=run.inputs["rl"], questions=run.inputs["conversations"])
+
+
+def checks(run: StepRun, metrics: Metrics) -> list[Check]:
+    """A model that gives no number was not measured."""
+    value = float(metrics["bits_per_byte"])
+    return [Check("bits per byte is a number", f"{value:.4f}", "finite", math.isfinite(value))]
 
 
 def _measure(run: StepRun, *, model: Path, questions: Path | None) -> Metrics:
@@ -66,6 +73,7 @@ evaluate_base = Step(
     packages=PACKAGES,
     inputs=(tokenizer, tokens, pretrain),
     body=base_body,
+    checks=checks,
     needs_gpu=True,
 )
 
@@ -78,6 +86,7 @@ evaluate_chat = Step(
     packages=PACKAGES,
     inputs=(tokenizer, tokens, conversations, sft),
     body=chat_body,
+    checks=checks,
     needs_gpu=True,
 )
 
@@ -90,6 +99,7 @@ evaluate_rl = Step(
     packages=PACKAGES,
     inputs=(tokenizer, tokens, conversations, rl),
     body=rl_body,
+    checks=checks,
     is_wanted=lambda plan: plan.has_rl,
     needs_gpu=True,
 )

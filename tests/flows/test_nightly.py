@@ -130,7 +130,8 @@ def test_a_regression_is_red_told_and_found(bench: Bench) -> None:
     assert red.returncode == 5, red.stderr
     assert "is red" in red.stderr
     night = bench.history()[-1]
-    assert (night["state"], night["verdict"]["num_looks"]) == ("red", 2), "a confirming seed was trained by itself"
+    assert night["state"] == "red"
+    assert night["verdict"]["num_looks"] > 1, "confirming seeds were trained by themselves"
     run = bench.newest_run()
     assert run["state_name"] == "Failed"
     assert "nightly-metrics" in {artifact["key"] for artifact in bench.team.artifacts(run["id"])}
@@ -145,8 +146,12 @@ def test_a_regression_is_red_told_and_found(bench: Bench) -> None:
     found = bench.nightly("bisect", "--good", good, "--bad", "HEAD")
     assert found.returncode == 0, found.stderr
     assert f"first bad commit: {planted}" in found.stdout
-    assert re.search(rf"{good[:12]}  good ", found.stdout)
-    assert bench.made("pretrain") == trained, "recipes that were measured are not trained again"
+    assert re.search(rf"{good[:12]}    0% worse", found.stdout)
+    assert "Say why" not in found.stdout, "what decides nothing is no change"
+    assert trained < bench.made("pretrain") <= trained + 4, "the red night's own trainings prove nothing"
+    again = bench.made("pretrain")
+    assert bench.nightly("bisect", "--good", good, "--bad", "HEAD").returncode == 0
+    assert bench.made("pretrain") == again, "what a search has trained is known to the next one"
     assert bench.git("worktree", "list").count("\n") == 0, "no worktree is left"
 
 

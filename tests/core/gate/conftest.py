@@ -24,6 +24,8 @@ class Trainer:
     code: str = "one"
     device: str = "cpu"
     step_ms: float = 10.0
+    memory_gib: float = 2.0
+    loses_log: bool = False
     processes: tuple[int, ...] = (1,)
     """Of each start of a training."""
     torch: str = "2.11.0+cpu"
@@ -70,6 +72,8 @@ class Trainer:
         )
 
     def log(self, plan: RunPlan, value: float) -> str:
+        if self.loses_log:
+            return ""
         per_step, ms = plan.pretrain.total_batch_tokens, self.step_ms
         records = [{"event": "start", "step": 0, "num_steps": 30, "world_size": number} for number in self.processes]
         for step in range(1, 31):
@@ -78,7 +82,7 @@ class Trainer:
                 {
                     "event": "step", "step": step, "loss": 1.0, "smooth_loss": 1.0, "lr_multiplier": 1.0,
                     "step_ms": slow, "tokens_per_s": per_step / slow * 1e3, "tokens": step * per_step,
-                    "train_s": step * slow / 1e3, "memory_gib": 2.0,
+                    "train_s": step * slow / 1e3, "memory_gib": self.memory_gib,
                 }
             )  # fmt: skip
             if step % 15 == 0:

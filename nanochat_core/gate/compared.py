@@ -1,0 +1,158 @@
+"""The other metrics beside bits per byte: CORE, memory and speed, each by a rule that hardly ever errs.
+
+A metric warns past its tolerance and 3 standard deviations. Memory is as good as constant, so 2% and 6 standard
+deviations fail a night. Speed moves from night to night by more than it scatters within one, so two nights in a row
+fail, past 3% and what one night in 200 is off by; on a CPU, which others use as well, it only warns. Both are compared
+with runs of equal `runtime.*` settings. What the baseline has and tonight has not, or is no number, is said, and is red
+for CORE; what is far too good (a leak, a log that counts nothing) is said as well. Larger effects are worse.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+from typing import Literal
+
+from nanochat_core.gate import rule
+from nanochat_core.gate.level import Level, plain_level
+from nanochat_core.gate.metrics import PRIMARY, NightRun
+
+WARN_SD, FAIL_SD, SUSPECT_SD = 3.0, 6.0, 8.0
+SPEED_TAIL = 0.005  # of nights, by which one night's limit of the speed is passed without a reason
+USUAL = 0.5  # of the baseline's runs have what is missed
+
+State = Literal["ok", "better", "warn", "fail", "lost", "suspect"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One figure and its limits, as fractions of the baseline."""
+
+    name: str
+    label: str
+    is_better_high: bool
+    tolerance: float
+    fail: float | None
+    """None: it never fails a night."""
+    suspect: float
+    """Better by more than this is too good to be true."""
+    kind: Literal["quality", "memory", "speed"]
+
+
+def _speed(
+    name: str, label: str, *, tolerance: float, fail: float | None = None, is_better_high: bool = False
+) -> Metric:
+    return Metric(
+        name=name, label=label, is_better_high=is_better_high, tolerance=tolerance, fail=fail, suspect=0.5, kind="speed"
+    )  # fmt: skip
+
+
+METRICS = (
+    Metric(name=PRIMARY, label="bits per byte", is_better_high=False, tolerance=0.0, fail=None, suspect=0.03,
+           kind="quality"),
+    Metric(name="core", label="CORE", is_better_high=True, tolerance=0.05, fail=0.30, suspect=0.5, kind="quality"),
+    _speed("tokens_per_s", "tokens/s", tolerance=0.03, fail=0.03, is_better_high=True),
+    _speed("bf16_mfu", "bf16 MFU", tolerance=0.03, is_better_high=True),
+    Metric(name="memory_gib", label="peak memory, GiB", is_better_high=False, tolerance=0.02, fail=0.02, suspect=0.5,
+           kind="memory"),
+    _speed("warmup_s", "compile and warm-up, s", tolerance=0.5),
+    _speed("step_ms_p50", "step, median ms", tolerance=0.03),
+    _speed("step_ms_p95", "step, 95th percentile ms", tolerance=0.10),
+    _speed("step_ms_p99", "step, 99th percentile ms", tolerance=0.25),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One metric against the baseline."""
+
+    name: str
+    label: str
+    value: float | None
+    """Mean of the night's runs; None: it is lost."""
+    location: float
+    scale: float
+    effect_sd: float | None
+    """None: the scale is 0, or the metric is lost."""
+    effect_frac: float | None
+    state: State
+    told: str = ""
+    """What is the matter, in words."""
+
+
+def compare(
+    runs: Sequence[NightRun], baseline: Sequence[NightRun], last_night: Sequence[NightRun], primary: Level
+) -> tuple[Row, ...]:
+    """Every metric that the baseline has. `last_night`: the comparable night before, for speed."""
+    rows = (_row(metric, runs, baseline, last_night, primary) for metric in METRICS)
+    return tuple(row for row in rows if row is not None)
+
+
+def _row(
+    metric: Metric,
+    runs: Sequence[NightRun],
+    baseline: Sequence[NightRun],
+    last_night: Sequence[NightRun],
+    primary: Level,
+) -> Row | None:
+    if metric.kind != "quality":
+        baseline, last_night = _alike(runs[0], baseline), _alike(runs[0], last_night)
+    before = _values(metric, baseline)
+    level = primary if metric.name == PRIMARY else plain_level(before)
+    if level is None:
+        return None
+    values = _values(metric, runs)
+    row = partial(Row, name=metric.name, label=metric.label, location=level.location, scale=level.scale)
+    if len(values) < len(runs):
+        if len(before) < USUAL * len(baseline):
+            return None
+        broken = any(metric.name in run.not_finite for run in runs)
+        state: State = "fail" if metric.name == "core" or (broken and metric.kind == "quality") else "lost"
+        words = "is no number" if broken else "is missing, and the baseline has it"
+        return row(value=None, effect_sd=None, effect_frac=None, state=state, told=words)
+    value, sign = fmean(values), -1.0 if metric.is_better_high else 1.0
+    effects = [sign * (each - level.location) for each in values]
+    effect, base = sign * (value - level.location), abs(level.location)
+    state = _state(metric, runs[0], effects, [sign * (each - level.location) for each in _values(metric, last_night)],
+                   level)  # fmt: skip
+    frac = effect / base if base else 0.0
+    far = {"suspect": ": too good to be true, look for a leak or a broken measure"}.get(state, "")
+    words = f"is {abs(frac):.1%} {'worse' if effect > 0 else 'better'}{far}"
+    in_sd = effect / level.scale if level.scale else None
+    return row(value=value, effect_sd=in_sd, effect_frac=frac, state=state, told=words)
+
+
+def _state(metric: Metric, run: NightRun, effects: list[float], last: list[float], level: Level) -> State:
+    base, effect = abs(level.location), fmean(effects)
+    is_machine_ours = str(run.conditions.get("device")) != "cpu"
+    if metric.fail is not None:
+        if metric.kind == "speed":
+            limit = max(metric.fail * base, _quantile(level) * level.standard_error(1))
+            if is_machine_ours and last and min(effect, fmean(last)) > limit:
+                return "fail"
+        elif min(effects) > max(metric.fail * base, FAIL_SD * level.scale):
+            return "fail"
+    warned = max(metric.tolerance * base, WARN_SD * level.scale)
+    if effect > warned:
+        return "warn"
+    if -effect > max(metric.suspect * base, SUSPECT_SD * level.scale):
+        return "suspect"
+    return "better" if -effect > warned else "ok"
+
+
+def _quantile(level: Level) -> float:
+    """t with P(T > t) = `SPEED_TAIL`, by bisection."""
+    low, high = 0.0, 1e4
+    unit = Level(location=0.0, scale=1.0, num_runs=1, degrees=level.degrees)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rule.tail(unit, middle, 1) > SPEED_TAIL else (low, middle)
+    return high
+
+
+def _alike(run: NightRun, runs: Sequence[NightRun]) -> list[NightRun]:
+    return [each for each in runs if each.runtime == run.runtime]
+
+
+def _values(metric: Metric, runs: Sequence[NightRun]) -> list[float]:
+    return [run.metrics[metric.name] for run in runs if metric.name in run.metrics]

@@ -7,11 +7,14 @@ the run may have been scheduled again and begun elsewhere, to be called Crashed 
 submitted, because the server was away for a moment, goes back to be taken again.
 """
 
+import contextlib
 import warnings
 from typing import Any
 
+from httpx import HTTPError
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import PrefectException
 from prefect.states import AwaitingRetry
 from prefect.workers.process import ProcessWorker
 
@@ -37,17 +40,23 @@ with warnings.catch_warnings():
             self, flow_run: FlowRun, message: str, client: PrefectClient | None = None
         ) -> None:
             client = client or self.client
-            if message.startswith((ENDED, NOT_SUBMITTED)):
-                seen = await client.read_flow_run(flow_run.id)
-                is_later = seen.run_count > flow_run.run_count + 1 or seen.state_type == StateType.SCHEDULED
-                is_pending = seen.state_type == StateType.PENDING
-                if message.startswith(ENDED) and (is_later or is_pending):
-                    return
-                if message.startswith(NOT_SUBMITTED) and is_pending and self._may_go_back(flow_run):
-                    told = f"{message}; it is scheduled again"
-                    await client.set_flow_run_state(flow_run.id, AwaitingRetry(message=told), force=True)
+            with contextlib.suppress(HTTPError, PrefectException):  # else Prefect's own tries, and its words
+                if await self._is_settled(client, flow_run, message):
                     return
             await super()._propose_crashed_state(flow_run, message, client)
+
+        async def _is_settled(self, client: PrefectClient, flow_run: FlowRun, message: str) -> bool:
+            """Whether there is nothing left to say of the run, as it was when this worker took it."""
+            seen = await client.read_flow_run(flow_run.id)
+            if message.startswith(ENDED):
+                is_its_own = seen.run_count <= flow_run.run_count + 1
+                return seen.state_type != StateType.RUNNING or not is_its_own
+            is_waiting = message.startswith(NOT_SUBMITTED) and seen.state_type == StateType.PENDING
+            if is_waiting and self._may_go_back(flow_run):
+                told = f"{message}; it is scheduled again"
+                await client.set_flow_run_state(flow_run.id, AwaitingRetry(message=told), force=True)
+                return True
+            return False
 
         def _may_go_back(self, flow_run: FlowRun) -> bool:
             times = self.__dict__.setdefault("_gone_back", {})

@@ -4,7 +4,7 @@ Prefect shows `Scheduled`, `Late` or `Pending` and no reason. Nothing is said wh
 is a comfort, never a condition. What runs already says itself what it waits for (base/gpu_slots.py, the store's lease);
 for a run that nobody has taken yet the processes speak that look after workers. They also give back what a worker took
 and did not live to begin: Prefect looks for such a run nowhere, and it would be Pending, with its slot, for ever. And
-they begin runs again that were called Crashed before they began, which the automation of autoresume leaves alone.
+they schedule crashed runs again that the automation of autoresume should have and did not.
 """
 
 import contextlib
@@ -48,6 +48,8 @@ PATIENCE_S = 20.0  # a worker asks every 10 s for what is due
 TAKEN_S = 300.0  # a run's process begins within seconds, on a starved machine minutes; a pod waits for its node: let be
 SUBMITTING = "Submitting"  # Prefect's name for the state of a run whose worker, named in its labels, starts its process
 BEGIN_AGAIN = 3  # times; what crashes so often before it begins has another reason than a worker that ended
+AUTORESUME, RESUMES = "nanochat-autoresume", 5  # of deployments/automations.yaml
+UNHEARD_S = 30.0  # a server that ends loses the events that it has not handled; the automation acts within seconds
 BEGIN_WITHIN_S = 3600.0  # after the crash; whoever starts a worker days later does not mean what crashed last week
 QUEUED = "AwaitingConcurrencySlot"  # Prefect's name for the state of a run that its deployment's limit holds back
 
@@ -130,22 +132,30 @@ def give_back(client: SyncPrefectClient, *, pool: str = "", worker: str = "") ->
 
 
 def begin_again(client: SyncPrefectClient) -> None:
-    """Schedule runs with the tag autoresume again that crashed before they began: their worker ended as it took them.
+    """Schedule runs with the tag autoresume again that crashed and that the automation did not hear of or leaves alone.
 
-    deployments/automations.yaml counts a run's starts, and such a run has none: it would stay Crashed.
+    It counts a run's starts, and one that crashed before it began, because its worker ended as it took it, has none.
+    Where the automation is paused, what began stays Crashed, as somebody wishes.
     """
     crashed = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED]))
     ours = FlowRunFilterTags(all_=["nanochat", "autoresume"])
     due = FlowRunFilterExpectedStartTime(after_=datetime.now(UTC) - timedelta(days=7))
     for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=crashed, tags=ours, expected_start_time=due)):
         age_s = (datetime.now(UTC) - run.state.timestamp).total_seconds() if run.state else BEGIN_WITHIN_S
-        if run.run_count or run.deployment_id is None or age_s >= BEGIN_WITHIN_S:
+        if run.deployment_id is None or age_s >= BEGIN_WITHIN_S:
             continue
-        times = sum(state.is_crashed() for state in client.read_flow_run_states(run.id))
-        if times <= BEGIN_AGAIN and _is_as_seen(client, run):
-            told = f"it crashed before it began: scheduled again ({times} of {BEGIN_AGAIN})"
-            client.set_flow_run_state(run.id, AwaitingRetry(message=told), force=True)
-            _note(client, run, told)
+        if not run.run_count:
+            times = sum(state.is_crashed() for state in client.read_flow_run_states(run.id))
+            most, told = BEGIN_AGAIN, "it crashed before it began"
+        else:
+            is_heard = age_s < UNHEARD_S or not any(
+                each.enabled for each in client.read_automations_by_name(AUTORESUME)
+            )
+            times, most, told = run.run_count, 0 if is_heard else RESUMES, "nobody heard that it crashed"
+        if times <= most and _is_as_seen(client, run):
+            message = f"{told}: scheduled again ({times} of {most})"
+            client.set_flow_run_state(run.id, AwaitingRetry(message=message), force=True)
+            _note(client, run, message)
 
 
 def _is_as_seen(client: SyncPrefectClient, run: FlowRun) -> bool:

@@ -42,6 +42,10 @@ from nanochat_core.plan import plan_run  # noqa: E402
 from nanochat_core.presets import load_config  # noqa: E402
 
 KINDS = {"speedrun": 7, "gpu_step": 2, "maintenance": 1}  # of ten runs
+WRONG = (
+    "false crashes", "reruns of finished runs", "two processes at one run", "runs without an end", "other ends",
+    "leaked slots", "orphans",
+)  # fmt: skip
 BLOWS = ("server KILL", "worker KILL", "worker TERM", "flow process KILL", "automation pause")
 WORKERS = {"driver": "cpu", "driver-2": "cpu", "gpu-1": "gpu"}
 PATIENCE_S = 600.0  # for the last runs, once nothing is hit any more: what nobody began goes back after 300 s
@@ -50,7 +54,7 @@ FLOW_PROCESSES = (b"prefect.engine", b"prefect.runner._workspace_supervisor")  #
 TICK_S = 0.25
 ASK_S = 1.0  # what the server is asked costs more than what the kernel is
 DRAIN_S = 60.0  # a worker that got TERM lets its runs end first
-GIVEN_UP_S = 40.0  # a Crashed run that is not scheduled again by then never is
+GIVEN_UP_S = 70.0  # a Crashed run that is not scheduled again by then never is
 AWAY = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
 
@@ -196,8 +200,19 @@ class Soak:
                 self.crashed.pop(run["id"], None)
             if run["state_name"] in FINAL and (since is None or time.time() - since > GIVEN_UP_S):
                 self.unfinished.discard(run["id"])
+                self._tell(run["id"])
                 if (done := len(self.runs) - len(self.unfinished)) % 25 == 0:
                     print(f"{time.strftime('%H:%M:%S')} {done} runs, {dict(self.result.blows)}", file=sys.stderr)
+
+    def _tell(self, run_id: str) -> None:
+        """What is already wrong with a run as it ends; whoever watches need not wait for the last one."""
+        final, self.result = self.result, Result(1)
+        self.result.wrong = {name: [] for name in WRONG}
+        self._judge_run(run_id)
+        for name, cases in self.result.wrong.items():
+            for case in cases:
+                print(f"{time.strftime('%H:%M:%S')} {name}: {case}", file=sys.stderr)
+        self.result = final
 
     # --- what lives ---
 
@@ -294,8 +309,7 @@ class Soak:
     # --- judging ---
 
     def _judge(self) -> None:
-        names = ("false crashes", "reruns of finished runs", "two processes at one run", "runs without an end")
-        self.result.wrong = {name: [] for name in (*names, "other ends", "leaked slots", "orphans")}
+        self.result.wrong = {name: [] for name in WRONG}
         for run_id in self.runs:
             self._judge_run(run_id)
         self.result.wrong["leaked slots"] = self._slots()

@@ -211,7 +211,9 @@ def test_what_ran_with_an_earlier_worker_of_the_name_is_crashed_when_it_comes_ba
     team.api(f"flow_runs/{run_id}", method="DELETE")
 
 
-def test_what_crashed_before_it_began_is_scheduled_again_three_times(team: Team) -> None:
+def test_a_crash_that_the_automation_leaves_alone_or_did_not_hear_of_is_resumed(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
     crashed = {"state": {"type": "CRASHED", "name": "Crashed", "message": "its worker ended"}}
     tagged, plain = (team.start("maintenance/maintenance", tags=tags) for tags in (("nanochat", "autoresume"), ()))
     states = []
@@ -222,13 +224,24 @@ def test_what_crashed_before_it_began_is_scheduled_again_three_times(team: Team)
             waits.begin_again(client)
             states.append(team.run(tagged)["state_name"])
             assert team.run(plain)["state_name"] == "Crashed"
-        assert states == ["AwaitingRetry"] * waits.BEGIN_AGAIN + ["Crashed"]
+        assert states == ["AwaitingRetry"] * waits.BEGIN_AGAIN + ["Crashed"], "never began: three times"
         assert "it crashed before it began: scheduled again (3 of 3)" in team.log(tagged)
+
+        [automation] = [one for one in team.api("automations/filter", {}) if one["name"] == waits.AUTORESUME]
+        switch = f"automations/{automation['id']}"
+        team.api(switch, {"enabled": False}, method="PATCH")  # so that this test is the one who resumes
         ran = team.start("maintenance/maintenance", tags=("nanochat", "autoresume"))
         for state in ({"state": {"type": "RUNNING", "name": "Running"}}, crashed):
             team.api(f"flow_runs/{ran}/set_state", state)
         waits.begin_again(client)
-        assert team.run(ran)["state_name"] == "Crashed", "the automation looks after what began"
+        assert team.run(ran)["state_name"] == "Crashed", "too soon"
+        monkeypatch.setattr(waits, "UNHEARD_S", 0.0)
+        waits.begin_again(client)
+        assert team.run(ran)["state_name"] == "Crashed", "somebody paused it"
+        team.api(switch, {"enabled": True}, method="PATCH")
+        waits.begin_again(client)
+        assert team.run(ran)["state_name"] == "AwaitingRetry"
+        assert "nobody heard that it crashed: scheduled again (1 of 5)" in team.log(ran)
     for run_id in (tagged, plain, ran):
         team.api(f"flow_runs/{run_id}", method="DELETE")
 

@@ -52,6 +52,7 @@ PATIENCE_S = 600.0  # for the last runs, once nothing is hit any more: what nobo
 LEASE_S = 330.0  # a slot whose holder was killed is free when its lease of five minutes is over
 FLOW_PROCESSES = (b"prefect.engine", b"prefect.runner._workspace_supervisor")  # the second becomes the first
 TICK_S = 0.25
+TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")  # of the kernel's own
 ASK_S = 1.0  # what the server is asked costs more than what the kernel is
 DRAIN_S = 60.0  # a worker that got TERM lets its runs end first
 GIVEN_UP_S = 70.0  # a Crashed run that is not scheduled again by then never is
@@ -60,11 +61,11 @@ AWAY = (urllib.error.URLError, http.client.HTTPException, ConnectionError, Timeo
 
 @dataclass
 class Try:
-    """A flow process: which run it works for, and when it was seen alive."""
+    """A flow process: which run it works for, when it was born and last seen alive."""
 
     pid: int
     run_id: str
-    first_s: float
+    born_s: float
     last_s: float
     was_hit: bool = False
 
@@ -120,6 +121,7 @@ class Soak:
         """Run -> since when it was seen Crashed."""
         self.pauses: list[tuple[float, float]] = []
         """Of auto-resume."""
+        self.booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         self.tries: dict[tuple[int, str], Try] = {}
         self.worker_hits: list[tuple[float, str]] = []
         """Moment and pool."""
@@ -237,7 +239,8 @@ class Soak:
             self._seen(identity, run_id).last_s = time.time()
 
     def _seen(self, identity: tuple[int, str], run_id: str) -> Try:
-        return self.tries.setdefault(identity, Try(identity[0], run_id, time.time(), time.time()))
+        born_s = self.booted_s + int(identity[1]) / TICKS_A_SECOND
+        return self.tries.setdefault(identity, Try(identity[0], run_id, born_s, time.time()))
 
     # --- blows ---
 
@@ -321,7 +324,7 @@ class Soak:
         history = sorted((datetime.fromisoformat(one["timestamp"]).timestamp(), one["name"]) for one in states)
         names = [name for _, name in history]
         why = [str(one["message"])[:120] for one in states if one["name"] == "Crashed"]
-        tries = sorted((each for each in self.tries.values() if each.run_id == run_id), key=lambda each: each.first_s)
+        tries = sorted((each for each in self.tries.values() if each.run_id == run_id), key=lambda each: each.born_s)
         told = f"{kind} {run_id}: {' > '.join(names)} {why}, processes {[each.pid for each in tries]}"
         self.result.states[names[-1]] += 1
         hits = sum(each.was_hit for each in tries) + self._hit_while_taken(kind, history)
@@ -331,9 +334,9 @@ class Soak:
             wrong["false crashes"].append(f"{told}; hit {hits} times")
         if "Completed" in names:
             done_s = history[names.index("Completed")][0]
-            if names[-1] != "Completed" or any(each.first_s > done_s + 1 for each in tries):
+            if names[-1] != "Completed" or any(each.born_s > done_s + 1 for each in tries):
                 wrong["reruns of finished runs"].append(told)
-        if any(one.last_s > other.first_s + 1 for one, other in itertools.pairwise(tries)):
+        if any(one.last_s > other.born_s + 1 for one, other in itertools.pairwise(tries)):
             wrong["two processes at one run"].append(told)
         if names[-1] not in FINAL:
             wrong["runs without an end"].append(told)

@@ -224,7 +224,8 @@ BESIDE = tuple(
         rf"@(?:tcp\(|unix\(|[\w.-]{{1,200}}(?::\d{{1,5}})?/)",
         rf"\b(?:redis-cli|mysql|mysqldump|mysqladmin|mariadb)[ \t](?:[^\n]{{0,200}}[ \t])?"
         rf"-(?:a[ \t]{{1,3}}|p)(?P<secret>{NO_VALUE}{RANDOM}[^\s\"']{{8,400}})",
-        rf"\blogin\s{{1,40}}\S{{1,200}}\s{{1,40}}password\s{{1,40}}(?P<secret>{NO_VALUE}[^\s\"']{{3,400}})",  # netrc
+        rf"\blogin[\s+-]{{1,40}}\S{{1,200}}[\s+-]{{1,40}}password[\s+-]{{1,40}}"  # netrc, also as lines of a patch
+        rf"(?P<secret>{NO_VALUE}[^\s\"']{{3,400}})",
         rf"(?<![\w.-])[\w.*-]{{1,100}}:(?:\d{{2,5}}|\*):[\w*-]{{1,60}}:[\w.-]{{1,60}}:"
         rf"(?P<secret>{NO_VALUE}{RANDOM}[^\s:\"']{{8,400}})",  # pgpass
         rf"\bsshpass[ \t]{{1,3}}-p[ \t]{{0,3}}(?:{QUOTE})?(?P<secret>{NO_VALUE}[^\s\"']{{3,400}})",
@@ -275,7 +276,7 @@ SHAPES = (
 # What the API refuses in a form's text, in words that JSON schema has: the shapes that a pattern alone can tell
 FORM_NAMED = (
     rf"(?:{_any_case(STRONG)}|[A-Z0-9]_(?:{VARIABLE.upper()}))"
-    r"[\"']?[ \t]{0,3}[=:][ \t]{0,3}[\"']?[^\s\"'{<$%*.]{3}"
+    r"[\"']?[ \t]{0,3}[=:][ \t]{0,3}(?:b?[\"'])?[^\s\"'{<$%*.]{3}"
 )
 FORM_PATTERN = "|".join(
     FORM_NAMED if shape.pattern is NAMED else re.sub(r"\(\?P<\w+>", "(?:", shape.pattern.pattern) for shape in SHAPES

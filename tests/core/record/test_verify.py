@@ -338,4 +338,4 @@ def test_verifying_loads_neither_torch_nor_prefect(bundle: Path) -> None:
 
 def test_the_json_of_a_bundle_is_for_people_too(bundle: Path) -> None:
     record = json.loads((bundle / "record.json").read_text())
-    assert set(record) == {"format", "description", "target_bits_per_byte", "claims", "files", "seal"}
+    assert set(record) == {"format", "rules", "description", "target_bits_per_byte", "claims", "files", "seal"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_core.base.errors import CorruptError, MissingError
+from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
 from nanochat_core.store import Artifact
 
 FILES = {"a.bin": b"A" * 5000, "sub/b.bin": b"B" * 5000}
@@ -148,7 +148,7 @@ def test_a_manifest_of_a_later_version_asks_for_an_update(memory_bench):
     from nanochat_core.store.manifest import seal_json
 
     del fields["seal"]
-    with pytest.raises(MissingError) as caught:
+    with pytest.raises(ConfigError, match="newer release") as caught:
         Artifact.from_json(seal_json({**fields, "format": 2}), where="m")
     assert "update" in caught.value.hint
 

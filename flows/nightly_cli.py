@@ -229,10 +229,12 @@ def bisect(
 def _answer(found: "Found") -> str:
     if not found.culprits:
         return f"no change made it worse ({found.probability:.0%}): the red night was chance, or the machine's"
-    told = " or ".join(found.culprits)
     if found.is_decided:
+        told = " or ".join(found.culprits)
         return f"first bad commit: {told} ({found.probability:.0%}, {found.num_trained} trainings)"
-    return f"not decided after {found.num_trained} trainings; {found.probability:.0%} that it is {told}, or none"
+    more = f" or {len(found.culprits) - 3} more" if len(found.culprits) > 3 else ""
+    told = " or ".join(commit[:12] for commit in found.culprits[:3]) + more + (" or none" if found.may_be_none else "")
+    return f"not decided after {found.num_trained} trainings; {found.probability:.0%} that it is {told}"
 
 
 @nightly_app.command()

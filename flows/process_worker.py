@@ -9,7 +9,9 @@ submitted, because the server was away for a moment, goes back to be taken again
 
 import contextlib
 import warnings
+from collections import Counter
 from typing import Any
+from uuid import UUID
 
 from httpx import HTTPError
 from prefect.client.orchestration import PrefectClient
@@ -30,6 +32,10 @@ with warnings.catch_warnings():
         """Of pools of the type process."""
 
         type = "process"
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._times_back: Counter[UUID] = Counter()
 
         async def run(self, flow_run: FlowRun, configuration: Any, task_status: Any = None) -> Any:
             """Run the engine with this Python where the pool names no other command."""
@@ -59,9 +65,8 @@ with warnings.catch_warnings():
             return False
 
         def _may_go_back(self, flow_run: FlowRun) -> bool:
-            times = self.__dict__.setdefault("_gone_back", {})
-            times[flow_run.id] = times.get(flow_run.id, 0) + 1
-            return bool(times[flow_run.id] <= BEGIN_AGAIN)
+            self._times_back[flow_run.id] += 1
+            return self._times_back[flow_run.id] <= BEGIN_AGAIN
 
 
 if __name__ == "__main__":

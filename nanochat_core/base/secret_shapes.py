@@ -211,6 +211,9 @@ def _is_random(value: str) -> bool:
 # Names whose value comes after something else than a sign: an option, a tag, a comma, a word
 TELLING = rf"(?:[\w.-]{{0,40}}?(?:{_any_case(STRONG)})|[A-Z0-9_]{{1,40}}_(?:{VARIABLE.upper()}))"
 QUOTE = r"\\{0,3}[\"']"
+GAP = (
+    r"(?:[ \t]|\r?\n[+-]?){1,40}"  # blanks and lines, also those of a patch; no sign but at a line's beginning: linear
+)
 BESIDE = tuple(
     Shape("a secret with its name", re.compile(pattern))
     for pattern in (
@@ -224,7 +227,7 @@ BESIDE = tuple(
         rf"@(?:tcp\(|unix\(|[\w.-]{{1,200}}(?::\d{{1,5}})?/)",
         rf"\b(?:redis-cli|mysql|mysqldump|mysqladmin|mariadb)[ \t](?:[^\n]{{0,200}}[ \t])?"
         rf"-(?:a[ \t]{{1,3}}|p)(?P<secret>{NO_VALUE}{RANDOM}[^\s\"']{{8,400}})",
-        rf"\blogin[\s+-]{{1,40}}\S{{1,200}}[\s+-]{{1,40}}password[\s+-]{{1,40}}"  # netrc, also as lines of a patch
+        rf"\blogin{GAP}\S{{1,200}}{GAP}password{GAP}"  # netrc
         rf"(?P<secret>{NO_VALUE}[^\s\"']{{3,400}})",
         rf"(?<![\w.-])[\w.*-]{{1,100}}:(?:\d{{2,5}}|\*):[\w*-]{{1,60}}:[\w.-]{{1,60}}:"
         rf"(?P<secret>{NO_VALUE}{RANDOM}[^\s:\"']{{8,400}})",  # pgpass

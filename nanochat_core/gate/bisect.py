@@ -79,6 +79,8 @@ class Found:
     """The commit that made it worse; several where it is one of them; none where nothing did."""
     probability: float
     """Of that answer."""
+    may_be_none: bool
+    """Whether "none of them" is among what it may be."""
     num_trained: int
     is_decided: bool
     log: list[Tried]
@@ -144,6 +146,7 @@ class Search:
         return Found(
             culprits=places,
             probability=float(sum(chances[number - 1] for number in likeliest)),
+            may_be_none=0 in likeliest,
             num_trained=self.trained.total(),
             is_decided=is_decided,
             log=[self._tried(posterior, number) for number in range(len(self.versions))],

@@ -127,8 +127,8 @@ def _state(metric: Metric, run: NightRun, effects: list[float], last: list[float
     is_machine_ours = str(run.conditions.get("device")) != "cpu"
     if metric.fail is not None:
         if metric.kind == "speed":
-            limit = max(metric.fail * base, _quantile(level) * level.standard_error(1))
-            if is_machine_ours and last and min(effect, fmean(last)) > limit:
+            both = min(effect, fmean(last)) if last else 0.0  # tonight's and the last night's, the better of them
+            if is_machine_ours and both > metric.fail * base and rule.tail(level, both, 1) < SPEED_TAIL:
                 return "fail"
         elif min(effects) > max(metric.fail * base, FAIL_SD * level.scale):
             return "fail"
@@ -138,16 +138,6 @@ def _state(metric: Metric, run: NightRun, effects: list[float], last: list[float
     if -effect > max(metric.suspect * base, SUSPECT_SD * level.scale):
         return "suspect"
     return "better" if -effect > warned else "ok"
-
-
-def _quantile(level: Level) -> float:
-    """t with P(T > t) = `SPEED_TAIL`, by bisection."""
-    low, high = 0.0, 1e4
-    unit = Level(location=0.0, scale=1.0, num_runs=1, degrees=level.degrees)
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rule.tail(unit, middle, 1) > SPEED_TAIL else (low, middle)
-    return high
 
 
 def _alike(run: NightRun, runs: Sequence[NightRun]) -> list[NightRun]:

@@ -14,7 +14,7 @@ this depth are known to scatter. All shapes and thresholds are by simulation: be
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 
 CUT = 8.0  # by simulation: at 3.5 a small baseline loses good runs and looks calmer than it is
@@ -132,7 +132,7 @@ def estimate_level(
     level = Level(location=location, scale=scale, num_runs=len(newest), degrees=degrees, share=share, carry=carry)
     between = share * level.inflation / len(parts[-1])
     error = scale * math.sqrt(between + (1 - share) / len(newest))
-    return Level(**{**vars(level), "location_error": error})
+    return replace(level, location_error=error)
 
 
 def known_sd_frac(depth: int) -> float:
@@ -178,7 +178,8 @@ def _parts(nights: list[Looks], share: float) -> list[list[Looks]]:
         scale = math.sqrt(sum(squares for squares, _ in spreads) / weight) if weight > 0 else 0.0
         error = scale * math.sqrt(sum(_mean_variance(part, share) for part in (before, after)))
         means = [fmean(value for night in part for value in night.values) for part in (before, after)]
-        moved = abs(means[1] - means[0]) / error if error > 0 else math.inf * (means[0] != means[1] or 0)
+        apart = abs(means[1] - means[0])
+        moved = apart / error if error > 0 else math.inf if apart else 0.0
         few = 1 + 4 / degrees  # Student's t has heavier tails where little is known
         if moved > best * few:
             best, cut = moved / few, place

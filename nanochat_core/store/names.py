@@ -27,6 +27,7 @@ class Ref:
     step: str
     fingerprint: str
     digest: str
+    """Of the result without its logs: the same weights, made anew, are what was named; older refs: of everything."""
     set_at: str
     expires: bool = False
     """Set by a run as it ended: an older one goes when gc takes the artifact."""
@@ -65,7 +66,7 @@ class Names:
     def set_ref(self, name: str, version: str, artifact: Artifact, *, expires: bool) -> Ref:
         ref = Ref(
             name=name, version=version, step=artifact.step, fingerprint=artifact.fingerprint,
-            digest=artifact.digest, set_at=_now(), expires=expires,
+            digest=artifact.result_digest, set_at=_now(), expires=expires,
         )  # fmt: skip
         self._files.write(ref_key(name, version), seal_json(asdict(ref)))
         return ref

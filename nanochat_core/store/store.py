@@ -275,10 +275,10 @@ class Store:
                 f"the ref {ref.name} {ref.version} means {ref.step} {ref.fingerprint[:12]}, which is gone or damaged",
                 hint="run the step again, or set the ref to another artifact",
             )
-        if artifact.digest != ref.digest:
+        if ref.digest not in (artifact.result_digest, artifact.digest):
             raise CorruptError(
                 f"the ref {ref.name} {ref.version} was set to content {ref.digest[:12]}, and {ref.step} "
-                f"{ref.fingerprint[:12]} now has {artifact.digest[:12]}",
+                f"{ref.fingerprint[:12]} now has {artifact.result_digest[:12]}",
                 hint="the step was made anew since: set the ref again if that is what you want",
             )
         return artifact

@@ -8,6 +8,7 @@ many are damaged at once and the run is repeated: it must end with the digests t
 import hashlib
 import random
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,11 @@ def finished(prepared_module: Path, small_corpus: Path) -> Path:
 class Truth:
     """What a whole store says, to compare with what it says when something is damaged."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, run: Collection[Ref] | None = None) -> None:
+        """Of the artifacts of a run, or of all."""
         self.home, self.space = home, workspace.current()
-        store = self.space.store
-        self.artifacts = store.artifacts()
+        store, made = self.space.store, {ref.fingerprint for ref in run or ()}
+        self.artifacts = [found for found in store.artifacts() if run is None or found.fingerprint in made]
         self.refs = {(ref.name, ref.version): store.ref(ref.name, ref.version) for ref in store.refs()}
         self.runs = {run_id: store.run(run_id) for run_id in store.runs()}
 
@@ -144,7 +146,10 @@ def digests(refs: list[Ref]) -> dict[str, str]:
 def run_over_damage(
     home: Path, plan: RunPlan, until: str | None, *, share: float, draw: random.Random, folders: tuple[str, ...]
 ) -> Counter[str]:
-    """Damage a share of the objects in ways drawn at random, run again, and compare."""
+    """Damage a share of the objects in ways drawn at random, run again, and compare.
+
+    What no step of the run had to read may stay damaged: later steps than `until`, a report of other times.
+    """
     before = digests(run_until(make, plan, until))
     paths, counts = objects(home / "store", *folders), Counter[str]()
     for path in draw.sample(paths, max(1, round(share * len(paths)))):
@@ -153,8 +158,8 @@ def run_over_damage(
         if path.exists():
             damage(path, kind, [other for other in alike if other.exists()], draw)
             counts[kind] += 1
-    assert digests(run_until(make, plan, until)) == before
-    assert not Truth(home).is_noticed()
+    assert digests(again := run_until(make, plan, until)) == before
+    assert not Truth(home, again).is_noticed()
     return counts
 
 

@@ -198,6 +198,12 @@ def test_a_ref_never_means_other_content_than_it_was_set_to(bench):
         bench.store.ref("baseline")
 
 
+def test_a_ref_means_the_same_result_whatever_its_log_says(bench):
+    bench.store.set_ref("baseline", "v1", bench.publish({"a": b"1", "log/seconds": b"2"}))
+    again = bench.publish({"a": b"1", "log/seconds": b"3"})
+    assert bench.store.ref("baseline") == again
+
+
 def test_run_records_are_kept_by_id(bench):
     bench.store.put_run("run-2", {"steps": [1, 2]})
     bench.store.put_run("run-1", {"steps": []})

@@ -48,6 +48,7 @@ class Player:
         self.folder, self.home, self.is_long = folder, home, is_long
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
+        self.seconds: dict[str, float] = {}
         self._printed = ""
         self._staying: list[subprocess.Popen[bytes]] = []
         self._corpus, self._port, self._program = corpus, free_port(), f"{BIN}/nanochat"
@@ -105,7 +106,7 @@ class Player:
         code = code if block.language == "sh" else f"{sys.executable} - << 'END'\n{code}END\n"
         script = self.folder / f".block-{block.line}"
         script.write_text(f"{PRELUDE}{block.marks.get('before', '')}\n{code}{EPILOGUE}", encoding="utf-8")
-        log = script.with_suffix(".log")
+        log, began = script.with_suffix(".log"), time.monotonic()
         with log.open("wb") as out:
             process = subprocess.Popen(
                 ["bash", str(script)], cwd=self.folder, env=self._environment(block),
@@ -116,6 +117,8 @@ class Player:
             self._wait_for(block, process, log)
         else:
             process.wait(timeout=BLOCK_S)
+        self.seconds[block.place] = time.monotonic() - began
+        print(f"{self.seconds[block.place]:6.0f} s  {block.place}", flush=True)
         self._printed = log.read_text(encoding="utf-8", errors="replace") or "\n"
         wanted = int(block.marks.get("exit", 0))
         if process.poll() not in (None, wanted):

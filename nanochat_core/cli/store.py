@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nanochat_core.base.errors import ConfigError
+from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.cli.output import Json, answer
 
 if TYPE_CHECKING:
@@ -83,7 +83,10 @@ def _cargo(store: "Store", names: list[str]) -> "Cargo":
             meant = [ref for ref in store.refs() if ref.name == name and ref.fingerprint == artifact.fingerprint]
             refs += [(ref.name, ref.version) for ref in meant if ref.version.startswith(version)]
         else:
-            runs.append(resolve_run(store, text))
+            try:
+                runs.append(resolve_run(store, text))
+            except MissingError:
+                raise store.nothing_called(text) from None
     return reached(store, runs=runs, refs=refs)
 
 

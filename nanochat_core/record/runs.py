@@ -3,7 +3,6 @@
 A run is named by its id, by the beginning of it where that is unique, or as `latest`.
 """
 
-import difflib
 import logging
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import config_from_record
 from nanochat_core.record.step_log import FIELDS, read_log
 from nanochat_core.store.manifest import Artifact
+from nanochat_core.store.names import NEAR_SHOWN, nearest
 from nanochat_core.store.provenance import steps_by_code
 from nanochat_core.store.store import Store
 
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 LATEST = "latest"
 SWEEPS = ("miniseries-", "scaling-laws-", "nightly-")  # records that are no run (sweep/finish.py, gate/night.py)
 STAMP = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]+$")  # at the end of an id, in UTC
-NEAR_SHOWN = 5
 
 
 def resolve_run(store: Store, name: str) -> str:
@@ -40,8 +39,8 @@ def resolve_run(store: Store, name: str) -> str:
     if found:
         shown = ", ".join(found[:NEAR_SHOWN]) + (" ..." if len(found) > NEAR_SHOWN else "")
         raise ConfigError(f"{name} is the beginning of {len(found)} runs", hint=f"they are {shown}")
-    near = difflib.get_close_matches(name, ids, n=NEAR_SHOWN, cutoff=0.4) or sorted(ids, key=_stamp)[-NEAR_SHOWN:]
-    raise MissingError(f"there is no run {name} in {store.url}", hint=f"near it: {', '.join(near) or 'none'}")
+    hint = nearest(name, sorted(ids, key=_stamp), what="runs")
+    raise MissingError(f"there is no run {name} in {store.url}", hint=hint)
 
 
 def _stamp(run_id: str) -> str:

@@ -5,6 +5,7 @@ the older ones are there as long as their run is kept; otherwise no artifact of 
 remembers artifacts, not names, so it outlives the ref or the run record that it was made from.
 """
 
+import difflib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from nanochat_core.store.filesystem import Files
 from nanochat_core.store.manifest import Artifact, check_key, open_sealed_json, seal_json
 
 log = logging.getLogger(__name__)
+NEAR_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,15 @@ def pin_key(target: str) -> str:
     if separator:
         return f"pins/refs/{check_key(name, what='ref')}/{check_key(version, what='version')}.json"
     return f"pins/runs/{check_key(name, what='run')}.json"
+
+
+def nearest(name: str, known: Sequence[str], *, what: str) -> str:
+    """What to type instead of a name that is not there, of those `known` (oldest first)."""
+    if not known:
+        return f"this store has no {what} yet: `nanochat run tiny` makes some, NANOCHAT_STORE names another store"
+    near = difflib.get_close_matches(name, known, n=NEAR_SHOWN, cutoff=0.4)
+    shown = ", ".join(near or known[-NEAR_SHOWN:])
+    return f"{what} like it: {shown}" if near else f"of {len(known)} {what} the newest: {shown}"
 
 
 class Names:

@@ -145,3 +145,19 @@ def test_the_verb_says_what_went_and_refuses_what_it_cannot_mean(
     assert "went: 1 artifacts, 1 files" in again.output
     for arguments in (["--to", target], ["--all"], ["tiny-base", "--all", "--to", target], ["gone", "--to", target]):
         assert CliRunner().invoke(app, ["store", "copy", *arguments]).exit_code in (2, 3)
+
+
+def test_what_is_not_there_is_refused_with_what_may_be_meant(
+    source: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "h"))
+
+    def hint(*arguments: str) -> str:
+        return (
+            CliRunner().invoke(app, ["store", "copy", *arguments, "--to", str(tmp_path / "t")]).stderr.splitlines()[1]
+        )
+
+    assert f"{RUN}" in hint("tiny-20270101", "--store", source.url)
+    assert "tiny-base@" in hint("tiny-bass", "--store", source.url)
+    assert "newest: " in hint("zzz", "--store", source.url)
+    assert "NANOCHAT_STORE names another" in hint("latest", "--store", str(tmp_path / "empty"))

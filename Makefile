@@ -19,7 +19,7 @@ endif
 # what is added to the command of `make speedrun`: ARGS="--set sft.epochs=2"
 ARGS ?=
 
-.PHONY: another-torch help up down speedrun setup dev check format test test-fast docs site references faults soak matrix newest gpu-check bill audit lock clean
+.PHONY: another-torch help up down speedrun setup dev check format test test-fast docs site pictures references faults soak matrix newest gpu-check bill audit lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -85,6 +85,9 @@ docs: $(VENV)/.dev ## Run every block of README and docs, and count what ran; ha
 
 site: ## The documents as a site in build/site, search included; it loads nothing from elsewhere
 	@infra/site.sh $(PYTHON)
+
+pictures: $(VENV)/.dev ## Take the pictures of docs/images anew, in Chromium: report and chat of this home's newest run, and Prefect's pages
+	@PYTHONPATH=tests $(BIN)/python tests/browser/pictures.py $(if $(OUT),--out $(OUT))
 
 references: $(VENV)/.dev ## Write docs/settings.md, commands.md and the tables of reference.md from the code
 	@$(BIN)/python tests/docs/references.py

@@ -17,6 +17,13 @@ GROUP = 'ancestor::div[contains(concat(" ", @class, " "), " group ")][1]'
 SETTLE_S = 1.5  # the graph of a run is drawn on a canvas, which tells nobody when it is done
 
 
+def with_few_colours(path: Path) -> None:
+    """Enough for a page, and a third of the bytes."""
+    with Image.open(path) as image:
+        small = image.convert("RGB").quantize(128)
+    small.save(path, optimize=True)
+
+
 class PrefectPage:
     """A browser's page on a Prefect server; `shots` is where pictures go."""
 
@@ -46,9 +53,7 @@ class PrefectPage:
         self.page.wait_for_timeout(SETTLE_S * 1000)
         path = self.shots / f"{name}.png"
         self.page.screenshot(path=path, full_page=full_page)
-        with Image.open(path) as image:  # few colours are enough for a page, and a third of the bytes
-            small = image.convert("RGB").quantize(128)
-        small.save(path, optimize=True)
+        with_few_colours(path)
 
     def open_form(self, deployment: str) -> None:
         """From the list of deployments to the form of one, as people get there."""

@@ -1,7 +1,7 @@
 """The walk of somebody who has never seen this project: the form, a run, its progress, a kill, a retry, the results.
 
 Everything by the mouse, on the server that `nanochat up --local` starts. The tests go in order. Pictures are kept where
-NANOCHAT_UI_SHOTS says: `NANOCHAT_UI_SHOTS=docs/images pytest -m torture tests/browser` renews those of docs/team.md.
+NANOCHAT_UI_SHOTS says; `make pictures` renews those of docs/team.md by it.
 """
 
 import re

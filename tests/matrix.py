@@ -7,7 +7,7 @@ the oldest Python two more, with the oldest torch that pyproject.toml allows and
 kept for the next time. In each the tests of a part run; then a small training is killed with -9 twice on the way and
 gone on with, by the same Python and by the oldest one and this one in turn over one store, and its digests are compared
 with those of an unbroken run. Tests of the store say what was tried of file systems and S3 servers. The results go to
-nanochat_core/cli/tried.json, which `nanochat doctor` reads, and as a table into README.md; what is not tried now stays.
+nanochat_core/cli/tried.json, which `nanochat doctor` reads, and as a table into docs/tried.md; what is not tried stays.
 Nothing but the standard library is used here. Exits with 1 when something failed.
 """
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-TRIED, README = ROOT / "nanochat_core/cli/tried.json", ROOT / "README.md"
+TRIED, PAGE = ROOT / "nanochat_core/cli/tried.json", ROOT / "docs/tried.md"
 BEGIN, END = "<!-- matrix -->", "<!-- end of matrix -->"
 OLDEST_PYTHON = (3, 11)
 PARTS = {
@@ -65,7 +65,7 @@ def main() -> int:
         try_row(environment, environments[0], parts, is_oldest=number == 0)
     tried = load()
     print(table(tried))
-    write_readme(tried)
+    write_page(tried)
     return int(any(is_bad(cell) for row in tried["rows"] for cell in row["parts"].values()))
 
 
@@ -327,10 +327,10 @@ def table(tried: dict[str, Any]) -> str:
     return "\n".join(lines) + (f"\n\nThe store's tests: {', '.join(store)}." if store else "")
 
 
-def write_readme(tried: dict[str, Any]) -> None:
-    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    assert END in rest, f"README.md has no {BEGIN} and {END}"
-    README.write_text(f"{before}{BEGIN}\n{table(tried)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+def write_page(tried: dict[str, Any]) -> None:
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    assert END in rest, f"docs/tried.md has no {BEGIN} and {END}"
+    PAGE.write_text(f"{before}{BEGIN}\n{table(tried)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ def _cargo(store: "Store", names: list[str]) -> "Cargo":
     """What was typed: a name of an artifact where there is one, else a run."""
     from nanochat_core.record.runs import resolve_run
     from nanochat_core.store.copy import reached
+    from nanochat_core.store.names import absent, labels
 
     runs, refs, known = [], [], {ref.name for ref in store.refs()}
     for text in names:
@@ -86,7 +87,8 @@ def _cargo(store: "Store", names: list[str]) -> "Cargo":
             try:
                 runs.append(resolve_run(store, text))
             except MissingError:
-                raise store.nothing_called(text) from None
+                names = [*store.runs(), *labels(store.refs())]
+                raise absent(text, names, url=store.url, kinds=["run", "ref"]) from None
     return reached(store, runs=runs, refs=refs)
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat_core.accounting.clock import Clock, read_clock
-from nanochat_core.base.errors import ConfigError, CorruptError, MissingError
+from nanochat_core.base.errors import ConfigError, CorruptError
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import config_from_record
 from nanochat_core.record.step_log import FIELDS, read_log
 from nanochat_core.store.manifest import Artifact
-from nanochat_core.store.names import NEAR_SHOWN, nearest
+from nanochat_core.store.names import NEAR_SHOWN, absent
 from nanochat_core.store.provenance import steps_by_code
 from nanochat_core.store.store import Store
 
@@ -39,8 +39,7 @@ def resolve_run(store: Store, name: str) -> str:
     if found:
         shown = ", ".join(found[:NEAR_SHOWN]) + (" ..." if len(found) > NEAR_SHOWN else "")
         raise ConfigError(f"{name} is the beginning of {len(found)} runs", hint=f"they are {shown}")
-    hint = nearest(name, sorted(ids, key=_stamp), what="runs")
-    raise MissingError(f"there is no run {name} in {store.url}", hint=hint)
+    raise absent(name, sorted(ids, key=_stamp), url=store.url, kinds=["run"])
 
 
 def _stamp(run_id: str) -> str:

@@ -59,13 +59,20 @@ def pin_key(target: str) -> str:
     return f"pins/runs/{check_key(name, what='run')}.json"
 
 
-def nearest(name: str, known: Sequence[str], *, what: str) -> str:
-    """What to type instead of a name that is not there, of those `known` (oldest first)."""
-    if not known:
-        return f"this store has no {what} yet: `nanochat run tiny` makes some, NANOCHAT_STORE names another store"
+def absent(name: str, known: Sequence[str], *, url: str, kinds: Sequence[str]) -> MissingError:
+    """For a name that is not there: what to type instead, of those `known` (oldest first). `kinds`: run, ref."""
+    plural = " and ".join(f"{kind}s" for kind in kinds)
     near = difflib.get_close_matches(name, known, n=NEAR_SHOWN, cutoff=0.4)
     shown = ", ".join(near or known[-NEAR_SHOWN:])
-    return f"{what} like it: {shown}" if near else f"of {len(known)} {what} the newest: {shown}"
+    hint = f"{plural} like it: {shown}" if near else f"of {len(known)} {plural} the newest: {shown}"
+    if not known:
+        hint = f"this store has no {plural} yet: `nanochat run tiny` makes some, NANOCHAT_STORE names another store"
+    return MissingError(f"there is no {' and no '.join(kinds)} {name} in {url}", hint=hint)
+
+
+def labels(refs: Sequence[Ref]) -> list[str]:
+    """NAME@VERSION of each, the newest last."""
+    return [f"{ref.name}@{ref.version}" for ref in sorted(refs, key=lambda ref: ref.set_at)]
 
 
 class Names:

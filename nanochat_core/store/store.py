@@ -22,7 +22,7 @@ from nanochat_core.store.filesystem import Files, open_files, scratch_file, swee
 from nanochat_core.store.intent import spare
 from nanochat_core.store.lease import TTL_S, Claim, Lease, LeaseBook, LeaseLostError, acquire
 from nanochat_core.store.manifest import Artifact, FileEntry, check_key, open_sealed_json, seal_json
-from nanochat_core.store.names import Names, Pin, Ref, nearest
+from nanochat_core.store.names import Names, Pin, Ref, absent, labels
 from nanochat_core.store.parallel import in_parallel
 from nanochat_core.store.partial import Partial, list_files, partial_root
 from nanochat_core.store.views import Views
@@ -262,9 +262,7 @@ class Store:
         found = self._names.find(name, version)
         if found is None:
             asked = f"{name}@{version}" if version else name
-            raise MissingError(
-                f"there is no ref {asked} in {self.url}", hint=nearest(asked, self.ref_names(), what="refs")
-            )
+            raise absent(asked, labels(self.refs()), url=self.url, kinds=["ref"])
         return self._resolve(found)
 
     def _resolve(self, ref: Ref) -> Artifact:
@@ -286,16 +284,6 @@ class Store:
         """Every readable ref, by name and then by age."""
         return self._names.refs()
 
-    def ref_names(self) -> list[str]:
-        """NAME@VERSION of each, the newest last."""
-        return [f"{ref.name}@{ref.version}" for ref in sorted(self.refs(), key=lambda ref: ref.set_at)]
-
-    def nothing_called(self, target: str) -> MissingError:
-        """For a word that may be a run or a ref, and is neither."""
-        known = [*self.runs(), *self.ref_names()]
-        hint = nearest(target, known, what="runs and refs")
-        return MissingError(f"there is no run and no ref {target} in {self.url}", hint=hint)
-
     def remove_ref(self, name: str, version: str | None = None) -> list[Ref]:
         """Forget a name, or one version of it; the refs that are gone. The artifacts stay until gc."""
         gone = [ref for ref in self.refs() if ref.name == name and version in (None, ref.version)]
@@ -309,7 +297,7 @@ class Store:
             name, _, version = target.partition("@")
             ref = self._names.find(name, version or None)
             if ref is None:
-                raise self.nothing_called(target)
+                raise absent(target, [*self.runs(), *labels(self.refs())], url=self.url, kinds=["run", "ref"])
             self._resolve(ref)
             target, artifacts = f"{ref.name}@{ref.version}", [(ref.step, ref.fingerprint)]
         pin = self._names.add_pin(target, artifacts)
@@ -377,8 +365,7 @@ class Store:
         key = run_key(run_id)
         content = self._files.read(key)
         if content is None:
-            hint = nearest(run_id, self.runs(), what="runs")
-            raise MissingError(f"there is no run {run_id} in {self.url}", hint=hint)
+            raise absent(run_id, self.runs(), url=self.url, kinds=["run"])
         fields = open_sealed_json(content, where=key)
         if fields.get("run_id") != run_id or not isinstance(fields.get("record"), dict):
             raise CorruptError(f"{key} is the record of {fields.get('run_id')!r}", hint="remove the file")

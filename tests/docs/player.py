@@ -2,6 +2,7 @@
 
 Each block is a shell of its own that begins with the variables and the folder in which the one before ended. `nanochat`
 and `./nanochat` are this checkout's, with what `args` adds; `make` is the checkout's too, and hands them on as ARGS.
+README's runs are Prefect's; those of the other documents leave it out, which takes half of the time.
 """
 
 import os
@@ -21,13 +22,13 @@ from flow_runs import free_port
 BLOCK_S, STOP_S = 1800, 300  # on a machine that is busy with other things
 BIN = Path(sys.executable).parent
 PRELUDE = f"""set -eo pipefail
-nanochat() {{ $NANOCHAT "$@" $ARGS; }}
+nanochat() {{ local plain=; [ "$1" != run ] || plain=$PLAIN; $NANOCHAT "$@" $plain $ARGS; }}
 make() {{ command make -C {ROOT} "$@"; }}
 export -f nanochat make
 [ ! -f "$STATE" ] || . "$STATE"
 cd "$(cat "$STATE.folder" 2> /dev/null || pwd)"
 """
-EPILOGUE = 'declare -px | grep -vE " (ARGS|STATE|NANOCHAT)=" > "$STATE"; pwd > "$STATE.folder"\n'
+EPILOGUE = 'declare -px | grep -vE " (ARGS|STATE|NANOCHAT|PLAIN)=" > "$STATE"; pwd > "$STATE.folder"\n'
 
 
 def _cpu_s() -> float:
@@ -60,6 +61,7 @@ class Player:
         self._staying: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._corpus, self._port, self._program = corpus, free_port(), f"{BIN}/nanochat"
         self._path = f"{BIN}:{os.environ['PATH']}" if is_active else os.environ["PATH"]
+        self._plain = "--no-prefect" if is_active else ""
         for path in ROOT.iterdir():
             if path.name not in (".git", "nanochat"):
                 (folder / path.name).symlink_to(path)
@@ -81,6 +83,8 @@ class Player:
     def close(self) -> None:
         """Stop what stays, the shells and what they started: each ends when it is told to."""
         for place, process in self._staying:
+            if process.poll() is not None:
+                continue
             os.killpg(process.pid, signal.SIGTERM)
             if not _has_ended(process):
                 self.failures.append(f"{place}: goes on after SIGTERM")
@@ -160,5 +164,6 @@ class Player:
             "COLUMNS": "80",
             "STATE": str(self.folder / ".state"),
             "NANOCHAT": self._program,
+            "PLAIN": self._plain,
             "ARGS": args.replace("$MICRO", micro).replace("$SMALL", small),
         }

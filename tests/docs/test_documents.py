@@ -61,6 +61,7 @@ def test_the_readme_is_true(readme: tuple[Path, list[str]]) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if of(name)])
 def test_a_document_is_true(document: str, readme: tuple[Path, list[str]], tmp_path: Path, small_corpus: Path) -> None:
+    assert not readme[1], "the README's blocks failed: there are no models to go on with"
     home, folder = tmp_path / "home", tmp_path / "here"
     shutil.copytree(readme[0], home, symlinks=True)
     folder.mkdir()
@@ -89,6 +90,7 @@ def test_what_drifts_is_seen() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_what_a_run_leaves_is_in_the_reference(readme: tuple[Path, list[str]]) -> None:
+    assert not readme[1], "the README's blocks failed"
     page, home = (ROOT / "docs/reference.md").read_text(encoding="utf-8"), readme[0] / ".nanochat"
     left = [re.sub(r"-\d+\.\d+\.\d+", "-<version>", path.name) for path in home.iterdir()]
     assert [name for name in left if f"`{name}/" not in page and f"`{name}`" not in page] == []

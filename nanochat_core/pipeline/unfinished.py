@@ -173,50 +173,64 @@ def begin(partial: Partial, key: StepKey) -> None:
 
 
 def take(space: Workspace, found: Earlier, key: StepKey, partial: Partial, work: Path) -> None:
-    """Copy what stands of `found` to where the training of `key` keeps its own; what it had itself is less, and goes.
+    """Copy what stands of `found` to where the training of `key` keeps its own, then let go of what that had: less.
 
-    CorruptError where none of the checkpoints can be copied.
+    Killed at any moment it leaves the one or the other, and a record that fits both. CorruptError where none of the
+    checkpoints can be copied.
     """
     old = space.store.partial(found.step, found.fingerprint)
-    partial.clear()
-    for name in (CHECKPOINTS, TIMESHEETS):
-        shutil.rmtree(work / name, ignore_errors=True)
     begin(partial, key)
     folder = partial.folder or work / CHECKPOINTS
     partial.make_folder(folder)
-    copied = [name for name in old.matching(CHECKPOINT) if _copy(old, name, folder / name)]
+    copied = [name for name in old.matching(CHECKPOINT) if _copy(old, name, _taken(folder, name))]
     if not copied:
         raise CorruptError(
             f"the checkpoints of {found.step} {found.fingerprint[:12]} cannot be read",
             hint="run without --accept-drift: it begins anew",
         )
-    _copy_timesheet(space, found, old, work / TIMESHEETS)
-    starts = [line["time_s"] for line in read_records(folder / copied[-1] / RECORDS_NAME) if line["event"] == "start"]
-    before = (old.record(ORIGIN) or {"codes": []})["codes"]
+    log = read_records(_taken(folder, copied[-1]) / RECORDS_NAME)
     made = {
         "fingerprint": found.fingerprint, "code": found.code, "packages": found.packages, **found.source,
-        "differs": list(found.differs), "starts": starts,
+        "differs": list(found.differs), "starts": [line["time_s"] for line in log if line["event"] == "start"],
     }  # fmt: skip
-    partial.put_record(ORIGIN, {"codes": [*before, made]})
+    codes = [*(old.record(ORIGIN) or {"codes": []})["codes"], made]
+    own = (partial.record(ORIGIN) or {"codes": []})["codes"]
+    partial.put_record(ORIGIN, {"codes": [*(each for each in own if each not in codes), *codes]})
+    _copy_timesheet(space, found, old, work / TIMESHEETS)
+    for name in reversed(copied):  # the newest first: from then on it is what the training goes on from
+        _drop(partial, folder, name)
+        files.move(_taken(folder, name), folder / name)
+    for name in {*partial.matching(CHECKPOINT), *(path.name for path in folder.glob(CHECKPOINT))} - {*copied}:
+        _drop(partial, folder, name)
+
+
+def _taken(folder: Path, name: str) -> Path:
+    """Where a checkpoint lies until all are copied; the trainer clears away what a kill leaves of it."""
+    return folder / f"{name}.tmp-taken"
+
+
+def _drop(partial: Partial, folder: Path, name: str) -> None:
+    """A checkpoint of less steps, here and in the store."""
+    partial.remove(name)
+    shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _copy(old: Partial, name: str, target: Path) -> bool:
     """One checkpoint; whether it is whole is looked at when it is loaded, as ever."""
+    shutil.rmtree(target, ignore_errors=True)
     if old.folder is None:
         return old.get_folder(name, target)
-    part = target.with_name(f"{name}.tmp-taken")  # the trainer clears away what a kill leaves of it
-    shutil.rmtree(part, ignore_errors=True)
     try:
-        shutil.copytree(old.folder / name, part, copy_function=files.link_or_copy)
-        files.move(part, target)
+        shutil.copytree(old.folder / name, target, copy_function=files.link_or_copy)
     except (FileNotFoundError, shutil.Error):
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
         return False
     return True
 
 
 def _copy_timesheet(space: Workspace, found: Earlier, old: Partial, target: Path) -> None:
     """What the earlier attempts cost counts on: in the report, and for a budget."""
+    shutil.rmtree(target, ignore_errors=True)
     here = space.home / "work" / f"{found.step}-{found.fingerprint[:16]}" / TIMESHEETS
     if here.is_dir():
         shutil.copytree(here, target)

@@ -1,6 +1,6 @@
 """TensorBoard events of a training, written by its supervisor from the same records that metrics.jsonl holds.
 
-    tensorboard --logdir ~/.nanochat/work
+    nanochat curves
 
 tensorboard's own writer is used without torch, so following a run does not load it. A resumed attempt replays the
 records of the earlier ones; the folder is started anew for each attempt, so every step is there once.

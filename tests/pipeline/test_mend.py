@@ -1,5 +1,6 @@
 """A training that a fault in the code ended goes on after the line is mended, where somebody says so."""
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,63 @@ def test_what_is_taken_is_a_copy_and_says_which_code_made_which_steps(tmp_path: 
     (out / "log/metrics.jsonl").write_text(lines[0].replace("1.5", "7.5"))
     assert unfinished.history(partials[2], out, keys[2]) == {}, "it began at 0 after all"
     assert unfinished.history(partials[0], out, keys[0]) == {}
+
+
+class Killed(BaseException):
+    """As a kill: nobody catches it."""
+
+
+@pytest.mark.usefixtures("store")
+def test_killed_at_any_moment_of_the_copy_it_leaves_the_one_or_the_other_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = workspace.current()
+    old = key_of(OLD)
+    for step in (30, 34):
+        left(old, step, scratch=tmp_path)
+    of_files = [(unfinished.files, "move"), (unfinished.shutil, "rmtree"), (unfinished.shutil, "copytree")]
+    places = [*of_files, (Partial, "put_record"), (Partial, "remove"), (Partial, "get_folder")]
+    after, seen = 0, set[int]()
+    while True:
+        mended = key_of({"loop": "1", "after": str(after)})
+        partial, work = partial_of(mended), tmp_path / f"work-{after}"
+        left(mended, 30, starts=(9.5,), scratch=tmp_path)
+        found = unfinished.earlier(PRETRAIN, mended)
+        assert found is not None
+        left_calls = [after]
+
+        def counted(call: Any, left_calls: list[int] = left_calls) -> Any:
+            def one(*arguments: Any, **options: Any) -> Any:
+                left_calls[0] -= 1
+                if left_calls[0] < 0:
+                    raise Killed
+                return call(*arguments, **options)
+
+            return one
+
+        with monkeypatch.context() as patch:
+            for owner, name in places:
+                patch.setattr(owner, name, counted(getattr(owner, name)))
+            with contextlib.suppress(Killed):
+                unfinished.take(space, found, mended, partial, work)
+        is_over = left_calls[0] >= 0
+        here = partial.folder or work / unfinished.CHECKPOINTS
+        steps = {int(path.name[5:]) for path in here.glob("step-????????") if (path / "state.json").is_file()}
+        steps |= {int(name[5:]) for name in partial.matching("step-????????")}
+        assert steps, f"nothing is left after {after} calls"
+        seen.add(max(steps))
+        if again := unfinished.earlier(PRETRAIN, mended):
+            unfinished.take(space, again, mended, partial, work)
+        assert (here / "step-00000034/state.json").is_file()
+        origin = partial.record(unfinished.ORIGIN)
+        assert origin is not None
+        assert [each["fingerprint"] for each in origin["codes"]] == [old.fingerprint]
+        partial.clear()  # it would be an earlier one of the next
+        if is_over:
+            break
+        after += 1
+    assert seen == {30, 34}
+    assert after > 4
 
 
 def test_what_cannot_be_copied_is_an_error_that_says_what_to_do(home: Path, tmp_path: Path) -> None:

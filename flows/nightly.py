@@ -40,6 +40,7 @@ def nightly(
     seeds: int = 1,
     max_cost_usd: float | None = None,
     placement: Placement = "inline",
+    full: bool = False,
 ) -> FinishedNight:
     """Train the preset's base model with a new seed and judge it.
 
@@ -50,13 +51,14 @@ def nightly(
         max_cost_usd: Refuse to start when the plan of one training costs more than this.
         placement: Where GPU steps run. inline: in this run's own process. pool: each on a worker of the gpu pool.
             auto: on the pool where it has a live worker, else here where this machine has a GPU, else it waits for one.
+        full: Train in full, also where a short training says that nothing changed or that it is worse.
     """
     policy.begin_run()
     plan = plan_run(load_config(preset, overrides or ()))
     check_cost(plan, max_cost_usd)
     asked_by = str(runtime.flow_run.id) if runtime.flow_run.id else None
     with placed(placement, plan):
-        finished = train_and_judge(plan, preset, overrides or [], seeds=seeds, asked_by=asked_by)
+        finished = train_and_judge(plan, preset, overrides or [], seeds=seeds, asked_by=asked_by, is_full=full)
     publish_night(finished)
     raise_if_red(finished)
     return finished
@@ -69,6 +71,7 @@ def train_and_judge(
     *,
     seeds: int = 1,
     asked_by: str | None = None,
+    is_full: bool = False,
     make: Make = tasks.make,
 ) -> FinishedNight:
     """One night with `make`, the Prefect tasks or the core's own functions."""
@@ -76,5 +79,5 @@ def train_and_judge(
     def train(seeded: RunPlan) -> list[Ref]:
         return run_until(make, seeded, last_step(seeded))
 
-    asked = Asked(preset=preset, overrides=tuple(overrides), seeds=seeds, asked_by=asked_by)
+    asked = Asked(preset=preset, overrides=tuple(overrides), seeds=seeds, asked_by=asked_by, is_full=is_full)
     return finish_night(run_night(plan, asked, train))

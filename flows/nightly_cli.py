@@ -48,6 +48,9 @@ def nightly(
     depth: Depth = None,
     sets: Sets = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings at least; more fill a baseline sooner.")] = 1,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train in full, whatever a short training beforehand would say.")
+    ] = False,
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="The same steps without Prefect.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a night that costs money.")] = False,
 ) -> None:
@@ -64,34 +67,30 @@ def nightly(
     plan = plan_run(load_config(preset, overrides))
     confirm_cost("night", estimate(plan).usd * seeds, yes=yes)
     if no_prefect:
-        finished = _run_bare(plan, preset, overrides, seeds)
+        with display(_titles(plan)) as watching:
+            observe.use(watching)
+            finished = _judge(plan, preset, overrides, seeds, full)
     else:
         with prefect_server() as server:
 
             def start() -> Any:
                 from flows.nightly import nightly as flow
 
-                return flow(preset, overrides, seeds, return_state=True)
+                return flow(preset, overrides, seeds, full=full, return_state=True)
 
             def without(_watching: Display) -> "FinishedNight":
-                return _judge(plan, preset, overrides, seeds)
+                return _judge(plan, preset, overrides, seeds, full)
 
             finished = run_flow(server, start, _titles(plan), num_tasks=_num_tasks, without=without)
     _conclude(finished)
 
 
-def _run_bare(plan: RunPlan, preset: str, overrides: list[str], seeds: int) -> "FinishedNight":
-    with display(_titles(plan)) as watching:
-        observe.use(watching)
-        return _judge(plan, preset, overrides, seeds)
-
-
-def _judge(plan: RunPlan, preset: str, overrides: list[str], seeds: int) -> "FinishedNight":
+def _judge(plan: RunPlan, preset: str, overrides: list[str], seeds: int, is_full: bool) -> "FinishedNight":
     from flows.nightly import train_and_judge
     from nanochat_core.gate.finish import raise_if_red
     from nanochat_core.pipeline.execute import make
 
-    finished = train_and_judge(plan, preset, overrides, seeds=seeds, make=make)
+    finished = train_and_judge(plan, preset, overrides, seeds=seeds, is_full=is_full, make=make)
     raise_if_red(finished)
     return finished
 
@@ -177,12 +176,16 @@ def history(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    shown = table("night", "commit", "verdict", "bits per byte", "effect", wraps=("bits per byte",), spare=("commit",))
+    columns = "night", "commit", "verdict", "decided by", "bits per byte", "effect"
+    shown = table(*columns, wraps=("bits per byte", "decided by"), spare=("commit", "decided by"))
     for night in found:
         values = " ".join(f"{run['metrics']['bits_per_byte']:.5f}" for run in night["runs"])
         effect = (night["verdict"] or {}).get("effect_sd")
         commit = (night["source"].get("git_commit") or "")[:12]
-        shown.add_row(night["run_id"], commit, night["state"], values, "" if effect is None else f"{effect:+.1f} sd")
+        by = (night["verdict"] or {}).get("decided_by", "")
+        shown.add_row(
+            night["run_id"], commit, night["state"], by, values, "" if effect is None else f"{effect:+.1f} sd"
+        )
     Page().print(shown if found else "no night is recorded in this store")
 
 

@@ -81,9 +81,12 @@ class Row:
 
 
 def compare(
-    runs: Sequence[NightRun], baseline: Sequence[NightRun], last_night: Sequence[NightRun], primary: Level
+    runs: Sequence[NightRun], baseline: Sequence[NightRun], last_night: Sequence[NightRun], primary: Level | None
 ) -> tuple[Row, ...]:
-    """Every metric that the baseline has. `last_night`: the comparable night before, for speed."""
+    """Every metric that the baseline has; without a level of bits per byte (`primary`), the others.
+
+    `last_night`: the comparable night before, for speed.
+    """
     rows = (_row(metric, runs, baseline, last_night, primary) for metric in METRICS)
     return tuple(row for row in rows if row is not None)
 
@@ -93,7 +96,7 @@ def _row(
     runs: Sequence[NightRun],
     baseline: Sequence[NightRun],
     last_night: Sequence[NightRun],
-    primary: Level,
+    primary: Level | None,
 ) -> Row | None:
     if metric.kind != "quality":
         baseline, last_night = _alike(runs[0], baseline), _alike(runs[0], last_night)

@@ -37,6 +37,8 @@ class NightRun:
     """Digest of the settings `runtime.*`, which speed and memory depend on."""
     not_finite: tuple[str, ...] = ()
     """Metrics that were no numbers."""
+    weights: str = ""
+    """Digest of what was trained."""
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "NightRun":

@@ -25,12 +25,13 @@ from nanochat_core import workspace
 from nanochat_core.base.child import NonFiniteError
 from nanochat_core.base.errors import CorruptError
 from nanochat_core.base.fingerprint import PACKAGE_ROOT, identity_digest
-from nanochat_core.gate import baseline
+from nanochat_core.gate import baseline, probe
 from nanochat_core.gate.baseline import MIXED
 from nanochat_core.gate.level import known_sd_frac
 from nanochat_core.gate.metrics import PRIMARY, NightRun, finite, read_curve, read_metrics, read_records
-from nanochat_core.gate.verdict import Past, Verdict, judge, unfit, unjudged
-from nanochat_core.pipeline.step import ChecksFailedError, Ref
+from nanochat_core.gate.probe import Probe
+from nanochat_core.gate.verdict import PROBE, Past, Verdict, by_equal_bits, by_pairs, judge, unfit, unjudged
+from nanochat_core.pipeline.step import ChecksFailedError, Ref, step_key
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance
 from nanochat_core.store.lease import LeaseHeldError
@@ -67,6 +68,8 @@ class Asked:
     """Trainings at least: of a night without a baseline all there are, else more where the rule asks for them."""
     asked_by: str | None = None
     """Who asked, such as the id of a flow run: asking again gives the same night."""
+    is_full: bool = False
+    """Train in full, whatever short trainings could say."""
 
 
 def run_night(plan: RunPlan, asked: Asked, train: Train) -> Night:
@@ -75,18 +78,19 @@ def run_night(plan: RunPlan, asked: Asked, train: Train) -> Night:
     with _begun(store, plan, asked) as night:
         while night["verdict"] is None:
             verdict, chosen = _verdict(store, night)
-            if verdict is None:
-                seeded = with_seed(plan, seed_of(night["run_id"], len(night["runs"])))
-                try:
+            try:
+                if verdict is None and not night["runs"] and not asked.is_full:
+                    verdict, chosen = _by_probe(store, night, plan, asked, train)
+                if verdict is None:
+                    seeded = with_seed(plan, seed_of(night["run_id"], len(night["runs"])))
                     refs = train(seeded)
                     run = measured(store, refs, seeded, asked)
-                except FAILURES as error:
-                    if not has_diverged(type(error).__name__, error.message):
-                        raise
-                    verdict = unfit(error, num_looks=len(night["runs"]))
-                else:
                     _add(store, night, dataclasses.replace(run, night=night["run_id"]), refs)
                     continue
+            except FAILURES as error:
+                if not has_diverged(type(error).__name__, error.message):
+                    raise
+                verdict = unfit(error, num_looks=len(night["runs"]))
             night |= {"verdict": verdict.record(), "baseline": chosen, "state": verdict.outcome}
             night["seconds"] = time.time() - datetime.fromisoformat(night["started_at"]).timestamp()
             store.put_run(night["run_id"], night)
@@ -140,7 +144,7 @@ def past(history: Sequence[Night], conditions: dict[str, Any], baseline_runs: Se
         if used & {run.fingerprint for run in runs}:
             found.clear()
         elif night["state"] in ("green", "red") and (runs or night["state"] == "red"):
-            is_by_loss = night["state"] == "red" and night["verdict"].get("decided_by") != "another metric"
+            is_by_loss = night["state"] == "red" and night["verdict"].get("decided_by") not in ("another metric", PROBE)
             effect = night["verdict"].get("effect_sd") if is_by_loss else None
             found.append(Past(night["run_id"], runs, is_red=night["state"] == "red" and is_by_loss, effect_sd=effect))
     return [night for night in found if night.runs]
@@ -169,6 +173,7 @@ def measured(store: Store, refs: Sequence[Ref], plan: RunPlan, asked: Asked) -> 
         conditions=_conditions(by_step, trained, logged, plan, asked),
         curve=tuple(read_curve(logged, plan)),
         seconds=by_step["pretrain"].seconds,
+        weights=by_step["pretrain"].digest,
     )
 
 
@@ -222,8 +227,87 @@ def _verdict(store: Store, night: Night) -> tuple[Verdict | None, str | None]:
     before = past(history, runs[0].conditions, chosen.runs)
     prior = known_sd_frac(night["config"]["pretrain"]["depth"])
     verdict = judge(runs, chosen.runs, before, prior_frac=prior, budget=chosen.budget)
+    if told := (night.get("probe") or {}).get("told"):
+        verdict = dataclasses.replace(verdict, notes=(*verdict.notes, told))
     is_done = verdict.outcome != "unsure" and len(runs) >= night["seeds"]
     return (verdict if is_done else None), chosen.name
+
+
+def _by_probe(
+    store: Store, night: Night, plan: RunPlan, asked: Asked, train: Train
+) -> tuple[Verdict | None, str | None]:
+    """What short trainings decide (gate/probe.py), and the baseline's name; None where the night is to be trained."""
+    steps = probe.num_steps(plan)
+    if steps is None:
+        return None, None
+
+    def short(seed: int, units: int = 0) -> NightRun:
+        seeded = probe.plan_of(plan, steps, seed, twin=units)
+        refs = train(seeded)
+        if "around" not in night["probe"]:
+            night["probe"] |= _surroundings(store, refs, plan)
+        return dataclasses.replace(measured(store, refs, seeded, asked), night=night["run_id"])
+
+    def trained(kind: str, wanted: Sequence[tuple[int, int]]) -> Probe:
+        for seed, units in wanted[len(night["probe"][kind]) :]:
+            night["probe"][kind].append(asdict(short(seed, units)))
+            store.put_run(night["run_id"], night)
+        return Probe.from_record(night["probe"])
+
+    night["probe"] = night.get("probe") or {"steps": steps, "runs": [], "twins": []}
+    seeds = [(seed, 0) for seed in probe.SEEDS]
+    tonight = trained("runs", seeds[:1])
+    history = [other for other in nights(store) if other["run_id"] != night["run_id"]]
+    chosen = baseline.find(store, tonight.runs[0].conditions)
+    pinned = {run.night for run in chosen.runs or ()}
+    known = {other["run_id"]: each for other in history if other.get("probe") and other["probe"]["runs"]
+             if tonight.is_pair_of(each := Probe.from_record(other["probe"]))}  # fmt: skip
+    before = [each for run_id, each in known.items() if run_id in pinned]
+    if before and probe.has_equal_bits(tonight, before[-1]) and not _is_full_due(history, tonight.runs[0].conditions):
+        rows = probe.compare_machine(tonight, before)
+        if not any(row.state == "fail" for row in rows):
+            return by_equal_bits(steps, rows, num_baseline=len(chosen.runs or ())), chosen.name
+    tonight = trained("runs", seeds)
+    if not before:
+        return None, chosen.name
+    twins = [each for other in known.values() for each in probe.twin_differences(other)]
+    if len(twins) < probe.NUM_TWINS:
+        twins = probe.twin_differences(trained("twins", probe.twins_wanted()))
+    pairs = probe.compare_pairs(tonight, before[-1], twins)
+    if pairs is None:
+        return None, chosen.name
+    if pairs.is_red(budget=chosen.budget):
+        return by_pairs(steps, pairs, num_baseline=len(chosen.runs or ())), chosen.name
+    night["probe"]["told"] = f"a probe of {steps} steps is {pairs.told()}" + (
+        "" if pairs.pays else "; pairs do not pay"
+    )
+    return None, chosen.name
+
+
+def _surroundings(store: Store, refs: Sequence[Ref], plan: RunPlan) -> dict[str, str]:
+    """Digests of what a probe has in common with those that it is a pair of, and of what measures the night."""
+    from nanochat_core.pipeline.table import STEPS
+
+    made = {ref.step: store.find(ref.step, ref.fingerprint) for ref in refs}
+    trained = made["pretrain"]
+    assert trained is not None, "a step's artifact is there when the step is done"
+    keys = [step_key(STEPS[step], plan, {}).identity for step in _evaluations(plan)]
+    evaluation = [{name: identity[name] for name in ("config", "code", "packages")} for identity in keys]
+    around = {"packages": trained.packages, "inputs": trained.inputs}
+    return {"around": identity_digest(around), "evaluation": identity_digest({"steps": evaluation})}
+
+
+def _evaluations(plan: RunPlan) -> list[str]:
+    return ["evaluate_base", "evaluate_core"] if plan.has_core else ["evaluate_base"]
+
+
+def _is_full_due(history: Sequence[Night], conditions: dict[str, Any]) -> bool:
+    """Whether the last night that was trained in full is a week old."""
+    for other in reversed(history):
+        if other["runs"] and other["runs"][0]["conditions"] == conditions:
+            age = time.time() - datetime.fromisoformat(other["started_at"]).timestamp()
+            return age > probe.FULL_DAYS * 86_400
+    return True
 
 
 def _add(store: Store, night: Night, run: NightRun, refs: Sequence[Ref]) -> None:
@@ -281,6 +365,7 @@ def _new_night(plan: RunPlan, asked: Asked, source: dict[str, Any]) -> Night:
         "config": asdict(plan.config),
         "source": source,
         "machine": provenance.hardware(),
+        "probe": None,
         "runs": [],
         "steps": [],
         "baseline": None,

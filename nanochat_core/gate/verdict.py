@@ -14,10 +14,12 @@ from nanochat_core.gate.compared import Row, compare
 from nanochat_core.gate.evidence import Found, weigh
 from nanochat_core.gate.level import Level, Looks, estimate_level
 from nanochat_core.gate.metrics import PRIMARY, NightRun
+from nanochat_core.gate.probe import Pairs
 from nanochat_core.report.tables import Table
 
 Outcome = Literal["green", "red", "unsure", "unjudged"]
 PRIOR_EFFECT_SD = 1.5  # regressions are mostly this large; what a night shows is shrunk towards none by it
+EQUAL_BITS, PROBE = "equal bits", "a paired probe"  # what decides before a night's own training
 MARKS = {"green": "GREEN", "red": "RED", "unsure": "UNSURE", "unjudged": "NOT JUDGED"}
 
 
@@ -45,7 +47,8 @@ class Verdict:
     outcome: Outcome
     summary: str
     decided_by: str = ""
-    """What made it red or green: this night, several nights together, a regression that is not over, another metric."""
+    """What made it red or green: equal bits, a paired probe, this night, several nights together, a regression that is
+    not over, another metric."""
     num_looks: int = 0
     num_baseline: int = 0
     degrees: float = 0.0
@@ -144,6 +147,28 @@ def unfit(error: NanochatError, *, num_looks: int = 0) -> Verdict:
     return Verdict(outcome="red", summary=f"the training with a new seed failed: {error.message}", num_looks=num_looks)
 
 
+def by_equal_bits(steps: int, rows: Sequence[Row], *, num_baseline: int) -> Verdict:
+    """A night whose short training made the baseline's weights."""
+    told = f"after {steps} steps at the baseline's seed the weights are equal bit for bit: nothing that decides changed"
+    notes = tuple(f"{row.label} {row.told}: a warning" for row in rows if row.state in ("warn", "lost", "suspect"))
+    return Verdict(
+        outcome="green", summary=told, decided_by=EQUAL_BITS, num_baseline=num_baseline, rows=tuple(rows), notes=notes
+    )
+
+
+def by_pairs(steps: int, pairs: Pairs, *, num_baseline: int) -> Verdict:
+    """A night whose short trainings are worse than the baseline's."""
+    return Verdict(
+        outcome="red",
+        summary=f"a probe of {steps} steps is {pairs.told()}",
+        decided_by=PROBE,
+        num_baseline=num_baseline,
+        effect_frac=pairs.effect_frac,
+        p_value=pairs.p_value,
+        notes=("it was not trained in full: `nanochat nightly --full` does so, for a change that pays later",),
+    )
+
+
 def _values(runs: Sequence[NightRun], name: str) -> tuple[float, ...]:
     return tuple(run.metrics[name] for run in runs if name in run.metrics)
 
@@ -208,7 +233,8 @@ def markdown(night: dict[str, Any]) -> str:
         lines += [Table(headers, [_cells(row) for row in verdict["rows"]]).markdown(), ""]
     lines += [f"- {note}" for note in verdict["notes"]]
     seeds = ", ".join(f"{run['seed']} ({run['metrics'][PRIMARY]:.5f})" for run in night["runs"]) or "none measured"
-    lines += ["", f"Night `{night['run_id']}`; seeds (bits per byte): {seeds}."]
+    decided = f" Decided by {verdict['decided_by']}." if verdict.get("decided_by") else ""
+    lines += ["", f"Night `{night['run_id']}`; seeds (bits per byte): {seeds}.{decided}"]
     baseline = night.get("baseline") or "none"
     return "\n".join([*lines, f"Baseline: {baseline}, {verdict['num_baseline']} runs.", ""])
 

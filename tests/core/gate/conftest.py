@@ -22,6 +22,10 @@ class Trainer:
     folder: Path
     values: Callable[[int], float] = lambda seed: 3.0
     code: str = "one"
+    weights: str = ""
+    """What the weights are but for seed and rates."""
+    twin_frac: float = 1e-4
+    """What one unit in the last place of a rate comes to, of bits per byte."""
     device: str = "cpu"
     step_ms: float = 10.0
     memory_gib: float = 2.0
@@ -31,6 +35,8 @@ class Trainer:
     torch: str = "2.11.0+cpu"
     seeds: list[int] = field(default_factory=list)
     """Of the trainings that were asked for."""
+    rate: float = 0.0
+    """Muon's, of which twins differ."""
     fails_at: int | None = None
     """The training that is killed."""
     fails_with: Exception | None = None
@@ -42,11 +48,13 @@ class Trainer:
             raise KeyboardInterrupt
         if self.fails_with is not None:
             raise self.fails_with
-        value = self.values(plan.config.seed)
+        rate = plan.config.pretrain.matrix_lr
+        units = round((rate / self.rate - 1) * 2**23) if self.rate else 0
+        value = self.values(plan.config.seed) * (1 + units * self.twin_frac * (1 + plan.config.seed % 7) / 4)
         numbers = {"bits_per_byte": value, "device": self.device, "dtype": "float32"}
         made = {"corpus": self.publish("corpus", {}, {})}
         inputs = {"tokens": made["corpus"].result_digest}
-        config = {"seed": plan.config.seed, "optim": asdict(plan.pretrain.schedule)}
+        config = {"seed": plan.config.seed, "optim": asdict(plan.pretrain.schedule), "rate": rate}
         made["pretrain"] = self.publish("pretrain", config, inputs, numbers, log=self.log(plan, value))
         made["evaluate_base"] = self.publish("evaluate_base", {}, {"pretrain": made["pretrain"].result_digest}, numbers)
         return [ref_of(artifact, {}) for artifact in made.values()]
@@ -55,7 +63,9 @@ class Trainer:
         folder = self.folder / step
         (folder / "log").mkdir(parents=True, exist_ok=True)
         (folder / "log/metrics.jsonl").write_text(log)
-        (folder / "result.json").write_text(json.dumps([step, config, "" if step == "corpus" else self.code]))
+        (folder / "result.json").write_text(
+            json.dumps([step, config, "" if step == "corpus" else self.weights or self.code])
+        )
         identity = {
             "step": step,
             "inputs": inputs,

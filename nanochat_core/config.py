@@ -57,8 +57,9 @@ class BaseConfig:
     """A model to start from, in the place of weights that are drawn (`--from MODEL`)."""
 
     model: str | None = None
-    """A name of the store (NAME or NAME@VERSION), a run, RUN:STEP, a fingerprint, or a folder: ours, nanochat's own or
-    transformers'. None: pretraining from drawn weights. In files also `from`."""
+    """A name of the store (NAME or NAME@VERSION), a run, RUN:STEP, a fingerprint, a folder (ours, nanochat's own or
+    transformers'), or one on the hub: hf:OWNER/NAME@REVISION. None: pretraining from drawn weights. In files also
+    `from`."""
     tokenizer: str | None = None
     """The folder of its tokenizer, where that is another one."""
     softcap: float | None = None

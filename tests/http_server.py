@@ -119,6 +119,22 @@ class HttpServer(ThreadingHTTPServer):
                 link = f'<https://elsewhere.invalid{tree}&cursor={start + page_files}>; rel="next"'
                 self.always[path] = Fault(headers={"Link": link})
 
+    def serve_model(self, name: str, commit: str, files: dict[str, bytes], *, revisions: tuple[str, ...]) -> None:
+        """Be the hub for one model: the weights are in LFS, the rest is in git."""
+        said = json.dumps({"id": name, "sha": commit, "siblings": []}).encode()
+        for revision in (*revisions, commit):
+            self.files[f"/api/models/{name}/revision/{revision}"] = said
+        entries: list[dict[str, Any]] = []
+        for path, content in files.items():
+            digest, is_large = hashlib.sha256(content).hexdigest(), path.endswith((".pt", ".safetensors"))
+            where = f"/{name}/resolve/{commit}/{path}"
+            self.files[where] = content
+            etag = digest if is_large else digest[:40]
+            self.always[where] = Fault(headers={"ETag": f'"{etag}"', "X-Repo-Commit": commit})
+            lfs = {"lfs": {"oid": digest, "size": len(content), "pointerSize": 134}} if is_large else {}
+            entries.append({"type": "file", "path": path, "oid": digest[:40], "size": len(content), **lfs})
+        self.files[f"/api/models/{name}/tree/{commit}?recursive=true&expand=false"] = json.dumps(entries).encode()
+
     def __enter__(self) -> "HttpServer":
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
@@ -158,6 +174,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(seen, 404, b"nothing here", fault, {"Content-Type": "text/html"})
 
+    do_HEAD = do_GET
+
     def _send_file(self, seen: Seen, content: bytes, fault: Fault) -> None:
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         headers = {"Accept-Ranges": "bytes", **({"ETag": etag} if self.server.has_etags else {})}
@@ -181,6 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
             if value is not None:
                 self.send_header(name, value)
         self.end_headers()
+        if self.command == "HEAD":
+            return
         whole = len(body) if fault.after_frac is None else int(len(body) * fault.after_frac)
         for start in range(0, whole, fault.piece_bytes):
             piece = body[start : min(whole, start + fault.piece_bytes)]

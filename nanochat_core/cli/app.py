@@ -54,7 +54,10 @@ Sets = Annotated[
 Depth = Annotated[int | None, typer.Option("--depth", help="The one dial; everything else follows.")]
 From = Annotated[
     str | None,
-    typer.Option("--from", help="Start from this model: a name, a run, a fingerprint or a folder (docs/begin.md)."),
+    typer.Option(
+        "--from",
+        help="Start from this model: a name, a run, a fingerprint, a folder, or hf:OWNER/NAME (docs/begin.md).",
+    ),
 ]
 Drift = Annotated[
     list[str] | None,

@@ -1,6 +1,7 @@
 """The model that a run starts from: what `--from MODEL` means, what it is, and how it is written into an artifact.
 
-A name, a run or a fingerprint of the store is that artifact; anything else is a folder, which `export.adopt` reads.
+A name, a run or a fingerprint of the store is that artifact; anything else is a folder, which `export.adopt` reads,
+one of the hub's as `export.hub` brings it.
 `settle` looks at the model once, before the plan is made: its shape takes the place of the preset's, and the digest of
 its content is what the run's keys hold, so that a copy elsewhere is the same model.
 """
@@ -19,6 +20,7 @@ from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
 from nanochat_core.base.fingerprint import identity_digest
 from nanochat_core.base.neutral import identity
 from nanochat_core.config import BaseConfig, GPTConfig, RunConfig
+from nanochat_core.export.hub import bring, is_on_hub
 from nanochat_core.pipeline.data_files import contents, reading
 from nanochat_core.pipeline.models import MODEL_STEPS, StoredModel, fetch, model_of
 from nanochat_core.pipeline.training import MODEL_FILES, OPTIMIZER, TOKENIZER
@@ -44,6 +46,8 @@ class Found:
     """In a few words, without where on this machine it lies."""
     licence: str
     notes: list[str]
+    name: str | None = None
+    """What it is called from now on, where that is more than was typed: a whole path, the commit."""
     stored: StoredModel | None = None
     adopted: "Adopted | None" = None
 
@@ -64,7 +68,7 @@ def settle(config: RunConfig) -> RunConfig:
     options = {name: value for name, value in identity(shape).items() if name not in SHAPE}
     base = replace(
         config.base,
-        model=config.base.model if found.stored else str(Path(config.base.model).expanduser().absolute()),
+        model=found.name or config.base.model,
         content=found.content,
         network=json.dumps(options, sort_keys=True) if options else None,
     )
@@ -84,18 +88,21 @@ def find(config: BaseConfig) -> Found:
     store = workspace.current().store
     if stored := _stored(store, config.model):
         return _of_store(store, stored)
+    if is_on_hub(config.model):
+        brought = bring(config.model)
+        return replace(_of_folder(brought.folder, config), origin=brought.name, name=brought.name)
     folder = Path(config.model).expanduser()
     if not folder.is_dir():
         raise MissingError(
             f"{config.model} is no model: no name, run or fingerprint of {store.url}, and no folder here",
-            hint="nanochat refs list shows the names",
+            hint="nanochat refs list shows the names; a model on the hub is hf:OWNER/NAME@REVISION",
         )
-    return _of_folder(folder, config)
+    return replace(_of_folder(folder, config), name=str(folder.absolute()))
 
 
 def _stored(store: Store, name: str) -> StoredModel | None:
     """The model that a run, RUN:STEP, a fingerprint or a name means; None where it means nothing here."""
-    if "/" in name or name.startswith((".", "~")):
+    if "/" in name or name.startswith((".", "~")):  # a folder, or the hub's
         return None
     run, _, step = name.partition(":")
     if run in store.runs():

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from conftest import MICRO, MICRO_RL
+from http_server import HttpServer
+from huggingface_hub import constants
 
 from flows.speedrun import run_until
 from nanochat_core import workspace
@@ -154,6 +156,24 @@ def test_every_generation_is_fine_tuned(
     assert made["sft"].metrics["num_steps"] > 0
     assert made["sft"].metrics["validation_loss"] < 5
     assert all(ref.is_cached for ref in run(plan, "sft").values())
+
+
+def test_a_model_of_the_hub_is_the_same_as_its_files_here_and_says_its_commit(
+    shared: Path, prepared_module: Path, micro_sets: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shared / "golden/generations/2026-03-09-gates"
+    files = {path.name: path.read_bytes() for path in folder.iterdir()} | {"README.md": b"---\nlicense: mit\n---\n"}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with HttpServer() as server:
+        server.serve_model("somebody/d4", "abc" + "0" * 37, files, revisions=("v1.0",))
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        plan = planned(micro_sets, "base.model=hf:somebody/d4@v1.0")
+    named = f"hf:somebody/d4@abc{'0' * 37}"
+    assert plan.config.base.model == named, "the branch may move while the run goes on"
+    made = run(plan, "base")["base"]  # the server is gone: the commit is in the cache
+    assert made.metrics["origin"] == named
+    assert made.metrics["licence"] == "mit"
+    assert run(planned(micro_sets, f"base.model={folder}"), "base")["base"].is_cached
 
 
 def _no_model(folder: Path) -> None:

@@ -6,7 +6,8 @@ A world is a baseline of so many nights with one training each, then nights with
 for them. Noises have a standard deviation of 1: normal; heavy tails (Student's t with 3 degrees); skewed (lognormal,
 0.6); and nights that share a part of their noise with all their trainings and carry it over to the next night (both
 0.3, 0.5 or 0.7). Every night has a recipe of its own, what is expected of the noise beforehand is wrong by up to 25%
-either way, and nobody mends anything. An alarm is a red night after a week without one. docs/nightly.md has the tables.
+either way, and nobody mends anything. An alarm is a red night after a week without one. Pairs (gate/probe.py): what
+a probe of a changed code finds where twins correlate so. docs/nightly.md has the tables.
 """
 
 import argparse
@@ -23,7 +24,9 @@ import numpy as np
 from nanochat_core.gate import rule
 from nanochat_core.gate.evidence import weigh
 from nanochat_core.gate.level import Level, Looks, estimate_level
+from nanochat_core.gate.metrics import PRIMARY, NightRun
 from nanochat_core.gate.posterior import MAX_TRAININGS, Posterior
+from nanochat_core.gate.probe import NUM_TWINS, SEEDS, Probe, compare_pairs
 
 YEAR, WEEK = 365, 7
 BASE = 100.0  # bits per byte of the world, in standard deviations; noise is 1% of it
@@ -151,6 +154,23 @@ def search(num_changes: int, size: float, seed: int, *, runs: int = 10) -> tuple
     return "open", MAX_TRAININGS
 
 
+def pair(correlation: float, size: float, seed: int) -> tuple[bool, bool]:
+    """A probe that is `size` worse, where two trainings of a seed correlate so: red; whether pairs decide."""
+    rng = np.random.default_rng([seed, round(1e6 * correlation), round(100 * size)])
+    twin_sd = math.sqrt(2 * (1 - correlation)) / BASE
+
+    def probe(values: np.ndarray) -> Probe:
+        runs = [NightRun(seed=one, recipe="", fingerprint="", metrics={PRIMARY: float(value)}, conditions={})
+                for one, value in zip(SEEDS, values, strict=True)]  # fmt: skip
+        return Probe(0, "", "", tuple(runs))
+
+    before = BASE + rng.normal(size=len(SEEDS))
+    tonight = before * (1 + rng.normal(size=len(SEEDS)) * twin_sd) + size
+    pairs = compare_pairs(probe(tonight), probe(before), (rng.normal(size=NUM_TWINS) * twin_sd).tolist())
+    assert pairs is not None
+    return pairs.is_red(budget=rule.BUDGET), pairs.pays
+
+
 def tasks() -> Iterator[tuple[str, str, Callable[[int], Any], Callable[[list[Any]], str]]]:
     """(table, row, one world by its seed, what all of them come to)."""
     for noise in NOISES:
@@ -170,6 +190,11 @@ def tasks() -> Iterator[tuple[str, str, Callable[[int], Any], Callable[[list[Any
             told = f"{changes} | {f'{size:.0f} sd' if size else 'none'}"
             yield "searches", told, partial(search, changes, size), _searches
 
+    for correlation in (0.9999, 0.99, 0.9, 0.6):
+        for size in (0.0, 0.1, 0.25, 0.5, 1.0):
+            told = f"{correlation} | {f'{size:g} sd' if size else 'none'}"
+            yield "pairs", told, partial(pair, correlation, size), _pairs
+
 
 def _years(lived: list[tuple[int, float]]) -> str:
     alarms = [alarm for alarm, _ in lived]
@@ -184,6 +209,10 @@ def _week(results: list[tuple[bool, bool]]) -> str:
     return f"{np.mean([week for _, week in results]):.0%}"
 
 
+def _pairs(results: list[tuple[bool, bool]]) -> str:
+    return " | ".join(f"{np.mean(each):.2%}" for each in zip(*results, strict=True))
+
+
 def _searches(results: list[tuple[str, int]]) -> str:
     shares = [np.mean([outcome == wanted for outcome, _ in results]) for wanted in ("right", "wrong")]
     return " | ".join([*(f"{share:.0%}" for share in shares), f"{np.mean([number for _, number in results]):.1f}"])
@@ -192,6 +221,7 @@ def _searches(results: list[tuple[str, int]]) -> str:
 HEADERS = {
     "years": ("noise", "baseline", "false alarms a year", "worst 5%", "trainings a night"),
     "found": ("regression", "found"),
+    "pairs": ("correlation", "regression", "red", "pairs decide"),
     "searches": ("changes", "regression", "right", "wrong", "trainings"),
 }
 

@@ -108,16 +108,17 @@ def draw_history(path: Path, nights: Sequence[dict[str, Any]], baseline: Sequenc
     figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for state, (marker, colour, label) in LOOKS.items():
-        points = [
-            (place, run["metrics"][PRIMARY])
-            for place, night in enumerate(shown)
-            for run in night["runs"]
-            if night["state"] == state
-        ]
-        if points:
-            axes.plot(*zip(*points, strict=True), linestyle="", marker=marker, color=colour, label=label)
     level = estimate_level(looks_of(baseline))
+    for state, (marker, colour, label) in LOOKS.items():
+        of_state = [(place, night) for place, night in enumerate(shown) if night["state"] == state]
+        points = [(place, run["metrics"][PRIMARY]) for place, night in of_state for run in night["runs"]]
+        short = [(place, _by_probe(night, level)) for place, night in of_state if level and not night["runs"]]
+        for where, told, inside in ((points, label, colour), (short, f"{label}, by a probe", "none")):
+            if where:
+                axes.plot(
+                    *zip(*where, strict=True), linestyle="", marker=marker, color=colour, markerfacecolor=inside,
+                    label=told,
+                )  # fmt: skip
     if level is not None:
         _draw_band(axes, level)
     axes.set_xticks(range(len(shown)), [_tick(night) for night in shown], rotation=60, ha="right", fontsize=7)
@@ -130,11 +131,20 @@ def draw_history(path: Path, nights: Sequence[dict[str, Any]], baseline: Sequenc
 
 def comparable(nights: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The newest finished nights under the conditions of the last one."""
-    done = [night for night in nights if night["runs"] and night["state"] in LOOKS]
-    if not done:
-        return []
-    conditions = done[-1]["runs"][0]["conditions"]
-    return [night for night in done if night["runs"][0]["conditions"] == conditions][-NUM_NIGHTS:]
+    done = [(_conditions(night), night) for night in nights if night["state"] in LOOKS]
+    known = [(conditions, night) for conditions, night in done if conditions is not None]
+    return [night for conditions, night in known if conditions == known[-1][0]][-NUM_NIGHTS:]
+
+
+def _conditions(night: dict[str, Any]) -> dict[str, Any] | None:
+    """Of a night's first training, in full or short; None: it has none that was measured."""
+    runs = night["runs"] or (night.get("probe") or {}).get("runs") or [{"conditions": None}]
+    return runs[0]["conditions"]  # type: ignore[no-any-return]
+
+
+def _by_probe(night: dict[str, Any], level: Level) -> float:
+    """Bits per byte that a probe stands for: the baseline's, or as much worse as its pairs are."""
+    return level.location * (1 + (night["verdict"].get("effect_frac") or 0.0))
 
 
 def _draw_band(axes: Any, level: Level) -> None:

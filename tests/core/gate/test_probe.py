@@ -6,6 +6,7 @@ import pytest
 
 from nanochat_core import workspace
 from nanochat_core.gate import baseline, night, probe
+from nanochat_core.gate.finish import comparable, finish_night
 from nanochat_core.gate.night import Asked, Night, nights, run_night
 from nanochat_core.gate.verdict import markdown
 from nanochat_core.plan import RunPlan, plan_run
@@ -136,6 +137,20 @@ def test_a_killed_probe_goes_on_with_the_training_that_was_killed(judged: Traine
     judged.fails_at = None
     assert run_night(plan, ASKED, judged)["state"] == "green"
     assert judged.seeds[:3] == [probe.SEEDS[0], probe.SEEDS[1], probe.SEEDS[1]]
+
+
+def test_the_picture_has_nights_that_a_probe_decided(judged: Trainer, plan: RunPlan) -> None:
+    run_night(plan, ASKED, judged)
+    judged.code, judged.values = "two", worse(0.002)
+    record = run_night(plan, ASKED, judged)
+    assert [each["state"] for each in comparable(nights(workspace.current().store))] == [
+        *["unjudged"] * 2,
+        "green",
+        "red",
+    ]
+    finished = finish_night(record)
+    assert finished.plot is not None
+    assert finished.plot.stat().st_size > 10_000
 
 
 def test_a_probe_survives_its_record() -> None:

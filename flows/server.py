@@ -35,7 +35,7 @@ from nanochat_core.base.environment import for_child
 from nanochat_core.base.errors import HardwareError, NanochatError
 from nanochat_core.base.limits import limit_in_text, limit_of_disks
 from nanochat_core.base.loopback import SILENT, ask, listener
-from nanochat_core.base.process import describe_exit, die_with_parent
+from nanochat_core.base.process import cpu_s, describe_exit, die_with_parent
 from nanochat_core.base.stopping import was_told
 from nanochat_core.cli import prefect_home
 from nanochat_core.cli.prefect_api import authorization
@@ -43,6 +43,7 @@ from nanochat_core.cli.prefect_home import CONNECTION_URLS, DATABASE
 from nanochat_core.workspace import home_from_environment
 
 START_TIMEOUT_S = 120.0  # a cold home migrates its database first: 14 s here, more on a slow disk
+START_CPU_S = 60.0  # and until it has had so much the clock stands still: a busy machine is no server that hangs
 SETTLE_TIMEOUT_S = 5.0
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -113,8 +114,10 @@ class EmbeddedServer:
         return {"PREFECT_API_URL": self.url, AUTH: self.auth}
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
+        moved, had = time.monotonic(), 0.0
+        while time.monotonic() < moved + START_TIMEOUT_S:
+            if had < (cpu := cpu_s(self.process.pid)) < START_CPU_S:
+                moved, had = time.monotonic(), cpu
             if self.process.poll() is not None:
                 if self.process.returncode > 0 or self.num_deaths == MAX_RESTARTS:
                     break

@@ -15,6 +15,7 @@ rm -rf $source
 mkdir -p $source/benchmarks
 for page in *.md; do ln -s "../../$page" "$source/$page"; done
 ln -s ../../docs $source/docs
+ln -s ../../infra/site.css $source/site.css
 ln -s ../../../benchmarks/RESULTS.md $source/benchmarks/RESULTS.md
 NO_MKDOCS_2_WARNING=1 $tools/bin/mkdocs build --quiet --strict --config-file infra/mkdocs.yml
 echo "build/site/index.html; with search: python3 -m http.server --directory build/site"

@@ -57,6 +57,15 @@ def _is_alive(pid: int) -> bool:
         return True
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has had; 0 where nobody says."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # utime, stime
+    except (OSError, IndexError):
+        return 0.0
+
+
 def describe_exit(code: int) -> str:
     """ "exit code 1" or "killed by SIGKILL" for a Popen return code."""
     if code >= 0:

@@ -26,7 +26,6 @@ from nanochat_core.record.runs import resolve_run
 TESTS = Path(__file__).resolve().parents[1]
 WAIT_S = 300
 WIDE = {"viewport": {"width": 1280, "height": 880}}
-TALL = {"viewport": {"width": 1100, "height": 1420}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "color_scheme": "dark", "has_touch": True}
 WALK = ("-m", "pytest", "-q", "-n", "0", "-m", "torture", "tests/browser/test_prefect_ui.py")
 
@@ -55,7 +54,7 @@ def chat(browser: Any, address: str, **options: Any) -> Chat:
 
 def take(browser: Any, out: Path, report: Path) -> None:
     """Report, chat and phone."""
-    page = browser.new_page(**TALL)
+    page = browser.new_page(**WIDE)
     page.goto(report.as_uri())
     page.screenshot(path=out / "report.png")
     with served("tiny-chat", "tiny-sft") as address:

@@ -60,7 +60,7 @@ def settings_page() -> str:
             "",
             doc,
             "",
-            "| setting | may be | default | presets | keys | meaning |",
+            "| setting | meaning | may be | default | presets | keys |",
         ]
         lines += ["|---|---|---|---|---|---|", *_rows(section, keys)]
     return "\n".join(lines) + "\n"
@@ -77,7 +77,7 @@ def _rows(section: str, keys: dict[str, set[str]]) -> Iterator[str]:
         changed = {preset: (each.get(section, {}) if section else each).get(field) for preset, each in values.items()}
         said = ", ".join(f"{preset} {_value(value)}" for preset, value in changed.items() if value is not None)
         steps = ", ".join(step for step in STEPS if step in keys[name])
-        cells = (f"`{name}`", allowed(name), _value(default), said, steps, meanings()[name])
+        cells = (f"`{name}`", meanings()[name], allowed(name), _value(default), said, steps)
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 

@@ -34,6 +34,7 @@ def test_after_any_program_the_outside_is_as_before_and_the_next_one_is_right(sa
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("user", [None, USER], ids=["this user", "another user"])
 def test_ten_thousand_programs(sandbox, user: int | None) -> None:
     if user and os.geteuid():

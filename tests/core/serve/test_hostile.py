@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import logging
 import re
@@ -14,7 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from fuzz_lane import LONG_S, Lane
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from model_server import byte_tokenizer, random_model, serve_here
 from pydantic import ValidationError
@@ -227,7 +229,7 @@ json_values = st.recursive(
 FIELDS = ("messages", "prompt", "stop", "tools", "logit_bias", "max_tokens", "temperature", "top_p", "seed", "n",
           "stream", "logprobs", "tokens", "model", "stream_options", "echo", "top_k", "response_format")  # fmt: skip
 PATHS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/health", "/v1/models/x")
-fuzzed = st.tuples(
+BODIES = st.tuples(
     st.sampled_from(PATHS), st.dictionaries(st.sampled_from(FIELDS), json_values) | json_values | st.binary()
 )
 
@@ -239,15 +241,29 @@ def _is_no_failure(case):
         assert ask(address, path, body)[0] < 500
 
 
-test_no_body_is_a_failure_of_the_server = settings(max_examples=60)(given(fuzzed)(_is_no_failure))
+def fuzz(check, drawn, *, seconds, num_examples):
+    """Check what is drawn, by so many at a time and another seed for each, for so long."""
+    with served_once():
+        lane = Lane()  # what the server itself takes is no case's
+
+    def case(value):
+        with lane.case(ascii(value)):
+            check(value)
+
+    for number in itertools.count():
+        seed(number)(settings(max_examples=num_examples, deadline=None, database=None)(given(drawn)(case)))()
+        if not lane.goes_on(seconds):
+            return lane
+
+
+def test_no_body_is_a_failure_of_the_server():
+    assert fuzz(_is_no_failure, BODIES, seconds=0, num_examples=60).num >= 60
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(3600)
-@settings(max_examples=50_000, deadline=None)
-@given(fuzzed)
-def test_none_of_fifty_thousand_bodies_is_a_failure_of_the_server(case):
-    _is_no_failure(case)
+@pytest.mark.timeout(LONG_S + 600)
+def test_none_of_tens_of_thousands_of_bodies_is_a_failure_of_the_server():
+    print(fuzz(_is_no_failure, BODIES, seconds=LONG_S, num_examples=1000))
 
 
 def _seconds(text):
@@ -294,15 +310,14 @@ def _ends_nothing(pieces):
         assert ask(address)[0] == 200
 
 
-test_no_bytes_on_a_connection_end_the_server = settings(max_examples=40)(given(SENT)(_ends_nothing))
+def test_no_bytes_on_a_connection_end_the_server():
+    assert fuzz(_ends_nothing, SENT, seconds=0, num_examples=40).num >= 40
 
 
 @pytest.mark.torture
-@pytest.mark.timeout(3600)
-@settings(max_examples=20_000, deadline=None)
-@given(SENT)
-def test_no_bytes_on_twenty_thousand_connections_end_the_server(pieces):
-    _ends_nothing(pieces)
+@pytest.mark.timeout(LONG_S + 600)
+def test_no_bytes_on_tens_of_thousands_of_connections_end_the_server():
+    print(fuzz(_ends_nothing, SENT, seconds=LONG_S, num_examples=1000))
 
 
 @pytest.mark.parametrize("where", ["embed", "head"])

@@ -3,6 +3,7 @@
 import random
 import re
 import time
+from pathlib import Path
 
 import pytest
 import tiktoken
@@ -25,6 +26,14 @@ def merging() -> Tokenizer:
     """Long tokens, and words that merge across any place where a text may be cut."""
     texts = ["the thermal theme of the other brother", "=" * 300, "-#" * 200, "ababab abba", "    x", "中文字中文"]
     return train_tokenizer(texts * 5, vocab_size=320, max_train_bytes=10**6, max_doc_bytes=10**4)
+
+
+@pytest.fixture(scope="module")
+def code() -> Tokenizer:
+    """Thousands of tokens of programs, with the long runs of blanks, marks and emoji that such text has."""
+    programs = [path.read_text() for path in sorted(Path(long_runs.__file__).parents[1].rglob("*.py"))]
+    runs = [mark * 512 for mark in (" ", "=", "-", "#", "\n", "\U0001f642")] * 200
+    return train_tokenizer(programs + runs, vocab_size=4096, max_train_bytes=10**7, max_doc_bytes=10**5)
 
 
 def _plain(tokenizer: Tokenizer) -> tiktoken.Encoding:
@@ -131,7 +140,7 @@ def test_four_times_the_text_takes_four_times_the_time(merging, size):
 
 @pytest.mark.torture
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("fixture", ["byte_tokenizer", "merging"])
+@pytest.mark.parametrize("fixture", ["byte_tokenizer", "merging", "code"])
 def test_four_mebibytes_of_no_kind_take_ten_times_as_long_as_of_another(fixture, request):
     tokenizer = request.getfixturevalue(fixture)
     table = sorted((_seconds(tokenizer, text, 2), name) for name, text in kinds(4 << 20))

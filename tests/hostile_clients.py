@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 
 HEAD = "POST {} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{}\r\n"
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+ELSEWHERE = "127.0.0.2"  # another client's address, where all of 127.0.0.0/8 is this machine: Linux
 
 
 def post(address, path, body, timeout_s=60):
@@ -75,13 +76,27 @@ def noise(address, drawn):
     time.sleep(0.05)
 
 
-DEEDS = (silent, silent, greedy, greedy, streams, long_prompts, scored, wrong, blank, noise)
+def crowd(address, drawn):
+    raw = json.dumps({"prompt": "hi", "max_tokens": drawn.choice([16, 200])}).encode()
+    people = [socket.create_connection(address, timeout=60, source_address=(ELSEWHERE, 0)) for _ in range(20)]
+    for person in people:
+        person.sendall(HEAD.format(COMPLETIONS, len(raw), "Connection: close\r\n").encode() + raw)
+    for person in people:
+        while person.recv(1 << 16):
+            pass
+        person.close()
+
+
+DEEDS = {
+    "all": (silent, silent, greedy, greedy, streams, long_prompts, scored, wrong, blank, noise),
+    "crowd": (crowd,),
+}
 
 
 @contextmanager
-def attacked(address, counts, *, processors):
-    """Hostile clients on these processors, until it is left; adds to `counts` how often each did its deed."""
-    command = [sys.executable, __file__, *map(str, address), *map(str, processors)]
+def attacked(address, counts, *, processors, deeds="all"):
+    """Those of DEEDS on these processors, until it is left; adds to `counts` how often each did its deed."""
+    command = [sys.executable, __file__, *map(str, address), deeds, *map(str, processors)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout.readline() == "begun\n"
@@ -91,7 +106,7 @@ def attacked(address, counts, *, processors):
     counts.update(json.loads(told))
 
 
-def _attack(address):
+def _attack(address, deeds):
     counts, stop = Counter(), threading.Event()
 
     def repeat(number, deed):
@@ -101,7 +116,7 @@ def _attack(address):
                 deed(address, drawn)
             counts[deed.__name__] += 1
 
-    threads = [threading.Thread(target=repeat, args=pair) for pair in enumerate(DEEDS)]
+    threads = [threading.Thread(target=repeat, args=pair) for pair in enumerate(deeds)]
     for thread in threads:
         thread.start()
     print("begun", flush=True)
@@ -113,6 +128,6 @@ def _attack(address):
 
 
 if __name__ == "__main__":
-    os.sched_setaffinity(0, map(int, sys.argv[3:]))
+    os.sched_setaffinity(0, map(int, sys.argv[4:]))
     os.nice(19)
-    _attack((sys.argv[1], int(sys.argv[2])))
+    _attack((sys.argv[1], int(sys.argv[2])), DEEDS[sys.argv[3]])

@@ -41,7 +41,7 @@ class Scheduler:
         self._light_s = -math.inf  # when a light request was here
         self._owed_s = 0.0  # to the light ones, for what was computed beside them
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
-        metrics.watch("queue_requests", lambda: float(len(self._waiting)))
+        metrics.watch("queue_requests", self._num_waiting)
         metrics.watch("running_requests", lambda: float(len(self._running)))
         metrics.watch("rows", lambda: float(limits.num_rows))
 
@@ -52,6 +52,10 @@ class Scheduler:
     def is_missed(self) -> bool:
         """Whether a light request would miss the time that other work takes: one has been here within a second."""
         return time.monotonic() < self._light_s + 1.0
+
+    def _num_waiting(self) -> float:
+        with self._changed:  # whoever counts while somebody adds gets an error and no number
+            return float(len(self._waiting))
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Put jobs into the queue, all or none. ApiError 429 when it is full, 503 when the engine is gone."""
@@ -184,7 +188,7 @@ class Scheduler:
     def _admit(self) -> list[Request]:
         """Take from the queue what there are rows for, in turns; a prompt to score is scored on the way."""
         admitted: list[Request] = []
-        while len(self._waiting):
+        while True:
             with self._changed:
                 job = self._waiting.take(self._may_go)
                 if job is None:

@@ -17,6 +17,7 @@ from nanochat_core.serve.limits import Limits
 from nanochat_core.serve.metrics import Metrics
 from nanochat_core.serve.prompts import Prompt
 from nanochat_core.serve.scheduler import Scheduler
+from nanochat_core.serve.turns_taken import Turns
 
 LONG = [1] * 1500  # six chunks
 
@@ -53,6 +54,26 @@ def test_rows_are_kept_for_short_requests_and_for_addresses_without_any(schedule
     assert admitted("a", [1]) == 0
     assert admitted("b", *[[1]] * 3) == 1
     assert admitted("b", [1]) == admitted("c", [1]) == 0
+
+
+def test_nobody_counts_who_waits_while_somebody_may_add_to_them():
+    """A step counted them without the lock: a crowd that came meanwhile ended the answers of all others."""
+    metrics = Metrics()
+    scheduler = Scheduler(
+        "m", Engine(random_model(1), byte_tokenizer()), limits=Limits(num_rows=2), metrics=metrics.of_model("m")
+    )
+
+    class Guarded(Turns):
+        def __len__(self):
+            assert scheduler._changed._is_owned()
+            return super().__len__()
+
+    scheduler._waiting, batch = Guarded(), scheduler._rows()
+    jobs = _ask(scheduler, "a", *[[1]] * 5, max_tokens=2)
+    assert b'queue_requests{model="m"} 5.0' in metrics.text()
+    while not all(job.request.is_done for job in jobs):
+        scheduler._turn(batch)
+    assert b'queue_requests{model="m"} 0.0' in metrics.text()
 
 
 @pytest.mark.parametrize(

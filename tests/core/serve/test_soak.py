@@ -19,7 +19,7 @@ from model_server import make_home, start_server
 
 pytestmark = pytest.mark.slow
 QUESTION = {"model": "tiny-chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 16, "seed": 1}
-SLACK_S = {1: (1.5, 0.1), 50: (0.1, 0.0)}  # in a short run other tests share the two cores
+SLACK_S = {1: (1.5, 0.1), 10: (0.1, 0.0), 50: (0.1, 0.0)}  # in a short run other tests share the two cores
 """By rounds, of both clocks: beside other tests the server gets less of its processor, not less of the attack."""
 MOST_MIB = 600
 ROUND_S = 6
@@ -60,8 +60,11 @@ def processors():
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("rounds", [1, pytest.param(50, marks=pytest.mark.torture)])
-def test_honest_clients_hardly_notice_hostile_ones(tmp_path, processors, rounds):
+@pytest.mark.parametrize(
+    ("rounds", "deeds"),
+    [(1, "all"), *(pytest.param(*each, marks=pytest.mark.torture) for each in ((50, "all"), (10, "crowd")))],
+)
+def test_honest_clients_hardly_notice_hostile_ones(tmp_path, processors, rounds, deeds):
     own, others = processors
     with start_server(make_home(tmp_path), "tiny-chat") as server:
         pid, address = server.process.pid, ("127.0.0.1", int(server.url.rpartition(":")[2]))
@@ -70,7 +73,7 @@ def test_honest_clients_hardly_notice_hostile_ones(tmp_path, processors, rounds)
         alone, beside, counts = [], [], Counter()
         for _ in range(rounds):
             alone += _waits(address, pid, ROUND_S / 3)
-            with attacked(address, counts, processors=others):
+            with attacked(address, counts, processors=others, deeds=deeds):
                 time.sleep(0.5)
                 beside += _waits(address, pid, ROUND_S)
             alone += _waits(address, pid, ROUND_S / 3)

@@ -63,11 +63,13 @@ def take(browser: Any, out: Path, report: Path) -> None:
         wide.ask("What does calendar.isleap do?")
         wide.choose("tiny-chat")
         wide.ask("What is 127 + 43?")
+        wide.page.mouse.move(640, 700)
         wide.page.screenshot(path=out / "chat.png")
         phone = chat(browser, address, **PHONE)
         phone.choose("tiny-chat")
         phone.ask("How many l are in parallel?")
         phone.ask("What does sorted do?")
+        phone.page.mouse.move(195, 650)
         phone.page.screenshot(path=out / "chat-phone.png")
     for name in ("report", "chat", "chat-phone"):
         with_few_colours(out / f"{name}.png")

@@ -247,7 +247,9 @@ def test_an_exchange_that_no_longer_fits_the_context_is_left_out_and_that_is_sai
     chat.set(max_tokens=8)
     chat.ask("a" * 120)
     chat.ask("b" * 120)
-    chat.page.wait_for_selector(".answer-note >> text=The first exchange no longer fit")
+    chat.page.wait_for_selector(
+        ".answer-note >> text=The first exchange no longer fits the model's context and was left out."
+    )
     with chat.page.expect_request("**/v1/chat/completions") as sent:
         chat.send("c" * 3000)
     assert len(sent.value.post_data_json["messages"]) < 5

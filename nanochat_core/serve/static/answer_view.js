@@ -35,8 +35,9 @@ export class AnswerView {
     this.#updateParts();
     this.node.setAttribute("aria-busy", String(this.isLive));
     this.node.classList.toggle("is-live", this.answer.status === "streaming");
-    const exchanges = forgotten === 1 ? "The first exchange" : `The first ${forgotten} exchanges`;
-    this.note.textContent = forgotten ? `${exchanges} no longer fit the model's context and were left out.` : "";
+    const [one, some] = ["The first exchange no longer fits", `The first ${forgotten} exchanges no longer fit`];
+    const [what, left] = forgotten === 1 ? [one, "was left out"] : [some, "were left out"];
+    this.note.textContent = forgotten ? `${what} the model's context and ${left}.` : "";
     this.note.hidden = !forgotten;
     this.stats.replaceChildren(...(stats ? dotted(statsInWords(stats, this.answer.sampling.seed)) : []));
     this.stats.hidden = !stats;

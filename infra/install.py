@@ -2,12 +2,14 @@
 
 PyPI's torch for Linux is the CUDA build, of no use without an NVIDIA GPU and 4 GB larger than the CPU build. So
 torch comes first, from an index that has the build that fits, and the lock then finds it there. Whoever told pip where
-packages are (an index, a folder of wheels, no index) is asked nothing more: there pip decides alone. `make setup` calls
-it; TORCH_INDEX names an index, HASHES=1 checks digests. Standard library only: nothing is installed yet.
+packages are (an index, a folder of wheels, no index) is asked nothing more: there pip decides, and says which build it
+will be. Only where its places are beside PyPI, and PyPI's CUDA would come, the index of the CPU's builds is tried.
+`make setup` calls it; TORCH_INDEX names an index, HASHES=1 checks digests. Standard library only: nothing is installed.
 """
 
 import ast
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -22,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PIP = (sys.executable, "-m", "pip")
 SOURCES = {"index-url", "extra-index-url", "find-links", "no-index"}
+BESIDE_PYPI = {"extra-index-url", "find-links"}
 PYPI = ("https://pypi.org/simple", "https://pypi.org/simple/")
 PYTORCH = "https://download.pytorch.org/whl"
 PYPI_CUDA = 13  # of torch 2.13 on PyPI; drivers before 580 know no more than 12
@@ -29,8 +32,8 @@ CUDA_12 = ("cu129", "cu128", "cu126")  # any driver of CUDA 12 runs each: the ne
 PROBE_S = 60
 SIZES = {
     "cpu": "CPU build: 0.4 GB to download, 1.7 GB on the disk, two to three minutes",
-    "cuda": "CUDA build: 5.4 GB on the disk, five minutes and more",
-    "unknown": "1.7 GB on the disk and three minutes if that is the CPU build, 5.4 GB and five if it is CUDA's",
+    "cuda": "CUDA build: 5.7 GB on the disk, five minutes and more",
+    "unknown": "1.7 GB on the disk and three minutes if that is the CPU build, 5.7 GB and five if it is CUDA's",
 }
 
 
@@ -57,15 +60,21 @@ class Source:
     is_a_must: bool = False
 
 
-def choose(machine: Machine, *, configured: Iterable[str] = (), index: str = "", has_uv: bool = False) -> list[Source]:
+def choose(
+    machine: Machine, *, configured: Iterable[str] = (), pips: str = "unknown", index: str = "", has_uv: bool = False
+) -> list[Source]:
     """Where to take torch from, best first; the last is what pip does by itself.
 
-    `configured`: which options of SOURCES pip was given. `index`: the one that was named, which is taken or nothing.
+    `configured`: which options of SOURCES pip was given; `pips`: the build that it would take so. `index`: the one that
+    was named, which is taken or nothing.
     """
     if index:
         return [Source("index", "unknown", "as TORCH_INDEX says", index, is_a_must=True)]
     if names := sorted(configured):
-        return [Source("pip", "unknown", f"from where pip is told to look ({', '.join(names)})")]
+        told = Source("pip", pips, f"from where pip is told to look ({', '.join(names)})")
+        if pips != "cuda" or machine.has_nvidia or not BESIDE_PYPI.issuperset(names):
+            return [told]
+        return [Source("index", "cpu", "as there is no NVIDIA GPU, and pip would take CUDA's", f"{PYTORCH}/cpu"), told]
     plain = Source("pip", "cuda" if machine.system == "Linux" else "cpu", "from PyPI")
     if machine.system != "Linux":
         return [plain]
@@ -92,6 +101,25 @@ def told_to_pip(listing: str) -> set[str]:
         if option in SOURCES and value.strip() and value not in PYPI and value not in ("0", "false", "no", "off"):
             found.add(option)
     return found
+
+
+def build_of(version: str, url: str) -> str:
+    """The build that a wheel is: cpu, cuda or unknown. PyPI's, which has no local version, is CUDA's on Linux."""
+    local = version.partition("+")[2]
+    if local.startswith(("cpu", "cu")):
+        return "cpu" if local == "cpu" else "cuda"
+    return "cuda" if not local and "files.pythonhosted.org" in url and "linux" in url else "unknown"
+
+
+def pips_build(pin: str) -> str:
+    """The build that pip would take by itself: it is asked without a download."""
+    asked = [*PIP, "install", "--dry-run", "--quiet", "--no-deps", "--ignore-installed", "--report", "-", pin]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=PROBE_S)
+        found = json.loads(done.stdout)["install"][0]
+        return build_of(found["metadata"]["version"], found["download_info"]["url"])
+    except (subprocess.TimeoutExpired, ValueError, LookupError):
+        return "unknown"
 
 
 def cuda_of(smi: str) -> int | None:
@@ -148,7 +176,9 @@ def install_torch(pin: str) -> None:
     """Torch from the first source that has it, said before it is fetched; from pip's own it comes with the lock."""
     listing = subprocess.run([*PIP, "config", "list"], capture_output=True, text=True, timeout=PROBE_S).stdout
     index, has_uv = os.environ.get("TORCH_INDEX", ""), shutil.which("uv") is not None
-    for source in choose(this_machine(), configured=told_to_pip(listing), index=index, has_uv=has_uv):
+    told = told_to_pip(listing)
+    pips = pips_build(pin) if told and not index else "unknown"
+    for source in choose(this_machine(), configured=told, pips=pips, index=index, has_uv=has_uv):
         where = f" ({source.index})" if source.index else ""
         if source.kind == "index" and not source.is_a_must and not offers(str(source.index), pin):
             print(f"{source.index} cannot be reached, or has no {pin} for this Python", flush=True)

@@ -55,6 +55,41 @@ def test_each_machine_gets_the_build_that_it_can_use(installer: ModuleType, mach
     assert (named.index, named.is_a_must) == ("http://mirror/cu128", True)
 
 
+@pytest.mark.parametrize(
+    ("version", "url", "build"),
+    [
+        ("2.13.0+cpu", "file:///opt/wheels/torch-2.13.0%2Bcpu-cp311-cp311-manylinux_2_28_x86_64.whl", "cpu"),
+        ("2.13.0+cu130", "https://mirror/torch.whl", "cuda"),
+        (
+            "2.13.0",
+            "https://files.pythonhosted.org/packages/torch-2.13.0-cp313-cp313-manylinux_2_28_x86_64.whl",
+            "cuda",
+        ),
+        ("2.13.0", "https://files.pythonhosted.org/packages/torch-2.13.0-cp313-none-macosx_11_0_arm64.whl", "unknown"),
+        ("2.13.0", "https://mirror/torch-2.13.0-cp313-cp313-manylinux_2_28_x86_64.whl", "unknown"),
+    ],
+)
+def test_a_folder_of_wheels_without_a_fitting_one_does_not_bring_cuda(
+    installer: ModuleType, version: str, url: str, build: str
+) -> None:
+    assert installer.build_of(version, url) == build
+    told = {"find-links", "extra-index-url"}
+    beside = installer.choose(installer.Machine("Linux"), configured=told, pips=build)
+    assert indexes(beside) == (["cpu", "pip"] if build == "cuda" else ["pip"])
+    assert indexes(installer.choose(installer.Machine("Linux", True, 13), configured=told, pips=build)) == ["pip"]
+    assert indexes(installer.choose(installer.Machine("Linux"), configured={"index-url"}, pips=build)) == ["pip"]
+
+
+def test_pip_says_which_build_it_would_take(
+    installer: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = published(tmp_path / "wheels", "9.8.7+cpu")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{index}/torch")
+    assert installer.pips_build(PIN) == "cpu"
+    assert installer.pips_build("torch==1.2.3") == "unknown"
+
+
 def test_what_somebody_told_pip_is_seen_wherever_it_was_told(installer: ModuleType) -> None:
     listing = (
         ":env:.find-links='/wheels'\nglobal.cert='/ca.crt'\nuser.extra-index-url='https://a/simple\\nhttps://b/simple'\n"
@@ -103,7 +138,7 @@ def test_torch_comes_from_its_index_and_from_pips_own_where_that_does_not_answer
     installer.install_torch(PIN)
     told = capfd.readouterr().out
     assert f"index/cpu cannot be reached, or has no {PIN} for this Python" in told
-    assert f"{PIN} from PyPI, although there is no NVIDIA GPU. CUDA build: 5.4 GB on the disk" in told
+    assert f"{PIN} from PyPI, although there is no NVIDIA GPU. CUDA build: 5.7 GB on the disk" in told
     monkeypatch.setattr(installer, "PYTORCH", published(tmp_path / "other/cpu", "9.8.7+cpu").removesuffix("/cpu"))
     installer.install_torch(PIN)
     assert f"{PIN} as there is no NVIDIA GPU (file://{tmp_path}/other/cpu). CPU build: " in capfd.readouterr().out

@@ -9,9 +9,10 @@ import os
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from flows.stack_release import HEADER, refusal
 from nanochat_core.base.proxies import LOOPBACK
 from nanochat_core.base.web_guard import host_name, safely
 
@@ -44,6 +45,8 @@ class Guard:
             await _refuse(problem, scope, receive, send)
         elif scope["path"].startswith(DESCRIPTIONS):
             await _refuse("Prefect's API is described at https://docs.prefect.io", scope, receive, send, status=404)
+        elif problem := refusal(scope["path"], headers.get(HEADER)):
+            await JSONResponse({"detail": problem}, 409)(scope, receive, send)  # its client shows what is JSON
         elif self._is_page_elsewhere(scope, headers):
             query = scope["query_string"].decode("latin-1")
             path = scope.get("raw_path", scope["path"].encode()).decode("latin-1") + (f"?{query}" if query else "")

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import stack_parts, stack_store
+from flows import stack_parts, stack_release, stack_store
 from flows.stack import (
     ENV_FILE,
     FILE,
@@ -40,7 +40,16 @@ from nanochat_core.cli.app import Json
 
 VERBS = ("up", "down", "ps")
 FOLDERS = ("store", "prefect", "worker", "logs", "pids")  # closed to everybody else
-OWN = ("database", "database-socket", *FOLDERS, FILE, ENV_FILE, "lock")  # what --wipe deletes
+OWN = (
+    "database",
+    "database-socket",
+    *FOLDERS,
+    stack_release.COPIES,
+    stack_release.FILE,
+    FILE,
+    ENV_FILE,
+    "lock",
+)  # what --wipe deletes
 Folder = Annotated[Path | None, typer.Option(help="Where its data and logs are. [default: server in NANOCHAT_HOME]")]
 
 
@@ -91,6 +100,7 @@ def up(
             stack = replace(stack, server_auth=new_auth())
             save(stack)
         announce(stack)
+        _stop_earlier(stack)
         _start(stack)
     where = f"{stack.server_auth}, asked for once" if sys.stderr.isatty() else f"in {path / ENV_FILE}"
     _say(f"page             {stack.url}  password {where}")
@@ -203,6 +213,17 @@ def _choose_store(path: Path, wish: str) -> str:
     if (found := stack_store.installed()) is None:
         _say(f"no S3 server is installed: the store is the folder {path / 'store'} (--store swift installs one)")
     return found or "folder"
+
+
+def _stop_earlier(stack: Stack) -> None:
+    """What an earlier release has started is stopped: its runs save first, and go on by the new code."""
+    before, now = stack_release.started_by(stack.path), stack_release.release()
+    parts = [part for group in stack_parts.groups(stack) for part in group]
+    if before == now or not any(state_of(stack.path, part.name) is State.RUNNING for part in parts):
+        return
+    shown = [f"nanochat {each['nanochat']} with Prefect {each['prefect']}" for each in (before, now)]
+    _say(f"what runs is of {shown[0]}: it is started again as {shown[1]}")
+    _stop(stack)
 
 
 def _start(stack: Stack) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from signal import SIGINT
 from urllib.parse import quote
 
-from flows import stack_store
+from flows import stack_release, stack_store
 from flows.stack import Stack, write_private
 from flows.stack_environment import PROGRAM, SERVER, STORE_KEYS, WORKER, passed_on
 from flows.stack_process import Part, launched_at
@@ -151,6 +151,19 @@ def _create_database(stack: Stack, programs: Path) -> None:
         raise NanochatError(f"createdb failed: {done.stderr.strip()[-300:]}", hint="see the log of the database")
 
 
+def _keep_copy(stack: Stack, database: Path) -> None:
+    """Before a server of another release brings the database to its own form."""
+    dump = None
+    if stack.database == "postgresql":
+        program = postgres_programs() or Path()
+        host = ["-h", database_host(stack), "-p", str(stack.ports[1]), "-U", DATABASE]
+
+        def dump(path: Path) -> list[str]:
+            return [str(program / "pg_dump"), *host, "--format=custom", f"--file={path}", DATABASE]
+
+    stack_release.keep_copy(stack, dump, database=database)
+
+
 def _server(stack: Stack) -> Part:
     port, home = stack.ports[0], stack.path / "prefect"
     place = f"host={quote(database_host(stack), safe='/')}&port={stack.ports[1]}"
@@ -179,6 +192,8 @@ def _server(stack: Stack) -> Part:
         environment=environment,
         keeps=SERVER,
         port=port,
+        before=lambda: _keep_copy(stack, home / DATABASE_FILE),
+        after=lambda: stack_release.remember(stack.path),
         is_ready=lambda: stack_store.answers_http(f"{stack.api_url}/ready"),
     )  # fmt: skip
 

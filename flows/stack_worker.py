@@ -17,6 +17,7 @@ import time
 from types import FrameType
 
 from flows.stack_process import children_of
+from flows.stack_release import saying_release
 from nanochat_core.base import environment, gpus
 from nanochat_core.base.process import die_with_parent
 
@@ -41,7 +42,8 @@ def main() -> None:
         signal.signal(each, _stop)
     inner = [sys.executable, "-m", "flows.process_worker", "worker", "start"]
     command = [*inner, "--pool", options.pool, "--name", options.name]
-    worker = subprocess.Popen([*command, *more], preexec_fn=die_with_parent)
+    given = {**os.environ, **saying_release(os.environ)}
+    worker = subprocess.Popen([*command, *more], env=given, preexec_fn=die_with_parent)
     look_after = (options.pool, options.name)
     threading.Thread(target=_look_after_runs, args=look_after, name="waits", daemon=True).start()
     try:

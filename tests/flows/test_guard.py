@@ -1,6 +1,7 @@
 """Who is let in to Prefect's server, with its real app behind the guard; tests/browser has the browser's part."""
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flows.guard import Guard, origin_of
 from flows.stack_process import Part, start_all, stop
+from flows.stack_release import HEADER, saying_release
+from nanochat_core import __version__
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.loopback import listener
 from nanochat_core.cli.prefect_api import authorization
@@ -60,6 +63,23 @@ def test_the_servers_own_names_are_answered(client: TestClient, host: str) -> No
 def test_a_name_that_somebody_points_here_is_not(client: TestClient, host: str) -> None:
     for path in ("/api/flows", "/", "/ui-settings", "/api/health"):
         assert client.get(path, headers={"Host": host}).status_code == 403
+
+
+def test_a_worker_of_another_release_is_told_and_gets_no_work(client: TestClient) -> None:
+    asks = "/api/work_pools/gpu/get_scheduled_flow_runs"
+    refused = client.post(asks, headers={HEADER: "0.2.0"})
+    assert refused.status_code == 409
+    assert refused.json()["detail"].startswith(
+        f"this worker is of nanochat 0.2.0 and the server of {__version__}: install that"
+    )
+    own = json.loads(
+        saying_release({"PREFECT_CLIENT_CUSTOM_HEADERS": '{"X-More": "1"}'})["PREFECT_CLIENT_CUSTOM_HEADERS"]
+    )
+    assert own["X-More"] == "1"
+    for headers in ({}, own):
+        assert client.post(asks, headers=headers).text == "yes"
+    for path in ("/api/flow_runs/filter", "/api/work_pools/gpu/workers/heartbeat"):
+        assert client.post(path, headers={HEADER: "0.2.0"}).text == "yes", "what it has begun it may end"
 
 
 @pytest.mark.parametrize("origin", OTHER_ORIGINS)

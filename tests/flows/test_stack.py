@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import s3_server
 from conftest import ROOT
 
 from flows import stack_parts, stack_process, stack_store
+from flows.stack_release import HEADER
 from nanochat_core.cli.prefect_api import authorization
 
 pytestmark = pytest.mark.slow
@@ -334,6 +336,47 @@ def test_what_was_killed_is_started_again_with_its_data(stack: Stack) -> None:
     assert {name for name in before if after[name] != before[name]} == victims | {"worker-cpu"}, said
     assert stack.states() == {"running"}
     assert stack.api("POST", "flow_runs/count", {}) == 2
+
+
+@pytest.mark.torture
+def test_after_an_upgrade_up_starts_all_of_it_anew_and_keeps_the_database_as_it_was(stack: Stack) -> None:
+    stack.up("--port", str(stack.port))
+    run_id, _ = stack.start_probe(0.0)
+    until(lambda: stack.state(run_id) == "Completed")
+    before = stack.pids()
+    file, earlier = stack.folder / "stack/release.json", {"nanochat": "0.2.0", "prefect": "3.8.8"}
+    now = json.loads(file.read_text())
+    file.write_text(json.dumps(earlier))
+    said = stack.up().stderr
+    assert "what runs is of nanochat 0.2.0 with Prefect 3.8.8: it is started again as" in said
+    assert not set(stack.pids().values()) & set(before.values())
+    assert json.loads(file.read_text()) == now
+    assert stack.state(run_id) == "Completed"
+    [copy] = (stack.folder / "stack/copies").iterdir()
+    assert copy.name.startswith("prefect-3.8.8-")
+    assert str(copy) in said
+    assert copy.stat().st_mode & 0o777 == 0o600
+    if copy.suffix == ".dump":
+        listed = subprocess.run(["pg_restore", "--list", copy], capture_output=True, text=True, env=_postgres_path())
+        assert "TABLE DATA public flow_run " in listed.stdout, listed.stderr
+    else:
+        assert sqlite3.connect(copy).execute("select count(*) from flow_run").fetchone()[0] >= 1
+    assert "started" not in stack.up().stderr
+
+    stack.kill("worker-cpu", signal.SIGTERM)
+    until(lambda: stack.pids()["worker-cpu"] is None)
+    waiting, _ = stack.start_probe(0.0)
+    told = {"PREFECT_CLIENT_CUSTOM_HEADERS": json.dumps({HEADER: "0.2.0"})}
+    worker = subprocess.run(
+        [sys.executable, "-m", "flows.process_worker", "worker", "start", "--pool", "cpu", "--run-once"],
+        env={**stack.environment, **stack.exports(), **told}, cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert "this worker is of nanochat 0.2.0 and the server of" in worker.stdout + worker.stderr
+    assert stack.state(waiting) in ("Scheduled", "Late")
+
+
+def _postgres_path() -> dict[str, str]:
+    return {"PATH": f"{stack_parts.postgres_programs()}:{os.environ['PATH']}"}
 
 
 def test_down_leaves_data_and_no_process_and_wipe_leaves_nothing(stack: Stack) -> None:

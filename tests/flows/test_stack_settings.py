@@ -1,9 +1,11 @@
 """How later verbs find a running stack, what they leave alone, and that nothing is signalled that is not ours."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from flows import stack as settings
+from flows import stack_release
 from flows.stack import Stack, adopt, load, new_stack, save
 from flows.stack_process import Part, State, children_of, pid_of, start_all, state_of, stop
 from flows.stack_worker import drain
@@ -161,3 +164,26 @@ def test_a_worker_is_held_while_its_runs_save_and_takes_no_new_one(tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["began", "saved"]
     assert process.returncode == -signal.SIGTERM
     assert not Path(f"/proc/{engine}/cmdline").exists() or not Path(f"/proc/{engine}/cmdline").read_bytes()
+
+
+def test_a_database_of_another_prefect_is_copied_before_a_server_opens_it(stack: Stack) -> None:
+    database = stack.path / "prefect.db"
+    with contextlib.closing(sqlite3.connect(database)) as written:
+        written.execute("create table flow_run (id text)")
+        written.execute("insert into flow_run values ('one')")
+        written.commit()
+        assert stack_release.started_by(stack.path) == stack_release.release(), "a first start is no upgrade"
+        stack_release.keep_copy(stack, None, database=database)
+        assert not (stack.path / "copies").exists()
+        (stack.path / "logs/server.log").touch()
+        assert stack_release.started_by(stack.path)["prefect"] == "unknown", "of before releases were remembered"
+        stack_release.keep_copy(stack, None, database=database)
+    [copy] = (stack.path / "copies").iterdir()
+    with contextlib.closing(sqlite3.connect(copy)) as kept:
+        assert kept.execute("select id from flow_run").fetchall() == [("one",)]
+    stack_release.remember(stack.path)
+    stack_release.keep_copy(stack, None, database=database)
+    assert list((stack.path / "copies").iterdir()) == [copy]
+    (stack.path / "release.json").write_text('{"prefect": "3.8.8"}')
+    with pytest.raises(NanochatError, match="no copy of the database"):
+        stack_release.keep_copy(stack, lambda _: ["false"], database=database)

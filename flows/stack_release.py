@@ -1,0 +1,88 @@
+"""What an upgrade means for a lasting server: what runs is started anew, and the database is copied before it changes.
+
+A stack remembers by which release of nanochat and of Prefect its processes were started. Prefect's server brings its
+database to its own form when it starts, and there is no way back but a copy. A worker on another machine may still be
+of the old release, and would do a new server's runs with old code: it says its release with each request for work, and
+is told instead of served. Releases before 0.3 say nothing, and cannot be told apart from a worker of Prefect's own.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from flows.stack import Stack, write_private
+from flows.stack_environment import PROGRAM, passed_on
+from nanochat_core import __version__
+from nanochat_core.base.errors import NanochatError
+
+FILE = "release.json"
+COPIES = "copies"
+HEADER = "X-Nanochat-Release"
+ASKS_FOR_WORK = re.compile(r"/api/work_pools/[^/]+/get_scheduled_flow_runs/?")
+UNKNOWN = {"nanochat": "an earlier release", "prefect": "unknown"}
+
+
+def release() -> dict[str, str]:
+    """Of the code that runs here."""
+    return {"nanochat": __version__, "prefect": importlib.metadata.version("prefect")}
+
+
+def started_by(folder: Path) -> dict[str, str]:
+    """Which release has last started the stack; this one where none has."""
+    with contextlib.suppress(OSError, ValueError):
+        return {**UNKNOWN, **json.loads((folder / FILE).read_text())}
+    return dict(UNKNOWN) if (folder / "logs/server.log").exists() else release()
+
+
+def remember(folder: Path) -> None:
+    """This release has started it."""
+    write_private(folder / FILE, json.dumps(release()))
+
+
+def keep_copy(stack: Stack, dump: Callable[[Path], list[str]] | None, *, database: Path) -> None:
+    """Copy the database where another Prefect has written it; `dump` makes PostgreSQL's command, None: it is a file."""
+    before, now = started_by(stack.path)["prefect"], release()["prefect"]
+    if before == now or (dump is None and not database.is_file()):
+        return
+    folder = stack.path / COPIES
+    folder.mkdir(mode=0o700, exist_ok=True)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    copy = folder / f"prefect-{before}-{stamp}.{'db' if dump is None else 'dump'}"
+    part = copy.with_name(f".{copy.name}")
+    if dump is None:
+        with contextlib.closing(sqlite3.connect(database)) as source, contextlib.closing(sqlite3.connect(part)) as into:
+            source.backup(into)
+    else:
+        environment = {**passed_on(os.environ, PROGRAM), "PGPASSWORD": stack.database_password}
+        done = subprocess.run(dump(part), env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise NanochatError(
+                f"no copy of the database could be made: {done.stderr.strip()[-300:]}",
+                hint="it stays as it is; make room, or copy it yourself, and run the same again",
+            )
+    part.chmod(0o600)
+    part.rename(copy)
+    told = f"database         Prefect {before} -> {now}: a copy of before is {copy}"
+    print(told, file=sys.stderr, flush=True)
+
+
+def refusal(path: str, said: str | None) -> str | None:
+    """Why a worker gets no work from this server; None where it does, or where it does not say what it is."""
+    if said is None or said == __version__ or not ASKS_FOR_WORK.fullmatch(path):
+        return None
+    return f"this worker is of nanochat {said[:40]} and the server of {__version__}: install that, and start it again"
+
+
+def saying_release(environment: Mapping[str, str]) -> dict[str, str]:
+    """For a worker's process: what its client says with each request."""
+    name = "PREFECT_CLIENT_CUSTOM_HEADERS"
+    given = json.loads(environment.get(name) or "{}")
+    return {name: json.dumps({**given, HEADER: __version__})}

@@ -60,7 +60,8 @@ class Player:
         self._printed = ""
         self._staying: list[tuple[str, subprocess.Popen[bytes]]] = []
         self._corpus, self._port, self._program = corpus, free_port(), f"{BIN}/nanochat"
-        self._path = f"{BIN}:{os.environ['PATH']}" if is_active else os.environ["PATH"]
+        others = ":".join(part for part in os.environ["PATH"].split(":") if part != str(BIN))
+        self._path = f"{BIN}:{others}" if is_active else others
         self._plain = "--no-prefect" if is_active else ""
         for path in ROOT.iterdir():
             if path.name not in (".git", "nanochat"):

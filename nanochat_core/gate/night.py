@@ -237,12 +237,11 @@ def _by_probe(
     store: Store, night: Night, plan: RunPlan, asked: Asked, train: Train
 ) -> tuple[Verdict | None, str | None]:
     """What short trainings decide (gate/probe.py), and the baseline's name; None where the night is to be trained."""
-    steps = probe.num_steps(plan)
-    if steps is None:
+    if not probe.pays(plan):
         return None, None
 
     def short(seed: int, units: int = 0) -> NightRun:
-        seeded = probe.plan_of(plan, steps, seed, twin=units)
+        seeded = probe.plan_of(plan, seed, twin=units)
         refs = train(seeded)
         if "around" not in night["probe"]:
             night["probe"] |= _surroundings(store, refs, plan)
@@ -254,7 +253,7 @@ def _by_probe(
             store.put_run(night["run_id"], night)
         return Probe.from_record(night["probe"])
 
-    night["probe"] = night.get("probe") or {"steps": steps, "runs": [], "twins": []}
+    night["probe"] = night.get("probe") or {"steps": probe.STEPS, "runs": [], "twins": []}
     seeds = [(seed, 0) for seed in probe.SEEDS]
     tonight = trained("runs", seeds[:1])
     history = [other for other in nights(store) if other["run_id"] != night["run_id"]]
@@ -266,7 +265,7 @@ def _by_probe(
     if before and probe.has_equal_bits(tonight, before[-1]) and not _is_full_due(history, tonight.runs[0].conditions):
         rows = probe.compare_machine(tonight, before)
         if not any(row.state == "fail" for row in rows):
-            return by_equal_bits(steps, rows, num_baseline=len(chosen.runs or ())), chosen.name
+            return by_equal_bits(probe.STEPS, rows, num_baseline=len(chosen.runs or ())), chosen.name
     tonight = trained("runs", seeds)
     if not before:
         return None, chosen.name
@@ -277,8 +276,8 @@ def _by_probe(
     if pairs is None:
         return None, chosen.name
     if pairs.is_red(budget=chosen.budget):
-        return by_pairs(steps, pairs, num_baseline=len(chosen.runs or ())), chosen.name
-    night["probe"]["told"] = f"a probe of {steps} steps is {pairs.told()}" + (
+        return by_pairs(probe.STEPS, pairs, num_baseline=len(chosen.runs or ())), chosen.name
+    night["probe"]["told"] = f"a probe of {probe.STEPS} steps is {pairs.told()}" + (
         "" if pairs.pays else "; pairs do not pay"
     )
     return None, chosen.name

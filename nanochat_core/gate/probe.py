@@ -1,12 +1,12 @@
 """The short trainings before a night's own: the same bits as the baseline's, or a difference that pairs can see.
 
-A probe is the night's pretraining with a complete schedule in a sixteenth of its steps, at seeds that all nights share.
-So two nights' probes are pairs. Equal weights after it, of the same packages, text and evaluation, mean that nothing
-that decides the result has changed, and no training can tell more. Where they differ, the difference of the pairs is
-compared with that of *twins*: the same code with Muon's rate changed by one unit in the last place of an fp32 number,
-which is what any other order of the same additions does. Twins scatter by a tenth and less of what seeds do while a
-training is short (benchmarks/RESULTS.md), so a pair sees what a night cannot. Where they do not, or where another
-machine, other packages or another text stand between, nights are compared as wholes (gate/verdict.py).
+A probe is the night's pretraining with a complete schedule in a hundred steps, at seeds that all nights share. So two
+nights' probes are pairs. Equal weights after it, of the same packages, text and evaluation, mean that nothing that
+decides the result has changed. Where they differ, the difference of the pairs is compared with that of *twins*: the
+same code with Muon's rate changed by one unit in the last place of an fp32 number, which is what another order of the
+same additions does. Twins scatter by a tenth and less of what seeds do while a training is short (docs/nightly.md),
+so a pair sees what a night cannot. Where they do not, or where another machine, other packages or another text stand
+between, nights are compared as wholes (gate/verdict.py).
 
 Pure: measured trainings in, findings out; gate/night.py trains.
 """
@@ -24,8 +24,8 @@ from nanochat_core.gate.rule import BUDGET
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.record.significance import student_t_tail
 
-SHARE = 16  # of the night's steps; pairs stop paying at about 800 (RESULTS.md)
-MIN_STEPS, MAX_STEPS = 20, 100
+STEPS = 100  # at 40 a tenth less of Muon's rate is not seen, at 100 by 10 sd of twins; past 800 pairs stop paying
+MIN_SHARE = 4  # a night of fewer than so many probes is its own
 SEEDS = (1_000_003, 1_000_033, 1_000_037)
 NUM_TWINS = 2 * len(SEEDS)  # each seed's rate a unit up, and a unit down
 UNIT = 2.0**-23  # of the last place of an fp32 number near 1
@@ -90,13 +90,12 @@ class Pairs:
         return f"{told} seeds ({self.effect_twin_sd:+.1f} sd of twins, p = {self.p_value:.2g}, {self.num_pairs} pairs)"
 
 
-def num_steps(plan: RunPlan) -> int | None:
-    """Of a probe; None: the night is so short that it is its own probe."""
-    steps = min(max(plan.pretrain.num_steps // SHARE, MIN_STEPS), MAX_STEPS)
-    return steps if plan.pretrain.num_steps >= 4 * steps else None
+def pays(plan: RunPlan) -> bool:
+    """Whether a night is long enough for a probe before it."""
+    return plan.pretrain.num_steps >= MIN_SHARE * STEPS
 
 
-def plan_of(plan: RunPlan, steps: int, seed: int, *, twin: int = 0) -> RunPlan:
+def plan_of(plan: RunPlan, seed: int, *, twin: int = 0, steps: int = STEPS) -> RunPlan:
     """A probe's training; `twin`: units in the last place by which Muon's rate differs.
 
     It is made anew even where it is in the store: what it measures is this machine, tonight.

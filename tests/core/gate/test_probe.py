@@ -44,19 +44,17 @@ def told(record: Night) -> str:
 
 
 def test_a_probe_has_a_complete_schedule_in_few_steps_and_a_twin_one_unit_more(plan: RunPlan) -> None:
-    steps = probe.num_steps(plan)
-    assert steps is not None
-    assert probe.MIN_STEPS <= steps <= plan.pretrain.num_steps / 4
-    short, twin = probe.plan_of(plan, steps, 7), probe.plan_of(plan, steps, 7, twin=1)
-    assert short.pretrain.num_steps == steps == short.pretrain.schedule.num_steps
+    short, twin = probe.plan_of(plan, 7), probe.plan_of(plan, 7, twin=1)
+    assert short.pretrain.num_steps == probe.STEPS == short.pretrain.schedule.num_steps
     assert short.pretrain.total_batch_tokens == plan.pretrain.total_batch_tokens
     assert short.config.seed == 7
     rates = [each.config.pretrain.matrix_lr for each in (short, twin)]
     assert rates[0] < rates[1] < rates[0] * (1 + 2e-7)
 
 
-def test_a_night_that_is_hardly_longer_than_a_probe_has_none(micro_plan: RunPlan) -> None:
-    assert probe.num_steps(micro_plan) is None
+def test_a_night_that_is_hardly_longer_than_a_probe_has_none(plan: RunPlan, micro_plan: RunPlan) -> None:
+    assert probe.pays(plan)
+    assert not probe.pays(micro_plan)
 
 
 def test_the_same_code_is_green_after_one_short_training(judged: Trainer, plan: RunPlan) -> None:

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flows.stack_release import HEADER, refusal
+from flows.worker_release import HEADER, refusal
 from nanochat_core.base.proxies import LOOPBACK
 from nanochat_core.base.web_guard import host_name, safely
 

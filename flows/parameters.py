@@ -121,7 +121,7 @@ class Settings(BaseModel):
     start_from: str | None = Field(
         None,
         title="Start from a model",
-        description="A name, a run or a fingerprint of the store, or a folder of the worker; its shape wins.",
+        description="A name, run or fingerprint of the store, a folder of the worker or hf:OWNER/NAME; its shape wins.",
     )
     depth: int | None = Field(
         None,

@@ -1,21 +1,18 @@
 """What an upgrade means for a lasting server: what runs is started anew, and the database is copied before it changes.
 
 A stack remembers by which release of nanochat and of Prefect its processes were started. Prefect's server brings its
-database to its own form when it starts, and there is no way back but a copy. A worker on another machine may still be
-of the old release, and would do a new server's runs with old code: it says its release with each request for work, and
-is told instead of served. Releases before 0.3 say nothing, and cannot be told apart from a worker of Prefect's own.
+database to its own form when it starts, and there is no way back but a copy.
 """
 
 import contextlib
 import importlib.metadata
 import json
 import os
-import re
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.stack import Stack, write_private
@@ -25,8 +22,6 @@ from nanochat_core.base.errors import NanochatError
 
 FILE = "release.json"
 COPIES = "copies"
-HEADER = "X-Nanochat-Release"
-ASKS_FOR_WORK = re.compile(r"/api/work_pools/[^/]+/get_scheduled_flow_runs/?")
 UNKNOWN = {"nanochat": "an earlier release", "prefect": "unknown"}
 
 
@@ -72,17 +67,3 @@ def keep_copy(stack: Stack, dump: Callable[[Path], list[str]] | None, *, databas
     part.rename(copy)
     told = f"database         Prefect {before} -> {now}: a copy of before is {copy}"
     print(told, file=sys.stderr, flush=True)
-
-
-def refusal(path: str, said: str | None) -> str | None:
-    """Why a worker gets no work from this server; None where it does, or where it does not say what it is."""
-    if said is None or said == __version__ or not ASKS_FOR_WORK.fullmatch(path):
-        return None
-    return f"this worker is of nanochat {said[:40]} and the server of {__version__}: install that, and start it again"
-
-
-def saying_release(environment: Mapping[str, str]) -> dict[str, str]:
-    """For a worker's process: what its client says with each request."""
-    name = "PREFECT_CLIENT_CUSTOM_HEADERS"
-    given = json.loads(environment.get(name) or "{}")
-    return {name: json.dumps({**given, HEADER: __version__})}

@@ -17,7 +17,7 @@ import time
 from types import FrameType
 
 from flows.stack_process import children_of
-from flows.stack_release import saying_release
+from flows.worker_release import saying_release
 from nanochat_core.base import environment, gpus
 from nanochat_core.base.process import die_with_parent
 

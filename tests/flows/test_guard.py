@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from flows.guard import Guard, origin_of
 from flows.stack_process import Part, start_all, stop
-from flows.stack_release import HEADER, saying_release
+from flows.worker_release import HEADER, saying_release
 from nanochat_core import __version__
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.base.loopback import listener

@@ -24,7 +24,7 @@ import s3_server
 from conftest import ROOT
 
 from flows import stack_parts, stack_process, stack_store
-from flows.stack_release import HEADER
+from flows.worker_release import HEADER
 from nanochat_core.cli.prefect_api import authorization
 
 pytestmark = pytest.mark.slow

@@ -1,6 +1,6 @@
 """Pictures of what is there today, for README and docs: `make pictures`.
 
-The report of this home's newest run of `tiny`, its chat model beside the one that did not practise, and the chat on a
+The report of this home's newest run of `tiny`, its chat model beside the one before practice, and the chat on a
 phone; then those of the walk through Prefect's pages, which test_prefect_ui.py takes on a server of its own. Debian's
 Chromium and playwright. A picture is for looking at: it tells nothing that a test does not.
 """
@@ -37,7 +37,9 @@ def served(*models: str) -> Iterator[str]:
     process = subprocess.Popen(command, cwd=TESTS.parent, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
+        address = process.stdout.readline().strip()
+        assert address, "the server does not start: why stands above"
+        yield address
     finally:
         process.terminate()
         process.wait()
@@ -52,14 +54,14 @@ def chat(browser: Any, address: str, **options: Any) -> Chat:
     return opened
 
 
-def take(browser: Any, out: Path, report: Path) -> None:
-    """Report, chat and phone."""
+def take(browser: Any, out: Path, report: Path, other: str) -> None:
+    """Report, chat and phone; `other` is the model beside tiny-chat."""
     page = browser.new_page(**WIDE)
     page.goto(report.as_uri())
     page.screenshot(path=out / "report.png")
-    with served("tiny-chat", "tiny-sft") as address:
+    with served("tiny-chat", other) as address:
         wide = chat(browser, address, **WIDE)
-        wide.choose("tiny-chat", compare_with="tiny-sft")
+        wide.choose("tiny-chat", compare_with=other)
         wide.ask("What does calendar.isleap do?")
         wide.choose("tiny-chat")
         wide.ask("What is 127 + 43?")
@@ -94,10 +96,11 @@ def main() -> int:
     chosen = options.parse_args()
     space = workspace.current()
     report = space.home / "runs" / resolve_run(space.store, "latest") / "report.html"
+    other = "tiny-sft" if any(ref.name == "tiny-sft" for ref in space.store.refs()) else "tiny-base"
     chosen.out.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        take(browser, chosen.out, report)
+        take(browser, chosen.out, report, other)
         browser.close()
     if chosen.no_walk:
         return 0

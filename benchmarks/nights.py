@@ -155,7 +155,7 @@ def cells(change: Change, nights: Sequence[tuple[dict[str, Any], float]]) -> tup
     )
 
 
-def play(repeats: int, only: str | None) -> str:
+def play(repeats: int, only: Sequence[str]) -> str:
     """The table, and what ought not to be."""
     headers = "change", "kind", "verdict", "decided by", "effect", "said of", "short", "in full", "CPU"
     rows, wrong = list[tuple[str, ...]](), list[str]()
@@ -165,7 +165,7 @@ def play(repeats: int, only: str | None) -> str:
         bench.baseline()
         print(f"baseline after {time.monotonic() - began:.0f} s", file=sys.stderr)
         for change in CHANGES:
-            if only not in (None, change.name):
+            if change.name not in only:
                 continue
             nights = [bench.night(change)]
             while nights[0][0]["runs"] and len(nights) < repeats:
@@ -207,7 +207,8 @@ def spread(number: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", choices=[change.name for change in CHANGES])
+    names = [change.name for change in CHANGES]
+    parser.add_argument("--only", nargs="+", choices=names, default=names)
     parser.add_argument("--spread", action="store_true")
     parser.add_argument("--seeds", type=int, default=6, help="of each length of --spread")
     parser.add_argument("--out", type=Path)

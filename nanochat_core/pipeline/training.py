@@ -168,7 +168,7 @@ def checks(run: StepRun, metrics: Metrics) -> list[Check]:
     """Of pretraining and fine-tuning: both end with a loss on held-out text."""
     if is_taken(run):
         return [weights_are_numbers(run.out / WEIGHTS)]
-    losses = {name: metrics[name] for name in ("smooth_loss", "validation_loss")}
+    losses = {name: metrics[name] for name in ("smooth_loss", "validation_loss", "bits_per_byte")}
     learnt = below_uniform(metrics["validation_loss"], vocab_size=run.plan.pretrain.model.vocab_size)
     return [losses_are_numbers(losses, run.attempt / RECORDS_NAME), learnt, *checks_of_model(run)]
 
@@ -180,7 +180,7 @@ def checks_of_model(run: StepRun) -> list[Check]:
 
 
 def losses_are_numbers(losses: dict[str, float], records: Path) -> Check:
-    """No loss that was logged, and none that the training ended with, is infinite or no number."""
+    """No loss that was logged, and none that the training ended with (bits per byte are one), is no finite number."""
     logged = [record["loss"] for record in read_records(records) if "loss" in record]
     num_wrong = sum(not math.isfinite(loss) for loss in logged)
     shown = ", ".join(f"{value:.4f}" for value in losses.values())

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -154,6 +155,16 @@ def test_a_loss_that_is_no_number_does_not_pass_wherever_it_was(tmp_path: Path, 
         lines = [{"event": "start", "step": 0}, {"event": "step", "loss": logged}, {"event": "step", "loss": 1.5}]
         records.write_text("".join(json.dumps(line) + "\n" for line in lines))
         assert training.losses_are_numbers({"smooth_loss": last}, records).is_passed is is_passed
+
+
+def test_bits_per_byte_that_are_no_number_do_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "is_taken", lambda run: False)
+    monkeypatch.setattr(training, "checks_of_model", lambda run: [])
+    (tmp_path / "metrics.jsonl").write_text("")
+    run = SimpleNamespace(attempt=tmp_path, plan=plan_run(load_config("tiny", [])))
+    for value, passed in ((1.5, [True, True]), (math.nan, [False, True])):
+        metrics = {"smooth_loss": 2.0, "validation_loss": 2.0, "bits_per_byte": value}
+        assert [check.is_passed for check in training.checks(run, metrics)] == passed
 
 
 def test_a_weight_that_is_no_number_does_not_pass(tmp_path: Path) -> None:

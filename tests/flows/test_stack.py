@@ -258,7 +258,10 @@ def test_only_the_page_and_the_keyed_store_have_a_port(stack: Stack) -> None:
     found: dict[str, set[tuple[str, int]]] = {}
     for name, pid in stack.pids().items():
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        ends = [end for process in family for end in process.net_connections("inet")]
+        ends = []
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):  # a child that has just ended
+                ends += process.net_connections("inet")
         found[name] = {tuple(end.laddr) for end in ends if end.status == "LISTEN"}
     controls = [found.pop(name) for name in list(found) if name.startswith("worker")]
     store = set() if held["store"] == "folder" else {("127.0.0.1", held["ports"][2])}

@@ -28,7 +28,7 @@ def test_a_run_is_named_by_id_by_unique_beginning_or_as_latest(runs: Runs) -> No
 def test_an_unknown_or_ambiguous_name_lists_the_near_ones(runs: Runs) -> None:
     with pytest.raises(MissingError) as empty:
         resolve_run(runs.store, "latest")
-    assert "none" in (empty.value.hint or "")
+    assert "has no runs yet" in (empty.value.hint or "")
     first, second = add(runs), add(runs, "seed=2")
     with pytest.raises(MissingError) as unknown:
         resolve_run(runs.store, first[:-1] + "x")

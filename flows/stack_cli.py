@@ -40,16 +40,8 @@ from nanochat_core.cli.app import Json
 
 VERBS = ("up", "down", "ps")
 FOLDERS = ("store", "prefect", "worker", "logs", "pids")  # closed to everybody else
-OWN = (
-    "database",
-    "database-socket",
-    *FOLDERS,
-    stack_release.COPIES,
-    stack_release.FILE,
-    FILE,
-    ENV_FILE,
-    "lock",
-)  # what --wipe deletes
+STARTED = (stack_release.COPIES, stack_release.FILE)
+OWN = ("database", "database-socket", *FOLDERS, *STARTED, FILE, ENV_FILE, "lock")  # what --wipe deletes
 Folder = Annotated[Path | None, typer.Option(help="Where its data and logs are. [default: server in NANOCHAT_HOME]")]
 
 

@@ -142,26 +142,27 @@ def _give(folder: Path, user: str | None) -> None:
             shutil.chown(folder, user)
 
 
-def _create_database(stack: Stack, programs: Path) -> None:
-    host = ["-h", database_host(stack), "-p", str(stack.ports[1]), "-U", DATABASE]
+def _ask_database(stack: Stack, program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one of PostgreSQL's programs against the stack's own."""
+    command = [str(program), "-h", database_host(stack), "-p", str(stack.ports[1]), "-U", DATABASE, *arguments]
     environment = {**passed_on(os.environ, PROGRAM), "PGPASSWORD": stack.database_password}
-    command = [str(programs / "createdb"), *host, "--maintenance-db=postgres", DATABASE]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+
+def _create_database(stack: Stack, programs: Path) -> None:
+    done = _ask_database(stack, programs / "createdb", "--maintenance-db=postgres", DATABASE)
     if done.returncode and "already exists" not in done.stderr:
         raise NanochatError(f"createdb failed: {done.stderr.strip()[-300:]}", hint="see the log of the database")
 
 
 def _keep_copy(stack: Stack, database: Path) -> None:
     """Before a server of another release brings the database to its own form."""
-    dump = None
-    if stack.database == "postgresql":
-        program = postgres_programs() or Path()
-        host = ["-h", database_host(stack), "-p", str(stack.ports[1]), "-U", DATABASE]
+    program = (postgres_programs() or Path()) / "pg_dump"
 
-        def dump(path: Path) -> list[str]:
-            return [str(program / "pg_dump"), *host, "--format=custom", f"--file={path}", DATABASE]
+    def dump(path: Path) -> subprocess.CompletedProcess[str]:
+        return _ask_database(stack, program, "--format=custom", f"--file={path}", DATABASE)
 
-    stack_release.keep_copy(stack, dump, database=database)
+    stack_release.keep_copy(stack, dump if stack.database == "postgresql" else None, database=database)
 
 
 def _server(stack: Stack) -> Part:

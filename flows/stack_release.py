@@ -7,16 +7,14 @@ database to its own form when it starts, and there is no way back but a copy.
 import contextlib
 import importlib.metadata
 import json
-import os
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 from flows.stack import Stack, write_private
-from flows.stack_environment import PROGRAM, passed_on
 from nanochat_core import __version__
 from nanochat_core.base.errors import NanochatError
 
@@ -42,8 +40,8 @@ def remember(folder: Path) -> None:
     write_private(folder / FILE, json.dumps(release()))
 
 
-def keep_copy(stack: Stack, dump: Callable[[Path], list[str]] | None, *, database: Path) -> None:
-    """Copy the database where another Prefect has written it; `dump` makes PostgreSQL's command, None: it is a file."""
+def keep_copy(stack: Stack, dump: Callable[[Path], CompletedProcess[str]] | None, *, database: Path) -> None:
+    """Copy the database where another Prefect has written it; `dump` asks PostgreSQL for it, None: it is a file."""
     before, now = started_by(stack.path)["prefect"], release()["prefect"]
     if before == now or (dump is None and not database.is_file()):
         return
@@ -56,8 +54,7 @@ def keep_copy(stack: Stack, dump: Callable[[Path], list[str]] | None, *, databas
         with contextlib.closing(sqlite3.connect(database)) as source, contextlib.closing(sqlite3.connect(part)) as into:
             source.backup(into)
     else:
-        environment = {**passed_on(os.environ, PROGRAM), "PGPASSWORD": stack.database_password}
-        done = subprocess.run(dump(part), env=environment, capture_output=True, text=True)
+        done = dump(part)
         if done.returncode:
             raise NanochatError(
                 f"no copy of the database could be made: {done.stderr.strip()[-300:]}",

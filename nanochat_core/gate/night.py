@@ -79,7 +79,7 @@ def run_night(plan: RunPlan, asked: Asked, train: Train) -> Night:
         while night["verdict"] is None:
             verdict, chosen = _verdict(store, night)
             try:
-                if verdict is None and not night["runs"] and not asked.is_full:
+                if verdict is None and not night["runs"]:
                     verdict, chosen = _by_probe(store, night, plan, asked, train)
                 if verdict is None:
                     seeded = with_seed(plan, seed_of(night["run_id"], len(night["runs"])))
@@ -236,8 +236,11 @@ def _verdict(store: Store, night: Night) -> tuple[Verdict | None, str | None]:
 def _by_probe(
     store: Store, night: Night, plan: RunPlan, asked: Asked, train: Train
 ) -> tuple[Verdict | None, str | None]:
-    """What short trainings decide (gate/probe.py), and the baseline's name; None where the night is to be trained."""
-    if not probe.pays(plan):
+    """What short trainings decide (gate/probe.py), and the baseline's name; None where the night is to be trained.
+
+    Where trainings in full were asked for they decide nothing, but later nights have pairs in them.
+    """
+    if not probe.fits(plan):
         return None, None
 
     def short(seed: int, units: int = 0) -> NightRun:
@@ -262,17 +265,21 @@ def _by_probe(
     known = {other["run_id"]: each for other in history if other.get("probe") and other["probe"]["runs"]
              if tonight.is_pair_of(each := Probe.from_record(other["probe"]))}  # fmt: skip
     before = [each for run_id, each in known.items() if run_id in pinned]
-    if before and probe.has_equal_bits(tonight, before[-1]) and not _is_full_due(history, tonight.runs[0].conditions):
+    in_full = asked.is_full or night["seeds"] > 1
+    if before and probe.has_equal_bits(tonight, before[-1]):
         rows = probe.compare_machine(tonight, before)
-        if not any(row.state == "fail" for row in rows):
-            return by_equal_bits(probe.STEPS, rows, num_baseline=len(chosen.runs or ())), chosen.name
+        is_due = in_full or _is_full_due(history, tonight.runs[0].conditions)
+        if is_due or any(row.state == "fail" for row in rows):
+            return None, chosen.name
+        return by_equal_bits(probe.STEPS, rows, num_baseline=len(chosen.runs or ())), chosen.name
     tonight = trained("runs", seeds)
-    if not before:
+    paired = next((each for each in reversed(before) if len(each.runs) > 1), None)  # equal bits need but one
+    if paired is None or in_full:
         return None, chosen.name
     twins = [each for other in known.values() for each in probe.twin_differences(other)]
     if len(twins) < probe.NUM_TWINS:
         twins = probe.twin_differences(trained("twins", probe.twins_wanted()))
-    pairs = probe.compare_pairs(tonight, before[-1], twins)
+    pairs = probe.compare_pairs(tonight, paired, twins)
     if pairs is None:
         return None, chosen.name
     if pairs.is_red(budget=chosen.budget):

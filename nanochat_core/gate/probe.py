@@ -90,7 +90,7 @@ class Pairs:
         return f"{told} seeds ({self.effect_twin_sd:+.1f} sd of twins, p = {self.p_value:.2g}, {self.num_pairs} pairs)"
 
 
-def pays(plan: RunPlan) -> bool:
+def fits(plan: RunPlan) -> bool:
     """Whether a night is long enough for a probe before it."""
     return plan.pretrain.num_steps >= MIN_SHARE * STEPS
 

@@ -150,9 +150,13 @@ def unfit(error: NanochatError, *, num_looks: int = 0) -> Verdict:
 def by_equal_bits(steps: int, rows: Sequence[Row], *, num_baseline: int) -> Verdict:
     """A night whose short training made the baseline's weights."""
     told = f"after {steps} steps at the baseline's seed the weights are equal bit for bit: nothing that decides changed"
-    notes = tuple(f"{row.label} {row.told}: a warning" for row in rows if row.state in ("warn", "lost", "suspect"))
     return Verdict(
-        outcome="green", summary=told, decided_by=EQUAL_BITS, num_baseline=num_baseline, rows=tuple(rows), notes=notes
+        outcome="green",
+        summary=told,
+        decided_by=EQUAL_BITS,
+        num_baseline=num_baseline,
+        rows=tuple(rows),
+        notes=tuple(_warnings(rows)),
     )
 
 
@@ -211,7 +215,11 @@ def _notes(
             f"the noise is known from {level.degrees:.0f} degrees of freedom only: small regressions pass unseen until "
             f"there are {rule.READY_DEGREES} (docs/nightly.md has the power)"
         )
-    return notes + [f"{row.label} {row.told}: a warning" for row in rows if row.state in ("warn", "lost", "suspect")]
+    return notes + _warnings(rows)
+
+
+def _warnings(rows: Sequence[Row]) -> list[str]:
+    return [f"{row.label} {row.told}: a warning" for row in rows if row.state in ("warn", "lost", "suspect")]
 
 
 def markdown(night: dict[str, Any]) -> str:

@@ -180,7 +180,7 @@ def checks_of_model(run: StepRun) -> list[Check]:
 
 
 def losses_are_numbers(losses: dict[str, float], records: Path) -> Check:
-    """No loss that was logged, and none that the training ended with (bits per byte are one), is no finite number."""
+    """Every loss that was logged, and every figure that the training ended with, is a finite number."""
     logged = [record["loss"] for record in read_records(records) if "loss" in record]
     num_wrong = sum(not math.isfinite(loss) for loss in logged)
     shown = ", ".join(f"{value:.4f}" for value in losses.values())

@@ -186,4 +186,6 @@ def test_a_database_of_another_prefect_is_copied_before_a_server_opens_it(stack:
     assert list((stack.path / "copies").iterdir()) == [copy]
     (stack.path / "release.json").write_text('{"prefect": "3.8.8"}')
     with pytest.raises(NanochatError, match="no copy of the database"):
-        stack_release.keep_copy(stack, lambda _: ["false"], database=database)
+        stack_release.keep_copy(
+            stack, lambda _: subprocess.run(["false"], capture_output=True, text=True), database=database
+        )

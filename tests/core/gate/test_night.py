@@ -27,16 +27,20 @@ def noisy(seed: int) -> float:
     return 3.0 + 0.01 * ((seed * 2654435761 % 2**32) / 2**31 - 1)
 
 
-@pytest.fixture
-def judged(trainer: Trainer, micro_plan: RunPlan) -> Trainer:
-    """A trainer with a baseline of twelve runs in six nights behind it."""
+def settle(trainer: Trainer, plan: RunPlan, *, num_nights: int, seeds: int) -> Trainer:
+    """The trainer, with a baseline of so many nights behind it."""
     trainer.values = noisy
-    for _ in range(6):
-        run_night(micro_plan, Asked(preset="tiny", seeds=2), trainer)
+    for _ in range(num_nights):
+        run_night(plan, Asked(preset="tiny", seeds=seeds), trainer)
     store = workspace.current().store
     baseline.promote(store, nights(store))
     trainer.seeds.clear()
     return trainer
+
+
+@pytest.fixture
+def judged(trainer: Trainer, micro_plan: RunPlan) -> Trainer:
+    return settle(trainer, micro_plan, num_nights=6, seeds=2)
 
 
 def test_every_night_has_seeds_of_its_own(trainer: Trainer, micro_plan: RunPlan) -> None:

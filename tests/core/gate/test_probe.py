@@ -5,14 +5,14 @@ from dataclasses import asdict, replace
 import pytest
 
 from nanochat_core import workspace
-from nanochat_core.gate import baseline, night, probe
+from nanochat_core.gate import night, probe
 from nanochat_core.gate.finish import comparable, finish_night
 from nanochat_core.gate.night import Asked, Night, nights, run_night
 from nanochat_core.gate.verdict import markdown
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 from tests.core.gate.conftest import Trainer
-from tests.core.gate.test_night import noisy
+from tests.core.gate.test_night import noisy, settle
 
 ASKED = Asked(preset="tiny")
 NUM_PROBES, NUM_TWINS = len(probe.SEEDS), probe.NUM_TWINS
@@ -26,13 +26,8 @@ def plan() -> RunPlan:
 @pytest.fixture
 def judged(trainer: Trainer, plan: RunPlan) -> Trainer:
     """A trainer with a baseline of eight runs in two nights behind it."""
-    trainer.values, trainer.rate = noisy, plan.config.pretrain.matrix_lr
-    for _ in range(2):
-        run_night(plan, Asked(preset="tiny", seeds=4), trainer)
-    store = workspace.current().store
-    baseline.promote(store, nights(store))
-    trainer.seeds.clear()
-    return trainer
+    trainer.rate = plan.config.pretrain.matrix_lr
+    return settle(trainer, plan, num_nights=2, seeds=4)
 
 
 def worse(frac: float):
@@ -53,8 +48,8 @@ def test_a_probe_has_a_complete_schedule_in_few_steps_and_a_twin_one_unit_more(p
 
 
 def test_a_night_that_is_hardly_longer_than_a_probe_has_none(plan: RunPlan, micro_plan: RunPlan) -> None:
-    assert probe.pays(plan)
-    assert not probe.pays(micro_plan)
+    assert probe.fits(plan)
+    assert not probe.fits(micro_plan)
 
 
 def test_the_same_code_is_green_after_one_short_training(judged: Trainer, plan: RunPlan) -> None:
@@ -70,7 +65,7 @@ def test_a_change_of_words_only_is_green_as_well(judged: Trainer, plan: RunPlan)
     assert run_night(plan, ASKED, judged)["verdict"]["decided_by"] == "equal bits"
 
 
-@pytest.mark.parametrize("change", ["memory", "evaluation", "a week", "full"])
+@pytest.mark.parametrize("change", ["memory", "evaluation", "a week", "full", "seeds"])
 def test_equal_bits_are_not_enough(
     judged: Trainer, plan: RunPlan, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
@@ -80,8 +75,10 @@ def test_equal_bits_are_not_enough(
         monkeypatch.setattr(night, "_evaluations", lambda plan: ["evaluate_base", "evaluate_chat"])
     elif change == "a week":
         monkeypatch.setattr(probe, "FULL_DAYS", -1.0)
-    record = run_night(plan, replace(ASKED, is_full=change == "full"), judged)
-    assert len(record["runs"]) >= 1, "it was trained in full"
+    record = run_night(plan, replace(ASKED, is_full=change == "full", seeds=2 if change == "seeds" else 1), judged)
+    assert len(record["runs"]) >= (2 if change == "seeds" else 1), "it was trained in full"
+    is_other = change == "evaluation"  # equal bits that something else measures: pairs are asked
+    assert len(judged.seeds) - len(record["runs"]) == (NUM_PROBES + NUM_TWINS if is_other else 1)
     assert record["state"] == ("red" if change == "memory" else "green")
 
 

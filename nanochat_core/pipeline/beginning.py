@@ -90,7 +90,9 @@ def find(config: BaseConfig) -> Found:
         return _of_store(store, stored)
     if is_on_hub(config.model):
         brought = bring(config.model)
-        return replace(_of_folder(brought.folder, config), origin=brought.name, name=brought.name)
+        found = _of_folder(brought.folder, config)
+        content = identity_digest([found.content, brought.name])  # a cached folder of other name would be its lineage
+        return replace(found, content=content, origin=brought.name, name=brought.name)
     folder = Path(config.model).expanduser()
     if not folder.is_dir():
         raise MissingError(

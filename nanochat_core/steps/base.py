@@ -8,7 +8,7 @@ from nanochat_core.plan import RunPlan
 
 
 def settings(plan: RunPlan) -> dict[str, Any]:
-    """Its content alone: where it lies, and what it is called there, is no part of the key."""
+    """Its content alone: where it lies, and what it is called there, is no part of the key; a commit of the hub is."""
     return {"content": plan.config.base.content, "network": plan.config.base.network}
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -97,3 +98,21 @@ def peak_memory_gib(device: torch.device) -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def matmul_tflops(device: torch.device, dtype: torch.dtype, *, budget_s: float = 0.05) -> float:
+    """How fast this machine multiplies matrices right now, in TFLOP/s: the best of as many products as the budget has.
+
+    The best, because other programs only ever slow one down: what remains is the clock, and how it is throttled.
+    """
+    size = 4096 if device.type == "cuda" else 512
+    with torch.no_grad():
+        matrix = torch.linspace(-1, 1, size * size, device=device).view(size, size).to(dtype)
+        out, best_s, ends_at = torch.empty_like(matrix), float("inf"), time.perf_counter() + budget_s
+        while best_s == float("inf") or time.perf_counter() < ends_at:
+            began = time.perf_counter()
+            torch.mm(matrix, matrix, out=out)
+            if device.type != "cpu":
+                torch.get_device_module(device).synchronize()
+            best_s = min(best_s, time.perf_counter() - began)
+    return 2 * size**3 / best_s / 1e12

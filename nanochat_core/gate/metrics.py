@@ -13,6 +13,7 @@ from nanochat_core.record.step_log import FIELDS, read_log
 from nanochat_core.store.store import Store
 
 PRIMARY = "bits_per_byte"
+MACHINE = "machine_tflops"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +82,10 @@ def read_curve(logged: Sequence[Mapping[str, Any]], plan: RunPlan) -> list[tuple
 
 
 def _speed(logged: Sequence[Mapping[str, Any]], plan: RunPlan, *, device: str) -> dict[str, float]:
-    steps, start, world_size = [], 0, 1
+    steps, start, world_size, machine = [], 0, 1, None
     for record in logged:
         if record["event"] == "start":
-            start, world_size = record["step"], record["world_size"]
+            start, world_size, machine = record["step"], record["world_size"], record.get(MACHINE)
         elif record["event"] == "step" and record["step"] - start > WARMUP_STEPS:
             steps.append(record)
     if len(steps) < 2:
@@ -99,6 +100,8 @@ def _speed(logged: Sequence[Mapping[str, Any]], plan: RunPlan, *, device: str) -
         "step_ms_p95": cuts[94],
         "step_ms_p99": cuts[98],
     }
+    if machine is not None:
+        found[MACHINE] = float(machine)
     if gpu := gpu_named(device):
         found["bf16_mfu"] = plan.pretrain.flops_per_token * tokens_per_s / (GPUS[gpu][0] * world_size)
     return found

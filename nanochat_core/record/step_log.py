@@ -27,7 +27,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "end": ("step", "train_s"),
 }  # fmt: skip
 MAY_HAVE: dict[str, tuple[str, ...]] = {
-    "start": ("device_batch_rows", "choices", "left_out"),  # not in logs of before 2026-11-23, -29
+    "start": ("device_batch_rows", "choices", "left_out", "machine_tflops"),  # later than 2026-11-22; the last: -30
     "step": ("loss_scale", "was_left_out"),  # in fp16
     "validate": ("fp8_saturated",),
 }

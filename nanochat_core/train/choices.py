@@ -11,7 +11,7 @@ import torch
 from nanochat_core.base import distributed
 from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import ConfigError
-from nanochat_core.base.hardware import has_fast_bf16, pick_dtype
+from nanochat_core.base.hardware import has_fast_bf16, matmul_tflops, pick_dtype
 from nanochat_core.model import attention_ladder
 from nanochat_core.model.attention_ladder import Case
 from nanochat_core.model.documents import Documents
@@ -29,9 +29,18 @@ class Choices:
     told: list[str] = field(default_factory=list)
     batch_rows: int = 1
     """Of one pass on a device."""
+    machine_tflops: float = 0.0
+    """Of the slowest rank: what the speed of nights is compared by (gate/compared.py)."""
 
     def record(self) -> dict[str, object]:
-        return {"device_batch_rows": self.batch_rows, "choices": self.told}
+        rows = {"device_batch_rows": self.batch_rows, "choices": self.told}
+        return rows | ({"machine_tflops": self.machine_tflops} if self.machine_tflops else {})
+
+
+def measure_machine(choices: Choices, model: GPT, *, world: World) -> None:
+    """Time products of matrices in the model's compute type, on every rank at once."""
+    measured = matmul_tflops(model.device, model.compute_dtype)
+    choices.machine_tflops = distributed.least(round(measured * 1e6), world) / 1e6
 
 
 def prepare_products(model: GPT, job: TrainJob, *, device: torch.device) -> Choices:

@@ -16,7 +16,7 @@ from nanochat_core.model.weights import load_model
 from nanochat_core.optim.groups import OptimConfig
 from nanochat_core.optim.optimizer import MuonAdamW
 from nanochat_core.tokenizer.tokenizer import Tokenizer
-from nanochat_core.train.choices import choose_rows, compile_as_asked, prepare_products
+from nanochat_core.train.choices import choose_rows, compile_as_asked, measure_machine, prepare_products
 from nanochat_core.train.loop import Training
 from nanochat_core.train.rows import RowPrediction
 from nanochat_core.train.settings import TrainJob
@@ -48,6 +48,7 @@ def assemble(
     num_rows = max(1, settings.total_batch_rows // world.size)
     choose_rows(choices, model, job, bos=bos, num_rows=num_rows, length=rows.row_len - 1, world=world)
     compile_as_asked(choices, model, job)
+    measure_machine(choices, model, world=world)
     token_bytes = torch.from_numpy(np.load(Path(job.paths.tokenizer) / "token_bytes.npy")).to(device)
 
     def validate() -> dict[str, float]:

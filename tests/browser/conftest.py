@@ -42,11 +42,11 @@ class Server:
         lines = (self.folder / "stack/env").read_text().splitlines()
         return dict(line.removeprefix("export ").split("=", 1) for line in lines)["PREFECT_API_AUTH_STRING"]
 
-    def nanochat(self, *arguments: str) -> str:
-        """What a verb says when it works."""
+    def nanochat(self, *arguments: str, cwd: Path = ROOT) -> str:
+        """What a verb of the checkout `cwd` says when it works."""
         command = [sys.executable, "-m", "flows.cli", *arguments]
         done = subprocess.run(
-            command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=500,
+            command, cwd=cwd, env=self.environment, capture_output=True, text=True, timeout=500,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

@@ -14,6 +14,7 @@ from PIL import Image
 WAIT_S = 60.0
 RELOAD_S = 20.0
 GROUP = 'ancestor::div[contains(concat(" ", @class, " "), " group ")][1]'
+SCHEDULES = '//p[text()="Schedules"]/../..'
 SETTLE_S = 1.5  # the graph of a run is drawn on a canvas, which tells nobody when it is done
 
 
@@ -142,9 +143,14 @@ class PrefectPage:
         self.page.wait_for_url("**/artifacts/artifact/*")
         self.page.get_by_text("Show Raw Data").wait_for()
 
+    def switch_schedule(self) -> None:
+        """Let the only schedule of the deployment whose page this is begin, or stop."""
+        self.page.locator(SCHEDULES).get_by_role("switch").first.click()
+        self.page.wait_for_timeout(SETTLE_S * 1000)
+
     def edit_cron(self, cron: str) -> None:
         """Change the only schedule of the deployment whose page this is."""
-        card = self.page.locator('//p[text()="Schedules"]/../..')
+        card = self.page.locator(SCHEDULES)
         card.get_by_role("button", name="Open menu").first.click()
         self.page.get_by_role("menuitem", name="Edit").click()
         form = self.page.get_by_role("dialog")

@@ -2,29 +2,27 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import first_home
 import pytest
-from conftest import MICRO, ROOT
+from conftest import MICRO
+from own_repository import Repository
 from prefect_team import Team
 
 pytestmark = pytest.mark.slow
 SHORT = ("pretrain.max_tokens=8192", "pretrain.validate_every_steps=none", "evaluate.bpb_tokens=2048")  # 16 steps
-IDENTITY = ("-c", "user.name=tester", "-c", "user.email=tester@example.org")
 
 
 class Bench:
     """A server, a repository that the test may commit to, and somebody who receives."""
 
-    def __init__(self, team: Team, repository: Path, url: str, received: list[dict[str, str]]) -> None:
+    def __init__(self, team: Team, repository: Repository, url: str, received: list[dict[str, str]]) -> None:
         self.team, self.repository, self.url, self.received = team, repository, url, received
 
     def nightly(self, *arguments: str, is_run: bool = True) -> subprocess.CompletedProcess[str]:
@@ -34,7 +32,7 @@ class Bench:
         command = [sys.executable, "-m", "flows.cli", "nightly", *arguments, *preset, *options]
         environment = {**self.team.environment, "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL"}
         return subprocess.run(
-            command, cwd=self.repository, env=environment, capture_output=True, text=True, timeout=500,
+            command, cwd=self.repository.folder, env=environment, capture_output=True, text=True, timeout=500,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -51,28 +49,11 @@ class Bench:
         wanted = {"flows": {"name": {"any_": ["nightly"]}}, "sort": "START_TIME_DESC", "limit": 1}
         return self.team.api("flow_runs/filter", wanted)[0]
 
-    def git(self, *arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *IDENTITY, *arguments], cwd=self.repository, capture_output=True, text=True, check=True
-        )
-        return done.stdout.strip()
-
-    def commit(self, subject: str, file: str, before: str, after: str) -> str:
-        path = self.repository / file
-        text = path.read_text()
-        assert text.count(before) == 1
-        path.write_text(text.replace(before, after))
-        self.git("commit", "-qam", subject)
-        return self.git("rev-parse", "HEAD")
-
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory, deployed: Team) -> Iterator[Bench]:
     """With a home of its own: the nights that are compared are those of this file."""
     folder = tmp_path_factory.mktemp("nightly")
-    repository = folder / "repository"
-    for name in ("nanochat_core", "flows", "tasks"):
-        shutil.copytree(ROOT / name, repository / name, ignore=shutil.ignore_patterns("__pycache__"))
     received: list[dict[str, str]] = []
 
     class Receiver(BaseHTTPRequestHandler):
@@ -88,10 +69,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory, deployed: Team) -> Iterator[
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
     team = Team(folder / "team", deployed.server, deployed.corpus)
     first_home.seed_digests(folder / "team/home")
-    bench = Bench(team, repository, f"http://127.0.0.1:{receiver.server_address[1]}/hook", received)
-    bench.git("init", "-q")
-    bench.git("add", "-A")
-    bench.git("commit", "-qm", "The beginning")
+    bench = Bench(
+        team, Repository(folder / "repository"), f"http://127.0.0.1:{receiver.server_address[1]}/hook", received
+    )
     yield bench
     team.stop()
     receiver.shutdown()
@@ -121,10 +101,10 @@ def test_a_regression_is_red_told_and_found(bench: Bench) -> None:
     assert "3 runs" in done.stdout
     told = bench.nightly("notify", bench.url, is_run=False)
     assert told.returncode == 0, told.stderr
-    good = bench.git("rev-parse", "HEAD")
-    bench.commit("Say why", "nanochat_core/optim/muon.py", "@torch.no_grad()\ndef muon_step", WHY)
-    planted = bench.commit("Simplify", "nanochat_core/optim/adamw.py", "lr=lr,", "lr=lr / 8,")
-    bench.commit("Say more", "nanochat_core/optim/muon.py", "# why, at length\n", "# why\n")
+    good = bench.repository.git("rev-parse", "HEAD")
+    bench.repository.commit("Say why", "nanochat_core/optim/muon.py", "@torch.no_grad()\ndef muon_step", WHY)
+    planted = bench.repository.commit("Simplify", "nanochat_core/optim/adamw.py", "lr=lr,", "lr=lr / 8,")
+    bench.repository.commit("Say more", "nanochat_core/optim/muon.py", "# why, at length\n", "# why\n")
 
     red = bench.nightly()
     assert red.returncode == 5, red.stderr
@@ -140,7 +120,7 @@ def test_a_regression_is_red_told_and_found(bench: Bench) -> None:
     assert "# RED: tiny at" in bench.received[0]["body"]
 
     trained = bench.made("pretrain")
-    (bench.repository / "nanochat_core/optim/muon.py").write_text(
+    (bench.repository.folder / "nanochat_core/optim/muon.py").write_text(
         "this is not Python"
     )  # the working tree does not count
     found = bench.nightly("bisect", "--good", good, "--bad", "HEAD")
@@ -152,7 +132,7 @@ def test_a_regression_is_red_told_and_found(bench: Bench) -> None:
     again = bench.made("pretrain")
     assert bench.nightly("bisect", "--good", good, "--bad", "HEAD").returncode == 0
     assert bench.made("pretrain") == again, "what a search has trained is known to the next one"
-    assert bench.git("worktree", "list").count("\n") == 0, "no worktree is left"
+    assert bench.repository.git("worktree", "list").count("\n") == 0, "no worktree is left"
 
 
 WHY = "# why, at length\n@torch.no_grad()\ndef muon_step"

@@ -28,6 +28,8 @@ class Trainer:
     """What one unit in the last place of a rate comes to, of bits per byte."""
     device: str = "cpu"
     step_ms: float = 10.0
+    machine_tflops: float | None = None
+    """At the start; None: a log of before it was measured."""
     memory_gib: float = 2.0
     loses_log: bool = False
     processes: tuple[int, ...] = (1,)
@@ -85,7 +87,10 @@ class Trainer:
         if self.loses_log:
             return ""
         per_step, ms = plan.pretrain.total_batch_tokens, self.step_ms
-        records = [{"event": "start", "step": 0, "num_steps": 30, "world_size": number} for number in self.processes]
+        machine = {} if self.machine_tflops is None else {"machine_tflops": self.machine_tflops}
+        records = [
+            {"event": "start", "step": 0, "num_steps": 30, "world_size": number, **machine} for number in self.processes
+        ]
         for step in range(1, 31):
             slow = ms * (10 if step == 1 else 1)
             records.append(

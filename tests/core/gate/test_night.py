@@ -269,6 +269,28 @@ def test_speed_warns_on_a_cpu_and_fails_the_second_night_on_a_gpu(trainer: Train
         assert ("bf16_mfu" in rows) == (device != "cpu")
 
 
+@pytest.mark.parametrize(
+    ("slower", "state", "told"),
+    [
+        (1.1, "green", "is 9.1% worse, 0.0% better at equal speed of the machine"),
+        (1.0, "red", "is 9.1% worse, 9.1% worse at equal speed of the machine"),
+        (1.05, "red", "is 9.1% worse, 4.5% worse at equal speed of the machine"),
+        (0.9, "red", "is 9.1% worse, 18.2% worse at equal speed of the machine"),
+    ],
+)
+def test_a_slower_machine_is_no_slower_code(
+    trainer: Trainer, micro_plan: RunPlan, slower: float, state: str, told: str
+) -> None:
+    trainer.device, trainer.values, trainer.machine_tflops = "NVIDIA H100 80GB HBM3", noisy, 600.0
+    run_night(micro_plan, Asked(preset="tiny", seeds=8), trainer)
+    baseline.promote(workspace.current().store, nights(workspace.current().store))
+    trainer.values, trainer.step_ms, trainer.machine_tflops = (lambda seed: 2.999), 11.0, 600.0 / slower
+    night = [run_night(micro_plan, ASKED, trainer) for _ in range(2)][-1]
+    rows = {row["name"]: row for row in night["verdict"]["rows"]}
+    assert (night["state"], rows["tokens_per_s"]["told"]) == (state, told)
+    assert (rows["machine_tflops"]["state"] == "warn") == (slower > 1), "said beside it"
+
+
 def test_what_a_baseline_rests_on_is_kept_and_a_red_night_is_not_in_it(judged: Trainer, micro_plan: RunPlan) -> None:
     store = workspace.current().store
     judged.values, judged.code = (lambda seed: noisy(seed) + 0.5), "worse"

@@ -65,6 +65,7 @@ def test_a_processor_takes_a_pass_of_some_thousand_tokens_and_no_more_than_there
     job = pretrain_job(tmp_path, num_steps=1, device_batch_rows=None)
     assert loop_of(job).run()
     [start] = [record for record in read_records(tmp_path / "metrics.jsonl") if record["event"] == "start"]
+    assert 0.0005 < start["machine_tflops"] < 50, "of a processor"
     assert start["device_batch_rows"] == 8, "the whole batch: 8 rows of 64 tokens are few"
     told = " ".join(start["choices"])
     assert "float32, as asked" in told

@@ -81,8 +81,8 @@ class CorpusConfig:
     source: Literal["embedded", "path", "hub"] = "embedded"
     """embedded: the documentation of what is installed. path: your files. hub: a Hugging Face dataset."""
     path: str | None = None
-    """source = path: a file, a folder or a pattern of .parquet, .jsonl, .json or .txt files; all but parquet may be
-    packed (.gz, .bz2, .xz, .zst). Files named valid, val, dev, test are validation, else the last is (docs/data.md)."""
+    """source = path: a file, a folder or a pattern of .parquet, .jsonl, .json, .txt or .md files, but parquet packed or
+    not (.gz, .bz2, .xz, .zst). Files named valid, val, dev, test are validation, else the last is (docs/data.md)."""
     dataset: str | None = None
     """source = hub: a Hugging Face dataset ("owner/name"), or a URL or folder that holds shards in its layout."""
     revision: str | None = None
@@ -95,7 +95,7 @@ class CorpusConfig:
     """source = hub: the sha256 that each shard must have: a file of lines "<sha256>  <name>", or an earlier corpus's
     shards.json. It says which shards there are, so no listing is asked for."""
     text_column: str = "text"
-    """The field or column that holds the text."""
+    """The field or column that holds the text; of one in another, with a dot: content.body."""
     max_shards: int | None = None
     """Take only the first shards plus the last one (validation)."""
     max_bytes: int | None = None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from nanochat_core.base.encodings import likely
 from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
 from nanochat_core.base.foreign import MAX_FILE_BYTES, RepeatedKey, loads, once, read_bounded
 
@@ -27,6 +28,7 @@ OTHERS = {
     b"(\xb5/\xfd": "packed by zstd",
     b"PK\x03\x04": "a zip archive",
     b"PAR1\x15": "parquet",
+    b"%PDF-": "a PDF",
 }
 # controls but line feed and tab; marks of direction, separators, invisible operators, tags
 UNSEEN = re.compile(
@@ -36,16 +38,19 @@ UNSEEN = re.compile(
 OTHER_HINT = "fetch a pointer's file by git lfs pull; give others the ending of what they are, or unpack them"
 
 
+class NoUtf8(MissingError):
+    """Bytes that are text in another encoding, or none."""
+
+
 def other_kind(raw: bytes) -> str | None:
     """What bytes that should be a text are by their start; None where they may be one."""
     return next((kind for start, kind in OTHERS.items() if raw.startswith(start)), None)
 
 
-def decode(raw: bytes, where: str | Path, *, line: int | None = None, error: type[NanochatError] = MissingError) -> str:
+def decode(raw: bytes, where: str | Path, *, line: int | None = None, error: type[NanochatError] = NoUtf8) -> str:
     """`raw` as text without a mark at its start; raises `error` for what is no UTF-8."""
     place = f"{where}, line {line}" if line else str(where)
-    if wide := next((name for name, start in WIDE.items() if start.match(raw)), None):
-        raise error(f"{place} is {wide}, not UTF-8", hint=_convert(wide.lower(), where))
+    require_narrow(raw, where, place=place, error=error)
     if line in (None, 1) and (kind := other_kind(raw)):
         raise error(f"{where} is {kind}, whatever its name says", hint=OTHER_HINT)
     try:
@@ -54,12 +59,21 @@ def decode(raw: bytes, where: str | Path, *, line: int | None = None, error: typ
         byte = raw[wrong.start]
         raise error(
             f"{place} is not UTF-8: byte 0x{byte:02x} at offset {wrong.start}",
-            hint=_convert("cp1252" if 0x80 <= byte < 0xA0 else "latin1", where),
+            hint=_convert(likely(raw), where),
         ) from wrong
 
 
-def _convert(encoding: str, where: str | Path) -> str:
-    return f"convert it: iconv -f {encoding} -t utf-8 {Path(where).name} > NEW"
+def require_narrow(
+    raw: bytes, where: str | Path, *, place: str | None = None, error: type[NanochatError] = NoUtf8
+) -> None:
+    """Raises `error` for the start of a text in UTF-16 or UTF-32; `place` is `where` with its line."""
+    if wide := next((name for name, start in WIDE.items() if start.match(raw)), None):
+        raise error(f"{place or where} is {wide}, not UTF-8", hint=_convert(wide.lower(), where))
+
+
+def _convert(encoding: str | None, where: str | Path) -> str:
+    known = "" if encoding else "; ENCODING is that of the program that wrote it"
+    return f"convert it: iconv -f {encoding or 'ENCODING'} -t utf-8 {Path(where).name} > NEW{known}"
 
 
 def read_text(path: Path, *, error: type[NanochatError] = MissingError, most: int = MAX_FILE_BYTES) -> str:
@@ -77,7 +91,8 @@ def parse_json(
 ) -> Any:
     """The JSON value of a file, or of one line of it, in which no key may be there twice."""
     try:
-        return loads(decode(raw, where, line=line, error=error), object_pairs_hook=once if line else None)
+        content = decode(raw, where, line=line, error=NoUtf8 if error is MissingError else error)
+        return loads(content, object_pairs_hook=once if line else None)
     except RepeatedKey as wrong:
         raise error(f"{where}, line {line}: {wrong}", hint="keep the one that is meant") from wrong
     except (ValueError, RecursionError) as wrong:

@@ -11,6 +11,7 @@ import functools
 import json
 import queue
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -36,14 +38,14 @@ from nanochat_core.data.download import (
     require_space,
     sha256_of,
 )
-from nanochat_core.data.files import LeftOut, listing
+from nanochat_core.data.files import LeftOut
 from nanochat_core.data.hub import Listed, Patience
 from nanochat_core.data.splits import Split
 from nanochat_core.data.texts import unfit
+from nanochat_core.data.told import AGAIN, CUT, REPEATED, all_encodings_told, corpus_notes, nothing
 
 KINDS = ("parquet", "jsonl", "json", "txt")
 ORIGIN = "log/origin.json"  # with the logs, for what files are called is no part of a result
-CUT, REPEATED = "corpus.max_bytes", "also in validation"  # why documents are dropped
 Log = Callable[[str], None]
 
 
@@ -100,16 +102,20 @@ def build_corpus(
         num_downloads=num_downloads,
         patience=patience,
     )
-    source = open_source(config, fetch, least_bytes=least_bytes)
-    split, held_out, dropped = source.split, set[bytes](), Counter[str]()
-    validation_docs, validation_bytes = shards.write_shards(_remember(split.validation(), held_out), out / "validation")
-    train = _limit(_unseen(split.train(), held_out, dropped), config.max_bytes, dropped)
-    train_docs, train_bytes = shards.write_shards(train, out / "train")
+    dropped, held_out, keys = Counter[str](), set[bytes](), array("Q")
+    with all_encodings_told((lambda: select(config)) if config.source == "path" else None):
+        source = open_source(config, fetch, least_bytes=least_bytes)
+        split = source.split
+        validation = _remember(split.validation(), held_out)
+        validation_docs, validation_bytes = shards.write_shards(validation, out / "validation")
+        train = _unseen(split.train(), held_out, dropped, keys if source.found else None)
+        train_docs, train_bytes = shards.write_shards(_limit(train, config.max_bytes, dropped), out / "train")
+    dropped[AGAIN] = len(keys) - len(np.unique(np.frombuffer(keys, dtype=np.uint64)))
     if not train_docs or not validation_docs:
-        raise _nothing(split, train_docs, validation_docs, dropped, config)
+        raise nothing(split, train_docs, validation_docs, dropped, config)
     (out / ORIGIN).parent.mkdir(exist_ok=True)
     (out / ORIGIN).write_text(json.dumps(source.origin, indent=1, sort_keys=True))
-    notes = list(_notes(split, dropped, train_docs, config))
+    notes = list(corpus_notes(split, dropped, train_docs, config))
     for text in notes:
         log(text)
     return {
@@ -120,45 +126,11 @@ def build_corpus(
         "validation_is": split.told,
         "empty_docs": split.tally.empty.total(),
         "repeated_docs": dropped[REPEATED],
+        "noticed": dict(split.tally.noticed),
         "left_out": [f"{each.name}: {each.reason}" for each in source.found.left_out] if source.found else [],
         "notes": notes,
         **_record_shards(source.fetched, out),
     }
-
-
-def _notes(split: Split, dropped: Counter[str], train_docs: int, config: CorpusConfig) -> Iterator[str]:
-    """What a person is told of what was read, held out and dropped."""
-    tally = split.tally
-    if config.source != "embedded":
-        yield f"validation is {split.told}"
-        read = [f"{tally.documents[name]:,} of {name}" for name in {**tally.documents, **tally.empty}]
-        yield f"documents: {listing(read)}"
-    lost = [f"{tally.empty.total():,} empty documents"] if tally.empty else []
-    if dropped[REPEATED]:
-        lost.append(f"{dropped[REPEATED]:,} training documents that are also in validation")
-    if lost:
-        yield f"left out: {', '.join(lost)}"
-    if dropped[CUT]:
-        yield f"corpus.max_bytes = {config.max_bytes:,} ends the training text after {train_docs:,} documents"
-
-
-def _nothing(split: Split, train: int, validation: int, dropped: Counter[str], config: CorpusConfig) -> MissingError:
-    """The error for a corpus that lacks training or validation, with the reason in its hint."""
-    tally = split.tally
-    hint = "one document gives nothing to validate on: cut it into several, or give it a file valid.txt as well"
-    if not tally.documents:
-        hint = "its files hold no text" + (f": {tally.empty.total():,} documents are empty" if tally.empty else "")
-    elif not validation and tally.documents.total() > 1:
-        hint = f"validation is {split.told}, and holds no text: take it out, or give it some"
-    elif not train and dropped[CUT]:
-        hint = f"the first document alone is larger than corpus.max_bytes = {config.max_bytes:,}"
-    elif not train and dropped[REPEATED]:
-        hint = f"every training document is also in validation ({split.told}): give it other text"
-    elif not train and validation > 1:
-        hint = f"validation is {split.told}, and the other files hold no text"
-    return MissingError(
-        f"the corpus has {train} training and {validation} validation documents; it needs both", hint=hint
-    )
 
 
 def _record_shards(fetched: Sequence[Shard], out: Path) -> dict[str, Any]:
@@ -191,7 +163,7 @@ def open_source(config: CorpusConfig, fetch: Callable[[], list[Shard]], *, least
     if config.source == "path":
         found = select(config)
         read = [{"name": path.name, "num_bytes": path.stat().st_size} for path in found.files]
-        split = split_files(dict(zip(found.names, found.files, strict=True)))
+        split = split_files(dict(zip(found.names, found.files, strict=True)), is_published=False)
         return Source(split, {"source": "path", "files": read}, found=found)
     fetched = fetch()
     return Source(split_files({shard.name: shard.path for shard in fetched}), {"source": "hub"}, fetched)
@@ -339,6 +311,9 @@ def select(config: CorpusConfig) -> files.Found:
     reasons = {path: reason(path) for path in found.files}
     left_out = [LeftOut(found.name(path), why) for path, why in reasons.items() if why]
     kept = [path for path, why in reasons.items() if not why]
+    if not kept:
+        told = "; ".join(f"{each.name} ({each.reason})" for each in left_out[: files.NAMES_SHOWN])
+        raise MissingError(f"corpus.path = {config.path} holds no text: {told}", hint="--set corpus.text_column=NAME")
     return replace(found, files=kept, left_out=[*found.left_out, *left_out])
 
 
@@ -370,9 +345,15 @@ def _limit(texts: Iterable[str], max_bytes: int | None, dropped: Counter[str]) -
         yield text
 
 
-def _unseen(texts: Iterable[str], held_out: set[bytes], dropped: Counter[str]) -> Iterator[str]:
+def _unseen(
+    texts: Iterable[str], held_out: set[bytes], dropped: Counter[str], keys: "array[int] | None"
+) -> Iterator[str]:
+    """Documents that are not held out; `keys` takes eight bytes of what tells each from others."""
     for text in texts:
-        if shards.document_key(text) in held_out:
+        key = shards.document_key(text)
+        if key in held_out:
             dropped[REPEATED] += 1
         else:
+            if keys is not None:
+                keys.append(int.from_bytes(key[:8]))
             yield text

@@ -18,7 +18,7 @@ from typing import Literal
 from nanochat_core.base.errors import ConfigError, MissingError
 
 KINDS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv",
-         ".tsv": "csv", ".txt": "txt"}  # fmt: skip
+         ".tsv": "csv", ".txt": "txt", ".md": "txt", ".markdown": "txt"}  # fmt: skip
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "$recycle.bin", "system volume information", "lost+found")

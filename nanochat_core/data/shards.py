@@ -70,13 +70,39 @@ def open_parquet(path: Path | str, *, column: str) -> pq.ParquetFile:
             hint="decrypt it, or take it out of the folder" if "crypt" in str(error) else
             "the file is cut short, a pointer of Git LFS or no parquet; fetch it again or take it out of the folder",
         ) from error  # fmt: skip
-    if column not in schema.names:
-        of_text = [each.name for each in schema if any(is_kind(each.type) for is_kind in TEXT_TYPES)]
+    if column not in schema.names and not _is_nested(schema, column):
+        of_text = [name for name, kind in _columns(schema) if any(is_kind(kind) for is_kind in TEXT_TYPES)]
         raise MissingError(
-            f"{path} has no column {column!r}; it has {', '.join(schema.names) or 'none'}",
+            f"{path} has no column {column!r}; it has {', '.join(map(_shown, schema)) or 'none'}",
             hint=f"--set corpus.text_column={of_text[0]}" if of_text else "none of its columns holds text",
         )
     return file
+
+
+def _is_nested(schema: pa.Schema, column: str) -> bool:
+    """Whether a column is a field of others ("content.body")."""
+    first, *inner = column.split(".")
+    if schema.names.count(first) != 1:
+        return False
+    kind = schema.field(first).type
+    for name in inner:
+        if not pa.types.is_struct(kind) or kind.get_field_index(name) < 0:
+            return False
+        kind = kind.field(name).type
+    return bool(inner)
+
+
+def _columns(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
+    """Columns and, one level down, their fields."""
+    for each in schema:
+        yield each.name, each.type
+        if pa.types.is_struct(each.type):
+            yield from ((f"{each.name}.{inner.name}", inner.type) for inner in each.type)
+
+
+def _shown(column: pa.Field) -> str:
+    inner = [each.name for each in column.type] if pa.types.is_struct(column.type) else []
+    return f"{column.name} (with {', '.join(inner)})" if inner else column.name
 
 
 def check_ratio(file: pq.ParquetFile, path: Path | str) -> None:

@@ -55,13 +55,16 @@ def least_bytes(files: Mapping[str, Path], *, sequence_len: int) -> int:
     return BYTES_PER_TOKEN * sequence_len
 
 
-def split_files(files: Mapping[str, Path], column: str, *, validation_docs: int, least_bytes: int) -> Split:
-    """Documents of files by name; see the module."""
+def split_files(
+    files: Mapping[str, Path], column: str, *, validation_docs: int, least_bytes: int, is_published: bool = True
+) -> Split:
+    """Documents of files by name; see the module, and `read_texts` for `is_published`."""
     names, tally = list(files), Tally()
 
-    def reader(chosen: Sequence[str], tally: Tally, part_chars: int = PART_CHARS) -> Reader:
+    def reader(chosen: Sequence[str], tally: Tally | None, part_chars: int = PART_CHARS) -> Reader:
         return lambda: itertools.chain.from_iterable(
-            read_texts(files[name], column, tally=tally, name=name, part_chars=part_chars) for name in chosen
+            read_texts(files[name], column, tally=tally, name=name, part_chars=part_chars, is_published=is_published)
+            for name in chosen
         )
 
     chosen, last = held_out(names), last_of(names)
@@ -70,8 +73,8 @@ def split_files(files: Mapping[str, Path], column: str, *, validation_docs: int,
     is_small = files[last].stat().st_size < LARGE_FILE_BYTES
     if (
         not chosen
-        and _has_bytes(reader([last], Tally()), least_bytes)
-        and _differ(reader(others, Tally()), reader([last], Tally()) if is_small else lambda: iter(()))
+        and _has_bytes(reader([last], None), least_bytes)
+        and _differ(reader(others, None), reader([last], None) if is_small else lambda: iter(()))
     ):
         chosen, told = [last], f"{last}, the last file"
     if chosen:
@@ -81,7 +84,7 @@ def split_files(files: Mapping[str, Path], column: str, *, validation_docs: int,
     if len(names) == 1 and kind_of(files[last]) == "txt":
         part_chars = part_chars_of_only(files[last].stat().st_size)
     why = f", since {last} alone, the last file, or what the rest adds to it, is too small" if others else ""
-    again = reader(names, Tally(), part_chars)
+    again = reader(names, None, part_chars)
     return split_documents(again, validation_docs, tally=tally, first=reader(names, tally, part_chars), why=why)
 
 

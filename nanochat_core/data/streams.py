@@ -89,29 +89,41 @@ def text_blocks(path: Path) -> Iterator[str]:
         if not num_bytes and (kind := text.other_kind(block)):
             raise MissingError(f"{path} is {kind}, whatever its name says", hint=text.OTHER_HINT)
         if not num_bytes:
-            text.decode(block[:4].rstrip(bytes(range(0x80, 0xC0))).rstrip(bytes(range(0xC0, 0x100))), path)
+            text.require_narrow(block, path)
         try:
             piece = held + decoder.decode(block)
         except UnicodeDecodeError:
             raise _no_utf8(path) from None
+        if "\0" in piece:
+            raise MissingError(f"{path} has bytes of zero: it is no text", hint="take it out of the folder")
         num_bytes, held = num_bytes + len(block), ""
         if piece.endswith("\r"):
             piece, held = piece[:-1], "\r"
-        yield (piece.removeprefix(text.MARK) if num_bytes == len(block) else piece).replace("\r\n", "\n")
+        piece = piece.removeprefix(text.MARK) if num_bytes == len(block) else piece
+        yield piece.replace("\r\n", "\n").replace("\r", "\n")
     try:
-        yield held + decoder.decode(b"", final=True)
+        yield held.replace("\r", "\n") + decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         raise _no_utf8(path) from None
 
 
 def _no_utf8(path: Path) -> MissingError:
     """The error for a file that is known not to be UTF-8, with the line."""
+    return no_utf8(path) or text.NoUtf8(f"{path} is not UTF-8", hint="save it as UTF-8")
+
+
+def no_utf8(path: Path, *, most_bytes: int | None = None) -> text.NoUtf8 | None:
+    """What is wrong with the encoding of a file, with the line; None where it is UTF-8, or so far as it is read."""
+    num_bytes = 0
     for number, line in lines(path):
         try:
             text.decode(line, path, line=number)
-        except MissingError as error:
+        except text.NoUtf8 as error:
             return error
-    return MissingError(f"{path} is not UTF-8", hint="save it as UTF-8")
+        num_bytes += len(line)
+        if most_bytes is not None and num_bytes > most_bytes:
+            return None
+    return None
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -5,6 +5,7 @@ there is, parts of some length are, cut at blank lines where it has any, so that
 and needs no memory of its size.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,10 +19,18 @@ from nanochat_core.base import text
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.data import shards, streams
 from nanochat_core.data.files import kind_of
+from nanochat_core.data.flaws import flaws, mended
 
 PART_CHARS = 1 << 20  # of a text file that is not the only one: longer ones are cut
 ONLY_FILE_PARTS, LEAST_PART_CHARS, MOST_PART_CHARS = 1000, 2_000, 1 << 16  # of one that is
 CUTS = ("\n\n", "\n", " ")
+NOTHING = object()  # a field that is not there; null is a value
+
+
+PLACES = {"jsonl": "line", "json": "item", "parquet": "row", "txt": "part"}
+# what tables write for a value that is missing; and letters that nobody sees
+NO_TEXT = {"nan", "none", "null", "n/a"}
+UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\xad"
 
 
 @dataclass
@@ -31,6 +40,15 @@ class Tally:
     documents: Counter[str] = field(default_factory=Counter)
     empty: Counter[str] = field(default_factory=Counter)
     """Null or blank texts."""
+    noticed: Counter[str] = field(default_factory=Counter)
+    """What a person should know of documents, with the place of the first such document in `first`."""
+    first: dict[str, str] = field(default_factory=dict)
+    parts_of: dict[str, int] = field(default_factory=dict)
+    """Text files that were cut, and how many characters a part has at most."""
+
+    def notice(self, flaw: str, where: str) -> None:
+        self.noticed[flaw] += 1
+        self.first.setdefault(flaw, where)
 
 
 def part_chars_of_only(num_bytes: int) -> int:
@@ -39,23 +57,57 @@ def part_chars_of_only(num_bytes: int) -> int:
 
 
 def read_texts(
-    path: Path, column: str, *, tally: Tally | None = None, name: str | None = None, part_chars: int = PART_CHARS
+    path: Path,
+    column: str,
+    *,
+    tally: Tally | None = None,
+    name: str | None = None,
+    part_chars: int = PART_CHARS,
+    is_published: bool = True,
 ) -> Iterator[str]:
-    """Documents of one file in order; `tally` counts them under `name`."""
-    kind, name, tally = kind_of(path), name or path.name, tally or Tally()
+    """Documents of one file in order; `tally` counts them under `name`.
+
+    What is not published, somebody's own, is looked at: mojibake is mended, and other flaws are noted in the tally.
+    """
+    kind, name = kind_of(path), name or path.name
     if kind is None or kind == "csv":
         raise ConfigError(f"{path} is no file of text", hint="choose others by corpus.dataset_files")
     if kind == "txt":
-        found: Iterator[str | None] = _parts(path, part_chars)
+        found: Iterator[tuple[int, str | None]] = enumerate(_parts(path, part_chars), 1)
     else:
         found = _parquet(path, column) if kind == "parquet" else _json(path, column, kind=kind)
-    for value in found:
+    if tally:
+        tally.documents[name] += 0  # a file that gives nothing is told as well
+    for number, value in found:
         document = text.document(value) if value else ""
-        if not document.strip():
-            tally.empty[name] += 1
+        if is_empty(document):
+            if tally:
+                tally.empty[name] += 1
             continue
-        tally.documents[name] += 1
+        if not is_published:
+            document = _looked_at(document, tally, f"{name}, {PLACES[kind]} {number:,}")
+        if tally:
+            tally.documents[name] += 1
+            if kind == "txt" and number > 1:
+                tally.parts_of[name] = part_chars
         yield document
+
+
+def is_empty(document: str) -> bool:
+    """Whether it holds nothing that can be read: blanks, unseen letters, or what tables write where nothing is."""
+    seen = document.strip()
+    return not seen or (len(seen) < 8 and (seen.casefold() in NO_TEXT or not seen.strip(UNSEEN)))
+
+
+def _looked_at(document: str, tally: Tally | None, where: str) -> str:
+    """The document with mojibake mended, and its flaws in the tally."""
+    right = mended(document)
+    if tally:
+        if right is not None:
+            tally.notice("of mojibake (UTF-8 read as Latin-1), mended", where)
+        for flaw in flaws(right or document):
+            tally.notice(flaw, where)
+    return right or document
 
 
 def unfit(path: Path, column: str) -> str | None:
@@ -66,36 +118,73 @@ def unfit(path: Path, column: str) -> str | None:
         first = next((value for _, value in streams.json_values(path)), None)
     except MissingError:
         return None  # reading it says why
-    if isinstance(first, dict) and column in first:
+    if isinstance(first, dict) and value_of(first, column) is not NOTHING:
         return None
     return f"its first value has no field {column!r}"
 
 
-def _json(path: Path, column: str, *, kind: str) -> Iterator[str | None]:
+def _json(path: Path, column: str, *, kind: str) -> Iterator[tuple[int, str | None]]:
     if kind == "json":
         for number, value in streams.json_values(path):
-            yield _field(value, column, where=f"{path}, item {number}")
+            yield number, _field(value, column, where=f"{path}, item {number}")
         return
+    is_first = True
     for number, line in streams.lines(path):
-        if not text.is_blank(line):
-            yield _field(text.parse_json(line, path, line=number), column, where=f"{path}, line {number}")
+        if text.is_blank(line):
+            continue
+        if is_first and line.removeprefix(text.MARK_UTF8).lstrip().startswith(b"["):  # a list, whatever its name says
+            yield from _json(path, column, kind="json")
+            return
+        is_first = False
+        yield number, _field(text.parse_json(line, path, line=number), column, where=f"{path}, line {number}")
+
+
+def value_of(record: dict[str, Any], column: str) -> Any:
+    """The value of a field, or of one in another ("content.body"); NOTHING where it is not there."""
+    if column in record:
+        return record[column]
+    value: Any = record
+    for name in column.split("."):
+        if value is None:
+            return None  # as a missing struct of a parquet file
+        if not isinstance(value, dict) or name not in value:
+            return NOTHING
+        value = value[name]
+    return value
 
 
 def _field(record: Any, column: str, *, where: str) -> str | None:
     """The text of a record; None where it is null, as a missing value of a parquet column is."""
     if not isinstance(record, dict):
         raise MissingError(f"{where} is a {type(record).__name__}, not an object", hint="one JSON object a line")
-    if column not in record:
+    value = value_of(record, column)
+    if value is NOTHING:
         fields = ", ".join(f"{key} (with {', '.join(value)})" if isinstance(value, dict) and value else str(key)
                            for key, value in record.items())  # fmt: skip
-        raise MissingError(f"{where} has no field {column!r}; it has {fields}", hint="--set corpus.text_column=NAME")
-    value = record[column]
+        is_talk = any(name in record for name in ("messages", "conversations"))
+        raise MissingError(
+            f"{where} has no field {column!r}; it has {fields or 'none'}",
+            hint="these are conversations, which are for sft.path"
+            if is_talk
+            else f"--set corpus.text_column={_near(record)}",
+        )
+    if isinstance(value, float) and math.isnan(value):
+        return None  # as pandas writes what is missing
     if not isinstance(value, str | None):
         raise MissingError(
             f"{where}: the field {column!r} is a {type(value).__name__}, not text",
             hint="--set corpus.text_column=NAME",
         )
     return value
+
+
+def _near(record: dict[str, Any]) -> str:
+    """The field that holds the longest text, at most one level down; NAME where none holds any."""
+    texts = {str(key): value for key, value in record.items()}
+    texts |= {f"{key}.{name}": inner for key, value in record.items() if isinstance(value, dict)
+              for name, inner in value.items()}  # fmt: skip
+    lengths = {key: len(value) for key, value in texts.items() if isinstance(value, str)}
+    return max(lengths, key=lambda key: lengths[key]) if lengths else "NAME"
 
 
 def _parts(path: Path, part_chars: int) -> Iterator[str]:
@@ -120,13 +209,18 @@ def _cut(pending: str, part_chars: int) -> int:
     return part_chars
 
 
-def _parquet(path: Path, column: str) -> Iterator[str | None]:
+def _parquet(path: Path, column: str) -> Iterator[tuple[int, str | None]]:
     file = shards.open_parquet(path, column=column)
+    inner = [] if column in file.schema_arrow.names else column.split(".")[1:]
+    number = 0
     try:
         for group in range(file.num_row_groups):
             rows = shards.batch_rows(file, group, column=column)
             for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=[column], use_threads=False):
-                yield from _as_text(batch.column(0))
+                values = batch.column(0)
+                for value in _as_text(pc.struct_field(values, inner) if inner else values):
+                    number += 1
+                    yield number, value
     except streams.BROKEN as error:
         raise MissingError(
             f"{path}: column {column!r} cannot be read as text: {(str(error).splitlines() or [''])[0]}",

@@ -14,6 +14,7 @@ from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.config import CorpusConfig
 from nanochat_core.data import shards
 from nanochat_core.data.corpora import build_corpus, notes_of
+from nanochat_core.data.flaws import mended
 
 PRETRAIN = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "pretrain"
 
@@ -85,7 +86,7 @@ def test_every_kind_of_file_is_read(build, folder):
     (folder / "4.txt").write_text("one text file\nis one document\n")
     (folder / "5.txt.gz").write_bytes(gzip.compress("gezippt, auch é".encode()))
     (folder / "6.jsonl").write_bytes(b'{"text": "validation", "other": 5}\r\n\n')
-    (folder / "notes.md").write_text("is not read")
+    (folder / "notes.rst").write_text("is not read")
     train, validation, _ = build(folder)
     assert train == [*_texts(0, 15), "one text file\nis one document", "gezippt, auch é"]
     assert validation == ["validation"]
@@ -334,14 +335,17 @@ def test_documents_longer_than_a_shard_and_a_row_group_are_kept_whole(folder, tm
 
 
 @pytest.mark.skipif(not PRETRAIN.is_dir(), reason=f"no real text at {PRETRAIN}")
-def test_real_text_comes_through_unchanged(build, folder):
+def test_real_text_comes_through_unchanged_but_for_mojibake(build, folder):
     for number, name in enumerate(("shard_00000.parquet", "shard_00007.parquet")):
         source = pq.ParquetFile(PRETRAIN / name)
         pq.write_table(source.read_row_group(0), folder / f"{number}.parquet")
     train, validation, _ = build(folder)
-    held_out = pq.read_table(folder / "1.parquet")["text"].to_pylist()
+    texts, held_out = (
+        [mended(text) or text for text in pq.read_table(folder / f"{number}.parquet")["text"].to_pylist()]
+        for number in range(2)
+    )
     assert validation == held_out
-    assert train == [text for text in pq.read_table(folder / "0.parquet")["text"].to_pylist() if text not in held_out]
+    assert train == [text for text in texts if text not in held_out]
     assert len(train) > 900
 
 
@@ -458,3 +462,77 @@ def test_the_hint_for_a_missing_column_names_one_of_text(build, folder):
     with pytest.raises(MissingError, match="it has id, body") as error:
         build(folder)
     assert error.value.hint == "--set corpus.text_column=body"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_field_in_another_is_named_with_a_dot(build, folder, kind):
+    rows = [{"content": {"title": "t", "body": text}} for text in _texts(0, 20)] + [{"content": None}]
+    if kind == "jsonl":
+        (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    train, validation, _ = build(folder, text_column="content.body")
+    assert sorted(train + validation) == sorted(_texts(0, 20))
+    with pytest.raises(MissingError, match=r"content \(with title, body\)") as error:
+        build(folder)
+    assert error.value.hint.startswith("--set corpus.text_column=content.")
+
+
+def test_a_field_whose_name_has_a_dot_is_that_field(build, folder):
+    (folder / "a.jsonl").write_text('{"a.b": "one", "a": {"b": "other"}}\n' * 1 + '{"a.b": "two"}\n')
+    train, validation, _ = build(folder, text_column="a.b")
+    assert sorted(train + validation) == ["one", "two"]
+
+
+def test_a_list_in_a_file_of_lines_is_read_as_a_list(build, folder):
+    (folder / "a.jsonl").write_text(json.dumps([{"text": text} for text in _texts(0, 20)], indent=1))
+    assert sum(map(len, build(folder)[:2])) == 20
+
+
+def test_what_tables_write_for_nothing_is_no_text(build, folder):
+    _jsonl(folder / "a.jsonl", ["one", "nan", "None", "null", "\u200b", " \ufeff ", "two"])
+    (folder / "a.jsonl").open("a").write('{"text": NaN}\n')
+    train, validation, _ = build(folder)
+    assert sorted(train + validation) == ["one", "two"]
+
+
+def test_a_folder_of_descriptions_alone_is_refused(build, folder):
+    for name in ("info", "state"):
+        (folder / f"{name}.json").write_text('{"rows": 3}')
+    with pytest.raises(MissingError, match=r"holds no text: info\.json"):
+        build(folder)
+
+
+def test_all_files_that_are_no_utf8_are_named_at_once(build, folder):
+    (folder / "a.txt").write_bytes("schön".encode("utf-16"))
+    (folder / "b.txt").write_bytes("schön für alle".encode("latin-1"))
+    _jsonl(folder / "c.jsonl", _texts(0, 5))
+    with pytest.raises(MissingError, match=r"2 files .*a\.txt.*b\.txt") as error:
+        build(folder)
+    assert "iconv -f utf-16 -t utf-8 a.txt" in error.value.hint
+    assert "iconv -f latin1 -t utf-8 b.txt" in error.value.hint
+
+
+@pytest.mark.parametrize("content", [b"%PDF-1.4\n%\xe2\xe3", b"text\0text" * 9])
+def test_what_is_no_text_is_refused_whatever_its_ending(build, folder, content):
+    (folder / "a.txt").write_bytes(content)
+    _jsonl(folder / "c.jsonl", _texts(0, 5))
+    with pytest.raises(MissingError, match=r"a\.txt (is a PDF|has bytes of zero)"):
+        build(folder)
+
+
+def test_markdown_is_text_as_it_is_written_and_lines_may_end_in_any_way(build, folder):
+    (folder / "a.md").write_bytes(b"# Title\r\n\r\n- one\r- two\r")
+    _jsonl(folder / "c.jsonl", _texts(0, 5))
+    assert "# Title\n\n- one\n- two" in build(folder)[0]
+
+
+def test_duplicates_and_flaws_are_said_and_files_without_text_named(build, folder, notes):
+    _jsonl(folder / "a.jsonl", [*_texts(0, 20), "caf\ufffd"])
+    _jsonl(folder / "a.jsonl.gz", _texts(0, 20))
+    _parquet(folder / "b.parquet", [None])
+    _jsonl(folder / "valid.jsonl", ["held out"])
+    assert len(build(folder)[0]) == 41
+    assert "20 training documents are the same as an earlier one (duplicates); they stay" in notes
+    assert "documents: 1 of valid.jsonl, 21 of a.jsonl, 20 of a.jsonl.gz, 0 of b.parquet" in notes
+    assert "noticed: of 42 documents 1 with U+FFFD, where letters were lost (the first: a.jsonl, line 21)" in notes

@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 
-import pytest
+from core.data.cases import REFUSED, RIGHT, WRONG, cases, is_said, refusal
 
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.data.conversations import notes_of
@@ -18,15 +18,6 @@ from nanochat_core.pipeline.mixture import load_mixture
 from nanochat_core.plan import plan_run
 from nanochat_core.presets import load_config
 from nanochat_core.tokenizer.conversation import render_conversation
-
-RIGHT, REFUSED, UNCLEAR, WRONG = "right", "refused clearly", "refused without the reason", "read wrong"
-
-
-def _cases(shared):
-    folder = shared / "datacases/conversations"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is not there")
-    return [case for case in sorted(folder.iterdir()) if (case / "expected.json").is_file()]
 
 
 def _learnt(tokenizer, messages):
@@ -60,11 +51,6 @@ def _as_ours(messages):
     return ours
 
 
-def _is_said(must_match, lines, case):
-    said = " ".join(lines).replace(str(case), "").casefold()
-    return all(any(word.casefold() in said for word in ways) for ways in must_match)
-
-
 def _read(path):
     """(messages of each conversation, what was said)."""
     mix = load_mixture(plan_run(load_config("tiny", ["sft.source=path", f"sft.path={path}"])))
@@ -94,16 +80,14 @@ def _outcome(case, tokenizer, folder):
         found = {_learnt(tokenizer, messages) for messages in read}
     except NanochatError as error:
         said = [error.message, error.hint or ""]
-        ends = [end for end in (expected, *expected["also_acceptable"]) if end["verdict"] == "refused"]
-        is_clear = any(_is_said(end["must_match"], said, case) for end in ends)
-        return (RIGHT if is_clear and expected in ends else REFUSED if is_clear else UNCLEAR), said
+        return refusal(expected, said, case), said
     wanted = {_learnt(tokenizer, _as_ours(messages)) for messages in expected["conversations"]}
-    is_right = expected["verdict"] != "refused" and found == wanted and _is_said(expected["must_match"], said, case)
+    is_right = expected["verdict"] != "refused" and found == wanted and is_said(expected["must_match"], said, case)
     return (RIGHT if is_right else WRONG), said
 
 
 def test_every_case_is_read_right_or_refused_with_its_reason(shared, tokenizer, tmp_path):
-    outcomes = {case.name: _outcome(case, tokenizer, tmp_path / case.name) for case in _cases(shared)}
+    outcomes = {case.name: _outcome(case, tokenizer, tmp_path / case.name) for case in cases(shared, "conversations")}
     table = "\n".join(f"{name}: {end}: {said}" for name, (end, said) in outcomes.items())
     print(table)
     assert {end for end, _ in outcomes.values()} <= {RIGHT, REFUSED}, table

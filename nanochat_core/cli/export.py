@@ -73,10 +73,12 @@ def import_checkpoint(
 
 
 def import_tokenizer(
-    folder: Annotated[Path, typer.Argument(help="Folder with nanochat's tokenizer.pkl, or an exported model.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with nanochat's tokenizer.pkl, or a tokenizer.json of Hugging Face's.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder that gets our tokenizer.json.")],
 ) -> None:
-    """Read a tokenizer: nanochat's pickle, without running anything in it, or that of an exported folder.
+    """Read a tokenizer: nanochat's pickle, without running anything in it, or a tokenizer.json of byte-level BPE.
 
     nanochat import-tokenizer ~/.cache/nanochat/tokenizer model/
 

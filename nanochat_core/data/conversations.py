@@ -26,7 +26,7 @@ from nanochat_core.base.process import die_with_parent
 from nanochat_core.data import files, forms, streams
 from nanochat_core.data.rows import Row
 from nanochat_core.tokenizer.conversation import check_messages, render_conversation
-from nanochat_core.tokenizer.tokenizer import Tokenizer
+from nanochat_core.tokenizer.tokenizer import Added, Tokenizer
 
 Conversation = dict[str, Any]
 KINDS = ("jsonl", "json", "parquet", "csv")
@@ -167,7 +167,7 @@ def _render_all(
         workers,
         mp_context=get_context("spawn"),
         initializer=_start_worker,
-        initargs=(tokenizer.ranks, tokenizer.pattern, row_len),
+        initargs=(tokenizer.ranks, tokenizer.pattern, tokenizer.added, row_len),
     ) as pool:
         waiting: collections.deque[Future[_Pieces]] = collections.deque()
         for chunk in chunks:
@@ -181,10 +181,10 @@ def _render_all(
 _worker: tuple[Tokenizer, int] | None = None  # one per worker process, set by its initializer
 
 
-def _start_worker(ranks: list[bytes], pattern: str, row_len: int) -> None:
+def _start_worker(ranks: list[bytes], pattern: str, added: tuple[Added, ...], row_len: int) -> None:
     global _worker
     die_with_parent(signal.SIGKILL)
-    _worker = Tokenizer(ranks, pattern), row_len
+    _worker = Tokenizer(ranks, pattern, added), row_len
 
 
 def _render_in_worker(chunk: list[list[dict[str, Any]]]) -> _Pieces:

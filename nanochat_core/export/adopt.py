@@ -14,7 +14,7 @@ import torch
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.config import GPTConfig
 from nanochat_core.export.peer_tokenizer import PICKLE, load_peer_tokenizer
-from nanochat_core.export.tokenizer_json import tokenizer_from_json
+from nanochat_core.export.tokenizer_import import tokenizer_from_json
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.import_checkpoint import Checkpoint, read_checkpoint
 from nanochat_core.model.shape import padded_vocab_size

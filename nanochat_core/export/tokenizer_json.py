@@ -1,4 +1,4 @@
-"""Our vocabulary in the format of Hugging Face's `tokenizers` library, and back.
+"""Our vocabulary in the format of Hugging Face's `tokenizers` library; the way back is `tokenizer_import.py`.
 
 tiktoken merges whatever pair of neighbours spells a token, lowest rank first; `tokenizers` merges listed pairs only, in
 the order of the list. One pair per token is enough: while nothing has merged across the ends of a stretch of text, the
@@ -6,12 +6,9 @@ merges inside it are those of that stretch alone, so the two halves that last be
 token that no merge arrives at is found only when it is a whole piece of the split; `ignore_merges` is that rule.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from nanochat_core.base.errors import CorruptError, MissingError
-from nanochat_core.base.foreign import NO_VALUES, loads, read_bounded
 from nanochat_core.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 MODEL_TYPE = "BPE"
@@ -38,7 +35,11 @@ def tokenizers_json(tokenizer: Tokenizer) -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": tokenizer.special(name), "content": name, "special": True, **_ADDED} for name in SPECIAL_TOKENS
+            {"id": tokenizer.special(name), "content": name, "special": is_special, **_ADDED, "normalized": is_late}
+            for name, is_special, is_late in (
+                *((token.content, token.is_special, token.is_late) for token in tokenizer.added),
+                *((name, True, False) for name in SPECIAL_TOKENS),
+            )
         ],
         "normalizer": None,
         "pre_tokenizer": {
@@ -81,42 +82,3 @@ def last_pair(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] |
         _, first = min(found)
         pieces[first : first + 2] = [pieces[first] + pieces[first + 1]]
     return pieces[0], pieces[1]
-
-
-def tokenizer_from_json(path: Path) -> Tokenizer:
-    """Our tokenizer from a tokenizer.json that `tokenizers_json` made; MissingError for any other."""
-    try:
-        stored = loads(read_bounded(path).decode())
-        tokenizer = _from_stored(stored)
-        is_same = tokenizers_json(tokenizer)["model"] == {
-            **stored["model"],
-            "merges": _as_words(stored["model"]["merges"]),
-        }
-    except (CorruptError, *NO_VALUES) as error:
-        raise MissingError(
-            f"{path} is not a tokenizer of an exported model: {error}",
-            hint="only a tokenizer.json written by nanochat export can be read back",
-        ) from error
-    if not is_same:
-        raise MissingError(f"{path} merges differently from our tokenizer", hint="it was made by another program")
-    return tokenizer
-
-
-def _from_stored(stored: Any) -> Tokenizer:
-    if stored["model"]["type"] != MODEL_TYPE:
-        raise ValueError(f"its model is {stored['model']['type']}, not {MODEL_TYPE}")
-    byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
-    words = sorted(stored["model"]["vocab"].items(), key=lambda item: item[1])
-    tokens = [bytes(byte_of[character] for character in word) for word, _ in words]
-    if [rank for _, rank in words] != list(range(len(words))) or len(set(tokens)) != len(tokens):
-        raise ValueError("its ids are not 0, 1, 2, ...")
-    tokenizer = Tokenizer(tokens, stored["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"])
-    added = {entry["content"]: entry["id"] for entry in stored["added_tokens"]}
-    if added != {name: tokenizer.special(name) for name in SPECIAL_TOKENS}:
-        raise ValueError(f"its special tokens are {sorted(added)}")
-    return tokenizer
-
-
-def _as_words(merges: Sequence[str | Sequence[str]]) -> list[str]:
-    """Newer libraries write a merge as a list of two."""
-    return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]

@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,8 +154,11 @@ def _of_folder(folder: Path, config: BaseConfig) -> Found:
     adopted = adopt(folder, tokenizer_folder=tokenizer, softcap=config.softcap)
     if adopted.tokenizer is None:
         raise MissingError(f"{folder} holds no tokenizer", hint="--set base.tokenizer=FOLDER names where it is")
-    shown = {"shape": identity(adopted.config), "tokens": [token.hex() for token in adopted.tokenizer.ranks],
-             "pattern": adopted.tokenizer.pattern, "weights": _digests(adopted.checkpoint.files)}  # fmt: skip
+    vocabulary = adopted.tokenizer
+    shown = {"shape": identity(adopted.config), "tokens": [token.hex() for token in vocabulary.ranks],
+             "pattern": vocabulary.pattern, "weights": _digests(adopted.checkpoint.files)}  # fmt: skip
+    if vocabulary.added:
+        shown |= {"added": [str(asdict(token)) for token in vocabulary.added]}
     licence = _licence(folder)
     return Found(adopted.config, identity_digest(shown), folder.resolve().name, licence, adopted.notes, adopted=adopted)
 

@@ -7,7 +7,9 @@ vocabularies then spend fewer tokens on digits.
 
 import json
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -39,6 +41,7 @@ SPECIAL_TOKENS = (
 )  # fmt: skip
 FILE_NAME = "tokenizer.json"
 FORMAT = "nanochat-bpe-1"
+FORMAT_WITH_ADDED = "nanochat-bpe-2"  # one that knows no added tokens would give other ids without a word
 
 
 def compiled_pattern(pattern: str) -> str:
@@ -46,18 +49,34 @@ def compiled_pattern(pattern: str) -> str:
     return EQUAL_PATTERN if pattern == SPLIT_PATTERN else pattern
 
 
-class Tokenizer:
-    """A byte-level BPE vocabulary: `ranks[i]` is the byte string of token i; special tokens follow."""
+@dataclass(frozen=True)
+class Added:
+    """A token that somebody else's vocabulary has beside its merges."""
 
-    def __init__(self, ranks: Sequence[bytes], pattern: str = SPLIT_PATTERN) -> None:
+    content: str
+    is_special: bool
+    """A mark as ours are: text that spells it is plain text. Others are found in any text, before it is split."""
+    is_late: bool = False
+    """It is looked for in what the others leave (`normalized` in the `tokenizers` library)."""
+
+
+class Tokenizer:
+    """A byte-level BPE vocabulary: `ranks[i]` is the byte string of token i; added and special tokens follow."""
+
+    def __init__(self, ranks: Sequence[bytes], pattern: str = SPLIT_PATTERN, added: Sequence[Added] = ()) -> None:
         self.ranks = list(ranks)
         self.pattern = pattern
+        self.added = tuple(added)
         self.longest_bytes = max(map(len, self.ranks))
         # another pattern may cut letters or marks where ours does not; a token of a window's length may be the window
         self._cut_above = (
             2 * WINDOW_CHARS if pattern == SPLIT_PATTERN and self.longest_bytes < WINDOW_CHARS else math.inf
         )
-        self._special = {name: len(self.ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
+        names = [*(token.content for token in self.added), *SPECIAL_TOKENS]
+        self._special = {name: len(self.ranks) + i for i, name in enumerate(names)}
+        plain = [token for token in self.added if not token.is_special]
+        passes = (_any_of([each.content for each in plain if each.is_late == is_late]) for is_late in (False, True))
+        self._in_text = [found for found in passes if found]
         self._encoding = tiktoken.Encoding(
             "nanochat",
             pat_str=compiled_pattern(pattern),
@@ -73,12 +92,13 @@ class Tokenizer:
             raise MissingError(f"there is no {path}", hint="the tokenizer step makes it")
         try:
             stored = loads(read_bounded(path).decode("ascii"))
-            if stored["format"] != FORMAT or stored["special_tokens"] != list(SPECIAL_TOKENS):
+            is_known = stored["format"] == (FORMAT_WITH_ADDED if stored.get("added_tokens") else FORMAT)
+            if not is_known or stored["special_tokens"] != list(SPECIAL_TOKENS):
                 raise ValueError(f"format {stored['format']!r}")
             tokens = [bytes.fromhex(token) for token in stored["tokens"]]
             if len(set(tokens)) != len(tokens) or not {bytes([value]) for value in range(256)} <= set(tokens):
                 raise ValueError("a token is there twice, or a byte is missing")
-            return cls(tokens, stored["pattern"])
+            return cls(tokens, stored["pattern"], [Added(**token) for token in stored.get("added_tokens", [])])
         except NO_VALUES as error:
             raise CorruptError(
                 f"{path} is not a tokenizer of ours: {error}", hint="remake it: --fresh tokenizer"
@@ -87,7 +107,8 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         stored = {
-            "format": FORMAT,
+            "format": FORMAT_WITH_ADDED if self.added else FORMAT,
+            **({"added_tokens": [asdict(token) for token in self.added]} if self.added else {}),
             "pattern": self.pattern,
             "special_tokens": list(SPECIAL_TOKENS),
             "tokens": [token.hex() for token in self.ranks],
@@ -96,8 +117,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Byte tokens, merges and special tokens."""
-        return len(self.ranks) + len(SPECIAL_TOKENS)
+        """Byte tokens, merges, added and special tokens."""
+        return len(self.ranks) + len(self._special)
 
     def special(self, name: str) -> int:
         """The id of a special token."""
@@ -111,6 +132,28 @@ class Tokenizer:
         """Ids of plain text. Text that spells a special token is encoded like any other; lone surrogates become
         U+FFFD.
         """
+        if self._in_text:
+            return [token for part in self._parted(text) for token in ([part] if isinstance(part, int) else
+                                                                       self._encode_text(part))]  # fmt: skip
+        return self._encode_text(text)
+
+    def _parted(self, text: str) -> Iterator[int | str]:
+        """Ids of added tokens, and the text between them."""
+        parts: list[int | str] = [text]
+        for pattern in self._in_text:
+            parts = [piece for part in parts for piece in ([part] if isinstance(part, int) else
+                                                           self._found(pattern, part))]  # fmt: skip
+        return (part for part in parts if part != "")
+
+    def _found(self, pattern: re.Pattern[str], text: str) -> Iterator[int | str]:
+        end = 0
+        for match in pattern.finditer(text):
+            yield text[end : match.start()]
+            yield self._special[match[0]]
+            end = match.end()
+        yield text[end:]
+
+    def _encode_text(self, text: str) -> list[int]:
         pieces = cut_runs(text)
         if len(pieces) == 1:
             return self._encode_piece(text)
@@ -131,12 +174,19 @@ class Tokenizer:
         """Ids of text in which a special token's name is that token; for what our own code writes, never for a user's
         words.
         """
+        if self.added:  # the longest of those at a place, as the library finds them; tiktoken takes any
+            named = _any_of(list(self._special))
+            assert named
+            parts = (piece for piece in self._found(named, text) if piece != "")
+            return [token for part in parts for token in ([part] if isinstance(part, int) else self.encode(part))]
         return [token for piece in cut_runs(text) for token in self._encoding.encode(piece, allowed_special="all")]
 
     def encode_to_numpy(self, text: str) -> np.ndarray:
         """As `encode`, as a (num_tokens,) uint32 array; saves a Python list per document."""
         try:
-            if len(text) > 4 * WINDOW_CHARS:  # a Python list is short beside what encoding a long text takes
+            if (
+                self._in_text or len(text) > 4 * WINDOW_CHARS
+            ):  # a Python list is short beside what encoding a long text takes
                 return np.array(self.encode(text), dtype=np.uint32)
             return self._encoding.encode_to_numpy(text, disallowed_special=())
         except UnicodeEncodeError:  # a lone surrogate; encode_ordinary replaces it
@@ -153,4 +203,10 @@ class Tokenizer:
         """(vocab_size,) int64: how many bytes each token stands for; 0 for special tokens (bits per byte leaves them
         out).
         """
-        return np.array([len(token) for token in self.ranks] + [0] * len(SPECIAL_TOKENS), dtype=np.int64)
+        added = [0 if token.is_special else len(token.content.encode()) for token in self.added]
+        return np.array([*map(len, self.ranks), *added, *[0] * len(SPECIAL_TOKENS)], dtype=np.int64)
+
+
+def _any_of(names: Sequence[str]) -> re.Pattern[str] | None:
+    """Finds the longest of these at the first place that has one; None for none."""
+    return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True)))) if names else None

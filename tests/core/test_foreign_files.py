@@ -27,7 +27,8 @@ from nanochat_core.data.rows import FileRows
 from nanochat_core.data.texts import _parquet, read_texts
 from nanochat_core.evals.core.bundle_source import open_bundle
 from nanochat_core.export.peer_tokenizer import load_peer_tokenizer
-from nanochat_core.export.tokenizer_json import tokenizer_from_json, tokenizers_json
+from nanochat_core.export.tokenizer_import import tokenizer_from_json
+from nanochat_core.export.tokenizer_json import tokenizers_json
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.import_checkpoint import load_nanochat_checkpoint
 from nanochat_core.model.weights import save_model

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat_core.base.errors import MissingError
-from nanochat_core.export.tokenizer_json import byte_alphabet, last_pair, tokenizer_from_json, tokenizers_json
+from nanochat_core.export.tokenizer_import import tokenizer_from_json
+from nanochat_core.export.tokenizer_json import byte_alphabet, last_pair, tokenizers_json
 from nanochat_core.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 PIECES = st.one_of(

@@ -18,6 +18,10 @@ def check_sources(config: RunConfig) -> None:
     unknown = [name for name in config.benchmarks.names.split(",") if name.strip() not in BENCHMARKS]
     if unknown:
         raise ConfigError(f"there is no benchmark {unknown[0].strip()!r}", hint=f"there are {', '.join(BENCHMARKS)}")
+    if config.sft.columns:
+        from nanochat_core.data.asked import asked  # what reads tables takes a while to import
+
+        asked(config.sft.form, config.sft.columns)
     for section in ("core", "benchmarks", "sft"):
         chosen = getattr(config, section)
         if chosen.source == "path" and chosen.path is None:

@@ -195,6 +195,11 @@ class SftConfig:
     """source = path: a file, a folder or a pattern of .jsonl, .json, .parquet, .csv or .tsv files, packed or not:
     {"messages": [{"role", "content"}, ...]}, ShareGPT, Alpaca, prompt/completion, question/answer.
     Files named valid, val, dev or test are held out, else every 20th is."""
+    form: Literal["auto", "messages", "ShareGPT", "Alpaca", "prompt/completion", "question/answer"] = later("auto")
+    """source = path: the form that every row has; auto: each row is told by what it holds."""
+    columns: str | None = later(None)
+    """source = path: which of your columns is which, "question=Frage,answer=Antwort" or
+    "messages=talk.turns,role=speaker,content=said"; context, history, system, weight and train as well."""
     smoltalk: str = "HuggingFaceTB/smol-smoltalk"
     """source = mix: a Hugging Face dataset of {"messages"}, or a folder in its layout."""
     num_smoltalk: int | None = 460_000

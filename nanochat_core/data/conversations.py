@@ -24,45 +24,54 @@ import numpy as np
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.process import die_with_parent
 from nanochat_core.data import files, forms, streams
+from nanochat_core.data.asked import Asked
 from nanochat_core.data.rows import Row
 from nanochat_core.tokenizer.conversation import check_messages, render_conversation
 from nanochat_core.tokenizer.tokenizer import Added, Tokenizer
 
 Conversation = dict[str, Any]
+AS_IT_IS = Asked()  # each row is told by what it holds
 KINDS = ("jsonl", "json", "parquet", "csv")
 CHUNK_CONVERSATIONS = 250  # what a worker renders at a time
 MIN_FOR_PROCESSES = 40_000  # below this, starting processes costs more than they save
 CHUNKS_PER_WORKER = 4  # in flight: enough to keep it busy, few enough not to hold the mixture in memory
 
 
-def select(path: str | None, *, setting: str = "sft.path") -> files.Found:
+def select(path: str | None, *, setting: str = "sft.path", asked: Asked = AS_IT_IS) -> files.Found:
     """What a path of conversations means: the files to read, sorted by name, and what is left out."""
     found = files.find(path, KINDS, setting=setting)
     reasons = {
-        each: _unfit_file(each) for each in found.files if len(found.files) > 1 and files.kind_of(each) == "json"
+        each: _unfit_file(each, asked) for each in found.files if len(found.files) > 1 and files.kind_of(each) == "json"
     }
     left_out = [files.LeftOut(found.name(each), why) for each, why in reasons.items() if why]
     kept = [each for each in found.files if not reasons.get(each)]
     return replace(found, files=kept, left_out=[*found.left_out, *left_out])
 
 
-def _unfit_file(path: Path) -> str | None:
+def _unfit_file(path: Path, asked: Asked) -> str | None:
     """Why a .json file of a folder holds no conversations."""
     try:
         first = next((value for _, value in streams.json_values(path)), None)
     except MissingError:
         return None  # reading it says why
-    return None if forms.form_of(first) else "its first value is no conversation"
+    try:
+        is_one = isinstance(first, dict) and forms.form_of(asked.row(first))
+    except MissingError:
+        is_one = None
+    return None if is_one else "its first value is no conversation"
 
 
-def notes_of(path: str | None, *, setting: str = "sft.path") -> list[str]:
+def notes_of(path: str | None, *, setting: str = "sft.path", asked: Asked = AS_IT_IS) -> list[str]:
     """What a person is told of the files each time, made or cached."""
-    return [note] if path and (note := files.note_of(select(path, setting=setting), setting=setting)) else []
+    if not path:
+        return []
+    note = files.note_of(select(path, setting=setting, asked=asked), setting=setting)
+    return [note] if note else []
 
 
-def conversation_of_row(row: Row, index: int) -> Conversation:
-    """{"messages", "form", "remarks"} of a row in any form (data/forms.py)."""
-    made = forms.conversation(row)
+def conversation_of_row(row: Row, index: int, asked: Asked = AS_IT_IS) -> Conversation:
+    """{"messages", "form", "remarks"} of a row in any form (data/forms.py), or in the one that is asked for."""
+    made = forms.conversation(asked.row(row))
     check_messages(made["messages"])
     return made
 

@@ -5,6 +5,7 @@ who-the-model-is. `path` takes the user's conversations in the place of SmolTalk
 never on a benchmark's test questions. Only `builtin` has questions of its own; the others are measured by benchmarks.
 """
 
+import functools
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from nanochat_core.base.errors import MissingError
 from nanochat_core.config import SftConfig
 from nanochat_core.data import conversations as files
 from nanochat_core.data import mixture, sft_mix
+from nanochat_core.data.asked import Asked, asked
 from nanochat_core.data.conversations import Conversation
 from nanochat_core.data.files import held_out, listing
 from nanochat_core.data.rows import FileRows, Mapped, has_split, open_dataset
@@ -55,7 +57,7 @@ def load_mixture(plan: "RunPlan", *, scratch: Path | None = None) -> Mixture:
         return Mixture(train, validation, questions)
     notes: list[str] = []
     if sft.source == "path":
-        train, validation = _from_files(sft.path, notes, scratch=scratch)
+        train, validation = _from_files(sft.path, asked(sft.form, sft.columns), notes, scratch=scratch)
     else:
         train, validation = _smoltalk(sft, seed=seed)
         validation = validation[:MAX_VALIDATION]
@@ -64,15 +66,17 @@ def load_mixture(plan: "RunPlan", *, scratch: Path | None = None) -> Mixture:
 
 
 def _from_files(
-    path: str | None, notes: list[str], *, scratch: Path | None
+    path: str | None, form: Asked, notes: list[str], *, scratch: Path | None
 ) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
     """Files whose names say so are validation; where there is none, every 20th conversation is."""
-    found = files.select(path)
+    found = files.select(path, asked=form)
     by_name = dict(zip(found.names, found.files, strict=True))
     chosen = held_out(found.names)
-    train, keys = _fit({name: by_name[name] for name in by_name if name not in chosen}, notes, scratch=scratch)
+    others = {name: by_name[name] for name in by_name if name not in chosen}
+    train, keys = _fit(others, notes, scratch=scratch, form=form)
     if chosen:
-        validation, their_keys = _fit({name: by_name[name] for name in chosen}, notes, scratch=scratch)
+        held = {name: by_name[name] for name in chosen}
+        validation, their_keys = _fit(held, notes, scratch=scratch, form=form)
         notes.append(f"validation is {listing(chosen)}, by name")
     else:
         is_chosen = _is_held_out(len(train), notes)
@@ -91,11 +95,11 @@ def _from_files(
 
 
 def _fit(
-    chosen: Mapping[str, Path], notes: list[str], *, scratch: Path | None = None
+    chosen: Mapping[str, Path], notes: list[str], *, scratch: Path | None = None, form: Asked = files.AS_IT_IS
 ) -> tuple[Sequence[Conversation], np.ndarray]:
     """The conversations that teach something, and what tells each from others; the rest is counted in `notes`."""
     rows = FileRows(list(chosen.values()), scratch=scratch)
-    talks = Mapped(rows, files.conversation_of_row)
+    talks = Mapped(rows, functools.partial(files.conversation_of_row, asked=form))
     numbers, keys = array("q"), array("q")
     left_out, noticed = _Counted(rows), _Counted(rows)
     forms: list[dict[str, None]] = [{} for _ in rows.files]

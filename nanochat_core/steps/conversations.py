@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.fingerprint import package_versions
+from nanochat_core.base.neutral import identity
 from nanochat_core.data.documentation import PACKAGES
 from nanochat_core.pipeline.data_files import local_folder, stamps, texts
 from nanochat_core.pipeline.step import LOG_FOLDER, Metrics, Step, StepRun
@@ -36,10 +37,12 @@ def settings(plan: RunPlan) -> dict[str, Any]:
         chosen |= {"documented": documented, "num_questions": plan.config.evaluate.num_questions}
         return chosen
     if sft.source == "path":
+        from nanochat_core.data.asked import asked
         from nanochat_core.data.conversations import select
 
-        found = select(sft.path)
-        chosen["files"] = _talks(found)
+        chosen["files"] = _talks(select(sft.path, asked=asked(sft.form, sft.columns)))
+        said = identity(sft)
+        chosen |= {name: said[name] for name in ("form", "columns") if name in said}
     else:
         chosen |= {"smoltalk": sft.smoltalk, "num_smoltalk": sft.num_smoltalk}
         chosen["files"] = stamps(sft.smoltalk) if local_folder(sft.smoltalk) else []
@@ -131,10 +134,11 @@ def title(plan: RunPlan) -> str:
 
 def notes(plan: RunPlan) -> list[str]:
     """What of the named files is left out."""
+    from nanochat_core.data.asked import asked
     from nanochat_core.data.conversations import notes_of
 
     sft = plan.config.sft
-    mine = notes_of(sft.path) if sft.source == "path" else []
+    mine = notes_of(sft.path, asked=asked(sft.form, sft.columns)) if sft.source == "path" else []
     return mine + (notes_of(sft.identity_path, setting="sft.identity_path") if sft.source != "builtin" else [])
 
 

@@ -70,3 +70,9 @@ def check_bounds(config: RunConfig) -> None:
         value = values[section][field] if section else values[field]
         if value is not None and not least <= value <= most:
             raise ConfigError(f"{name} = {value} is out of range", hint=f"it must be {described(name)}")
+    vocab_size, least = config.tokenizer.vocab_size, BOUNDS["tokenizer.vocab_size"][0]
+    if config.tokenizer.pattern == "bytes" and vocab_size != least:
+        raise ConfigError(
+            f"tokenizer.pattern = bytes has {least} tokens, and tokenizer.vocab_size is {vocab_size:,}",
+            hint=f"--set tokenizer.vocab_size={least}",
+        )

@@ -110,6 +110,9 @@ class TokenizerConfig:
 
     vocab_size: int = 32_768
     """Tokens in all, the 256 bytes and nine special ones among them; token files hold 16-bit ids."""
+    pattern: Literal["nanochat", "gpt4", "scripts", "bytes"] = later("nanochat")
+    """How text is cut before it is merged. gpt4: numbers of three digits. scripts: for languages of India, and such as
+    are written without blanks. bytes: no merges at all; vocab_size is 265 then."""
     max_train_bytes: int = 2_000_000_000
     """Text that BPE training looks at."""
     max_doc_bytes: int = 10_000

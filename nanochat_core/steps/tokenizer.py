@@ -24,7 +24,9 @@ def body(run: StepRun) -> Metrics:
 
     from nanochat_core.data.shards import read_documents
     from nanochat_core.tokenizer.bpe import train_tokenizer
-    from nanochat_core.tokenizer.domains import bytes_per_token
+    from nanochat_core.tokenizer.domains import NUM_VALIDATION_DOCS, bytes_per_token
+    from nanochat_core.tokenizer.patterns import NAMED
+    from nanochat_core.tokenizer.scripts import by_script, dear_languages, sentence_tokens
     from nanochat_core.tokenizer.tokenizer import Tokenizer
 
     config = run.plan.config.tokenizer
@@ -36,11 +38,16 @@ def body(run: StepRun) -> Metrics:
             vocab_size=config.vocab_size,
             max_train_bytes=config.max_train_bytes,
             max_doc_bytes=config.max_doc_bytes,
+            pattern=NAMED[config.pattern],
         )
     trained.save(run.out)
     np.save(run.out / "token_bytes.npy", trained.token_bytes())
     domains = bytes_per_token(trained, read_documents(run.inputs["corpus"] / "validation"))
     (run.out / "domains.json").write_text(json.dumps(domains, indent=1))
+    scripts = by_script(itertools.islice(read_documents(run.inputs["corpus"] / "validation"), NUM_VALIDATION_DOCS))
+    for told in dear_languages(trained, scripts):
+        run.note(told)
+    (run.out / "languages.json").write_text(json.dumps(sentence_tokens(trained), indent=1))
     return {"vocab_size": trained.vocab_size, "bytes_per_token": domains["validation text"]}
 
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterable
 
+from nanochat_core.tokenizer.scripts import by_script
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 NUM_VALIDATION_DOCS = 200
@@ -23,7 +24,9 @@ SAMPLES = {
 
 
 def bytes_per_token(tokenizer: Tokenizer, validation: Iterable[str]) -> dict[str, float]:
-    """By domain, "validation text" first: larger is better."""
-    held_out = "\n\n".join(itertools.islice(validation, NUM_VALIDATION_DOCS))
-    texts = {"validation text": held_out, **SAMPLES}
+    """By domain, "validation text" first, then its scripts where it has several: larger is better."""
+    documents = list(itertools.islice(validation, NUM_VALIDATION_DOCS))
+    scripts = by_script(documents)
+    several = {f"of it in {script}": text for script, text in scripts.items()} if len(scripts) > 1 else {}
+    texts = {"validation text": "\n\n".join(documents), **several, **SAMPLES}
     return {name: len(text.encode("utf-8")) / max(1, len(tokenizer.encode(text))) for name, text in texts.items()}

@@ -1,8 +1,7 @@
 """Encode and decode with tiktoken; stored as JSON, never pickle.
 
 Special tokens get their ids only by name (`special`); `encode` treats text that spells one as plain text, so nothing
-a user types can become one. The split pattern is GPT-4's, but numbers go in groups of at most two digits: small
-vocabularies then spend fewer tokens on digits.
+a user types can become one. How text is cut before it is merged is a pattern of `patterns.py`.
 """
 
 import json
@@ -19,18 +18,10 @@ import tiktoken
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.base.foreign import NO_VALUES, loads, read_bounded
 from nanochat_core.tokenizer.long_runs import WINDOW_CHARS, cut, cut_runs, encode_windows, whole
+from nanochat_core.tokenizer.patterns import EQUAL_PATTERN as EQUAL_PATTERN
+from nanochat_core.tokenizer.patterns import SPLIT_PATTERN as SPLIT_PATTERN
+from nanochat_core.tokenizer.patterns import compiled_pattern
 
-SPLIT_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
-EQUAL_PATTERN = (
-    r"(?:'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n])|\s+(?!\S)|\s+"
-)
-"""What is compiled in its place: the same pieces of every text, in a half to a third of the time.
-
-What comes before the look-ahead is one group that needs no backtracking, so it runs as an automaton. The possessive
-marks may go: a character before letters is none itself, and line ends are no marks, so giving back never matched.
-"""
 BOS = "<|bos|>"
 USER_START, USER_END = "<|user_start|>", "<|user_end|>"
 ASSISTANT_START, ASSISTANT_END = "<|assistant_start|>", "<|assistant_end|>"
@@ -42,11 +33,6 @@ SPECIAL_TOKENS = (
 FILE_NAME = "tokenizer.json"
 FORMAT = "nanochat-bpe-1"
 FORMAT_WITH_ADDED = "nanochat-bpe-2"  # one that knows no added tokens would give other ids without a word
-
-
-def compiled_pattern(pattern: str) -> str:
-    """The pattern that the native code is given for a stored one."""
-    return EQUAL_PATTERN if pattern == SPLIT_PATTERN else pattern
 
 
 @dataclass(frozen=True)

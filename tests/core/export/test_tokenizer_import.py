@@ -10,7 +10,7 @@ from nanochat_core.base.errors import MissingError
 from nanochat_core.export.adopt import read_tokenizer
 from nanochat_core.export.tokenizer_import import tokenizer_from_json
 from nanochat_core.export.tokenizer_json import tokenizers_json
-from nanochat_core.tokenizer.patterns import GPT2, GPT4, GPT4O, TIKTOKEN_GPT4
+from nanochat_core.tokenizer.patterns import GPT2, GPT4, GPT4O, SCRIPTS, TIKTOKEN_GPT4
 from nanochat_core.tokenizer.tokenizer import Added, Tokenizer
 
 FEW, MANY = 300, 10_000
@@ -136,7 +136,7 @@ def _changed(stored, change):
     "change",
     ["GPT-2", "one split, whose default is to use the pattern", "inverted", "merges as pairs", "no whole words",
      "a mark in the vocabulary", "tokens within others", "a template", GPT2, GPT4, GPT4O, TIKTOKEN_GPT4, NO_DIGITS,
-     SINGLE_DIGITS],
+     SCRIPTS, SINGLE_DIGITS],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "count", [pytest.param(FEW, id="few"), pytest.param(MANY, id="many", marks=pytest.mark.torture)]
@@ -156,7 +156,11 @@ def test_what_is_read_has_the_librarys_ids(stored, tmp_path, change, count):
 
 @pytest.mark.parametrize(
     "pattern",
-    [GPT4O, *(pytest.param(each, marks=pytest.mark.torture) for each in (GPT2, GPT4, TIKTOKEN_GPT4, SINGLE_DIGITS))],
+    [
+        GPT4O,
+        SCRIPTS,
+        *(pytest.param(each, marks=pytest.mark.torture) for each in (GPT2, GPT4, TIKTOKEN_GPT4, SINGLE_DIGITS)),
+    ],
 )
 def test_a_known_pattern_cuts_every_character_of_the_basic_plane_alike(stored, tmp_path, pattern):
     path = written(tmp_path, _changed(stored, pattern))

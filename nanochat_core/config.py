@@ -2,8 +2,7 @@
 
 Only values live here. Every field of the stage configs goes into the fingerprints of the steps that read it, so this
 module itself is left out of the code closure (base/fingerprint.py); nothing in `RuntimeConfig` may change a result.
-Derived numbers are not fields: plan.py computes them. `None` means "off" or "derive it". Files and `--set` are read
-in presets/__init__.py.
+Derived numbers are not fields: plan.py computes them. `None` means "off" or "derive it". presets/__init__.py reads.
 """
 
 from dataclasses import dataclass, field
@@ -57,9 +56,8 @@ class BaseConfig:
     """A model to start from, in the place of weights that are drawn (`--from MODEL`)."""
 
     model: str | None = None
-    """A name of the store (NAME or NAME@VERSION), a run, RUN:STEP, a fingerprint, a folder (ours, nanochat's own or
-    transformers'), or one on the hub: hf:OWNER/NAME@REVISION. None: pretraining from drawn weights. In files also
-    `from`."""
+    """NAME or NAME@VERSION of the store, a run, RUN:STEP, a fingerprint, a folder (ours, nanochat's or transformers'),
+    or one on the hub: hf:OWNER/NAME@REVISION. None: pretraining from drawn weights. In files also `from`."""
     tokenizer: str | None = None
     """The folder of its tokenizer, where that is another one."""
     softcap: float | None = None
@@ -96,6 +94,10 @@ class CorpusConfig:
     shards.json. It says which shards there are, so no listing is asked for."""
     text_column: str = "text"
     """The field or column that holds the text; of one in another, with a dot: content.body."""
+    licence: str | None = later(None)
+    """On what terms the text may be used; None: as its folder or catalogue says, else unknown. Makes nothing anew."""
+    origin: str | None = later(None)
+    """Where the text is from, in words; None: the name of the data set or the files."""
     max_shards: int | None = None
     """Take only the first shards plus the last one (validation)."""
     max_bytes: int | None = None
@@ -111,8 +113,7 @@ class TokenizerConfig:
     vocab_size: int = 32_768
     """Tokens in all, the 256 bytes and nine special ones among them; token files hold 16-bit ids."""
     pattern: Literal["nanochat", "gpt4", "scripts", "bytes"] = later("nanochat")
-    """How text is cut before it is merged. gpt4: numbers of three digits. scripts: for languages of India, and such as
-    are written without blanks. bytes: no merges at all; vocab_size is 265 then."""
+    """How text is cut: as nanochat or GPT-4 do, for India's and blankless scripts, or no merges (vocab_size 265)."""
     max_train_bytes: int = 2_000_000_000
     """Text that BPE training looks at."""
     max_doc_bytes: int = 10_000
@@ -195,14 +196,16 @@ class SftConfig:
     """builtin: generated questions about the corpus, arithmetic with the calculator, spelling, who-are-you.
     mix: SmolTalk, and what the counts below add to it (nanochat's mixture)."""
     path: str | None = None
-    """source = path: a file, a folder or a pattern of .jsonl, .json, .parquet, .csv or .tsv files, packed or not:
-    {"messages": [{"role", "content"}, ...]}, ShareGPT, Alpaca, prompt/completion, question/answer.
-    Files named valid, val, dev or test are held out, else every 20th is."""
+    """source = path: a file, a folder or a pattern of .jsonl, .json, .parquet, .csv or .tsv files, packed or not,
+    in the forms below. Files named valid, val, dev or test are held out, else every 20th conversation is."""
     form: Literal["auto", "messages", "ShareGPT", "Alpaca", "prompt/completion", "question/answer"] = later("auto")
     """source = path: the form that every row has; auto: each row is told by what it holds."""
     columns: str | None = later(None)
-    """source = path: which of your columns is which, "question=Frage,answer=Antwort" or
-    "messages=talk.turns,role=speaker,content=said"; context, history, system, weight and train as well."""
+    """source = path: which of your columns is which, as "question=Frage,answer=Antwort" (docs/data.md)."""
+    licence: str | None = later(None)
+    """source = path: on what terms the conversations may be used, as corpus.licence."""
+    origin: str | None = later(None)
+    """source = path: where the conversations are from, in words."""
     smoltalk: str = "HuggingFaceTB/smol-smoltalk"
     """source = mix: a Hugging Face dataset of {"messages"}, or a folder in its layout."""
     num_smoltalk: int | None = 460_000

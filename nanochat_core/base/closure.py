@@ -37,6 +37,7 @@ EXCLUDED = {
     f"{PACKAGE}.base.redaction": "what logs, errors and records show of a text",
     f"{PACKAGE}.base.secret_shapes": "the same",
     f"{PACKAGE}.config": "its values are in the key one by one",
+    f"{PACKAGE}.data.licences": "what is recorded of a source beside the result",
     f"{PACKAGE}.observe": "hears what a step tells, and answers nothing",
     f"{PACKAGE}.plan": "what it derives is in the key by value",
     f"{PACKAGE}.steps.pretrain:train_settings": "all that it says is in the key by value",

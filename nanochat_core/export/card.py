@@ -68,7 +68,7 @@ def _values(about: About) -> dict[str, Any]:
         "is_chat": about.model.is_chat,
         "kind": KINDS.get(artifact.step, "model"),
         "dataset": repr(str(corpus["dataset"])) if corpus.get("source") == "hub" and corpus.get("dataset") else "",
-        "licence": str(corpus.get("licence") or ""),
+        "licences": list(_licences(made_from)),
         "config": config,
         "counts": shape.count_params(config),
         "mlp_ratio": shape.MLP_RATIO,
@@ -161,6 +161,15 @@ def _sources(made_from: Mapping[str, Artifact]) -> Iterator[str]:
     if mixture := made_from.get("conversations"):
         told = MIXTURES.get(str(mixture.config.get("source")), "the configured mixture")
         yield f"Conversations: {mixture.metrics['conversations']:,}, {told}."
+
+
+def _licences(made_from: Mapping[str, Artifact]) -> Iterator[str]:
+    """What is recorded of each source; of what was made before it was, that nothing is."""
+    for step, what in (("corpus", "text"), ("conversations", "conversations")):
+        if artifact := made_from.get(step):
+            metrics = artifact.metrics
+            origin = f" (from: {_short(str(metrics['origin']))})" if metrics.get("origin") else ""
+            yield f"Licence of the {what}{origin}: {metrics.get('licence', 'not recorded')}."
 
 
 def _text(corpus: Artifact) -> str:

@@ -20,6 +20,7 @@ from nanochat_core.base.errors import ConfigError, MissingError, NanochatError
 from nanochat_core.base.fingerprint import identity_digest
 from nanochat_core.base.neutral import identity
 from nanochat_core.config import BaseConfig, GPTConfig, RunConfig
+from nanochat_core.data.licences import UNKNOWN, licence_of_folder
 from nanochat_core.export.hub import bring, is_on_hub
 from nanochat_core.pipeline.data_files import contents, reading
 from nanochat_core.pipeline.models import MODEL_STEPS, StoredModel, fetch, model_of
@@ -30,8 +31,6 @@ from nanochat_core.store.store import Store
 if TYPE_CHECKING:
     from nanochat_core.export.adopt import Adopted
 
-UNKNOWN = "unknown"
-LICENCE = re.compile(r"^licen[cs]e:\s*(\S.*?)\s*$", re.MULTILINE | re.IGNORECASE)
 SHAPE = ("sequence_len", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "window_pattern")
 MIN_FINGERPRINT = 8
 
@@ -171,14 +170,7 @@ def _digests(files: Iterable[Path]) -> list[str]:
 
 @lru_cache(maxsize=8)
 def _licence(folder: Path) -> str:
-    """What the folder's card says, else the first line of its licence file."""
-    card, text = folder / "README.md", folder / "LICENSE"
-    if card.is_file() and (found := LICENCE.search(card.read_text(encoding="utf-8", errors="replace")[:4000])):
-        return found[1][:80]
-    if text.is_file():
-        lines = [line.strip() for line in text.read_text(encoding="utf-8", errors="replace").splitlines()]
-        return next((line[:80] for line in lines if line), UNKNOWN)
-    return UNKNOWN
+    return licence_of_folder(folder)
 
 
 def write(found: Found, out: Path) -> None:

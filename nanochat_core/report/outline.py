@@ -101,7 +101,9 @@ def headline_numbers(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None 
     for row in benchmark_rows(refs):
         if row.name == "arithmetic":
             numbers.append(Number("arithmetic", row.accuracy, f"± {row.standard_error} of {row.num_asked:,} held out"))
-    trained = Number("trained on", count(derived.num_tokens), f"tokens, {derived.num_steps:,} steps")
+    licence = metrics.get("corpus", {}).get("licence", "not recorded")
+    about = f"tokens, {derived.num_steps:,} steps; licence of the text: {licence}"
+    trained = Number("trained on", count(derived.num_tokens), about)
     if begun := metrics.get("base"):
         trained = Number("started from", str(begun["origin"]), f"licence: {begun['licence']}")
     numbers += [

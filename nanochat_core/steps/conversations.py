@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from nanochat_core.base.fingerprint import package_versions
 from nanochat_core.base.neutral import identity
 from nanochat_core.data.documentation import PACKAGES
+from nanochat_core.data.licences import talk_terms
 from nanochat_core.pipeline.data_files import local_folder, stamps, texts
 from nanochat_core.pipeline.step import LOG_FOLDER, Metrics, Step, StepRun
 from nanochat_core.plan import RunPlan
@@ -102,7 +103,9 @@ def body(run: StepRun) -> Metrics:
         np.save(run.out / f"{split}.mask.npy", mask)
     (run.out / "counts.json").write_text(json.dumps(counts, indent=1))
     write_questions(run.out / "questions.jsonl", mixture.questions)
-    return {"conversations": counts["train"]["conversations"], "rows": counts["train"]["rows"],
+    said = talk_terms(run.plan.config.sft)
+    return {"licence": said.licence, "origin": said.origin,
+            "conversations": counts["train"]["conversations"], "rows": counts["train"]["rows"],
             "targets": counts["train"]["targets"], "questions": len(mixture.questions),
             "validation_conversations": counts["validation"]["conversations"], "notes": mixture.notes,
             "left_out_as_benchmark_items": num_left_out}  # fmt: skip
@@ -133,12 +136,14 @@ def title(plan: RunPlan) -> str:
 
 
 def notes(plan: RunPlan) -> list[str]:
-    """What of the named files is left out."""
+    """What of the named files is left out, and on what terms they are."""
     from nanochat_core.data.asked import asked
     from nanochat_core.data.conversations import notes_of
 
     sft = plan.config.sft
     mine = notes_of(sft.path, asked=asked(sft.form, sft.columns)) if sft.source == "path" else []
+    if sft.source != "builtin":
+        mine = [*mine, talk_terms(sft).note("conversations", "sft.licence")]
     return mine + (notes_of(sft.identity_path, setting="sft.identity_path") if sft.source != "builtin" else [])
 
 

@@ -7,6 +7,7 @@ from nanochat_core.base.fingerprint import package_versions
 from nanochat_core.base.neutral import identity
 from nanochat_core.base.units import count
 from nanochat_core.data.documentation import PACKAGES
+from nanochat_core.data.licences import corpus_terms
 from nanochat_core.pipeline.data_files import local_folder, stamps, texts
 from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
 from nanochat_core.plan import RunPlan
@@ -18,6 +19,8 @@ def settings(plan: RunPlan) -> dict[str, Any]:
     """The embedded corpus is what is installed, so the versions of what it reads are part of it."""
     config = identity(plan.config.corpus)
     del config["mirrors"]  # where the same bytes come from
+    for name in ("licence", "origin"):  # what is said of them
+        config.pop(name, None)
     if plan.config.corpus.source == "embedded":
         chosen = {name: config[name] for name in ("source", "max_bytes", "validation_docs")}
         return {**chosen, "documented": package_versions(PACKAGES)}
@@ -38,7 +41,8 @@ def body(run: StepRun) -> Metrics:
     from nanochat_core.data.corpora import build_corpus
 
     config = run.plan.config
-    return build_corpus(
+    said = corpus_terms(config.corpus)
+    made = build_corpus(
         config.corpus,
         run.out,
         downloads=run.work / "downloads",
@@ -47,6 +51,7 @@ def body(run: StepRun) -> Metrics:
         progress=run.progress,
         num_downloads=config.runtime.num_downloads,
     )
+    return {**made, "licence": said.licence, "origin": said.origin}
 
 
 def checks(run: StepRun, metrics: Metrics) -> list[Check]:
@@ -79,10 +84,12 @@ def headline(metrics: Metrics) -> str:
 
 
 def notes(plan: RunPlan) -> list[str]:
-    """What of a named folder is left out."""
+    """What of a named folder is left out, and on what terms the text is."""
     from nanochat_core.data.corpora import notes_of
 
-    return notes_of(plan.config.corpus)
+    config = plan.config.corpus
+    told = [] if config.source == "embedded" else [corpus_terms(config).note("text", "corpus.licence")]
+    return [*notes_of(config), *told]
 
 
 corpus = Step(

@@ -64,6 +64,7 @@ NAMED = {
     "nanochat_core.base.fingerprint": {"identity_digest", "package_versions", "step_code"},  # of keys and their values
     "nanochat_core.base.redaction": {"install", "redact", "redacted_error"},  # of logs and errors, of no result
     "nanochat_core.config": {"GPTConfig"},  # a model's shape, which is in the key by value
+    "nanochat_core.data.licences": {"UNKNOWN", "corpus_terms", "licence_of_folder", "talk_terms"},  # in metrics alone
     "nanochat_core.observe": {"current"},
     "nanochat_core.plan": {"GPUS", "RunPlan", "optim_values"},  # peaks for the log; a hint; in the key by value
     "nanochat_core.store.lease": {"Lease"},

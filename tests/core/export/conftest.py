@@ -75,7 +75,8 @@ def store(tmp_path_factory, model, tokenizer):
         (folder / "note.json").write_text(json.dumps({"step": folder.name}))
 
     size = {"total_batch_rows": 16, "model": {"sequence_len": 512}}
-    publish("corpus", note, config={"source": "path"}, metrics={"train_docs": 1234, "train_bytes": 987_654})
+    publish("corpus", note, config={"source": "path"}, metrics={"train_docs": 1234, "train_bytes": 987_654,
+            "licence": "CC BY-NC 4.0", "origin": "a survey"})  # fmt: skip
     publish("tokenizer", tokenizer.save, inputs=["corpus"], metrics={"vocab_size": 601, "bytes_per_token": 3.21})
     publish("tokens", note, inputs=["corpus", "tokenizer"])
     publish(

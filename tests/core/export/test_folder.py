@@ -159,6 +159,7 @@ def test_the_card_has_the_manifests_numbers_and_no_paths(exported, store):
     for number in ("0.1234", "± 0.0100", "25.0%", "19.5% to 31.4%", "987,654", "1,234 documents", "3.21 bytes", "77"):
         assert number in card, number
     assert f"{77 * 16 * 512:,}" in card
+    assert "- Licence of the text (from: a survey): CC BY-NC 4.0." in card
     for artifact in (sft, base):
         assert artifact.fingerprint in card
         assert artifact.result_digest in card

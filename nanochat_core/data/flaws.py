@@ -17,6 +17,7 @@ CLOSING = re.compile(
     r"</(?:a|article|body|div|h[1-6]|html|li|p|script|section|span|style|t[adhr]\w*|ul)\s*>", re.IGNORECASE
 )
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|nbsp|apos|#\d+|#x[0-9a-fA-F]+);")
+MARK = re.compile(r"<\|(?:endoftext|begin_of_text|im_start|im_end|eot_id|bos)\|>")
 PAGE = re.compile(r"\s*<(?:!doctype html|html)\b", re.IGNORECASE)
 LINE_OF_JSON = re.compile(r'\s*\{\s*"[^"\n]*"\s*:.*\}\s*(?:\n|$)')
 MARKUP_EVERY_CHARS = 200  # so often, or more: then it is markup, not a text that speaks of it
@@ -46,6 +47,8 @@ def flaws(text: str) -> list[str]:
         found.append("with entities of HTML (&amp;), which are learnt")
     if "\0" in text or "\x1b" in text:
         found.append("with control characters")
+    if mark := MARK.search(text):
+        found.append(f"with marks of a model ({mark[0]}), learnt as plain text")
     if LINE_OF_JSON.match(text):
         found.append("that look like lines of JSON, learnt as they are; the ending .jsonl has their fields read")
     return found

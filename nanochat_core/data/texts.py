@@ -111,7 +111,10 @@ def _looked_at(document: str, tally: Tally | None, where: str) -> str:
 
 
 def unfit(path: Path, column: str) -> str | None:
-    """Why a .json file is no text: folders hold descriptions in JSON beside their data. None where it is, or may be."""
+    """Why a file of a folder is no text but describes it: in JSON, or as a data set's card. None where it may be."""
+    if path.name.casefold() == "readme.md":
+        with path.open("rb") as file:
+            return "the card of a data set" if file.read(4).startswith(b"---") else None
     if kind_of(path) != "json":
         return None
     try:

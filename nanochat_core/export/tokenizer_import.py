@@ -109,8 +109,11 @@ def _tokenizer(stored: Any) -> Tokenizer:
         raise ValueError(f"its token {odd!r:.{SHOWN}} has two ids")
     words = sorted((token, word) for word, token in model["vocab"].items() if word not in ids)
     tokens = [bytes(byte_of[letter] for letter in word) for _, word in words]
-    _require_in_order([token for token, _ in words], "the ids of its vocabulary", first=0)
-    _require_in_order([token["id"] for token in added], "the ids of its added tokens", first=len(tokens))
+    first = words[0][0] if words else 0
+    _require_in_order([token["id"] for token in added if token["id"] < first], "its added tokens", first=0, end=first)
+    _require_in_order([token for token, _ in words], "its vocabulary", first=first)
+    end = first + len(tokens)
+    _require_in_order([token["id"] for token in added if token["id"] >= first], "its added tokens", first=end)
     _check_merges(tokens, [word for _, word in words], model)
     theirs = [token["content"] for token in added]
     if theirs[-len(SPECIAL_TOKENS) :] == list(SPECIAL_TOKENS):
@@ -119,18 +122,24 @@ def _tokenizer(stored: Any) -> Tokenizer:
         raise ValueError(f"its added tokens have {', '.join(ours)} in other places than ours")
     split = _splits(stored["pre_tokenizer"])
     pattern = split[0]["pattern"]["Regex"] if len(split) > 1 else GPT2
-    return Tokenizer(tokens, pattern, [_added(token) for token in added])
+    return Tokenizer(tokens, pattern, [_added(token, first=first) for token in added])
 
 
-def _added(token: Any) -> Added:
-    return Added(str(token["content"]), is_special=bool(token["special"]), is_late=bool(token.get("normalized")))
+def _added(token: Any, *, first: int) -> Added:
+    return Added(
+        str(token["content"]),
+        is_special=bool(token["special"]),
+        is_late=bool(token.get("normalized")),
+        is_first=token["id"] < first,
+    )
 
 
-def _require_in_order(ids: list[int], what: str, *, first: int) -> None:
-    if odd := next((place for place, token in enumerate(ids, first) if token != place), None):
-        raise ValueError(f"{what} do not go on at {odd:,}")
-    if ids and ids[0] != first:
-        raise ValueError(f"{what} begin at {ids[0]:,}, not at {first:,}")
+def _require_in_order(ids: list[int], what: str, *, first: int, end: int | None = None) -> None:
+    """ValueError for ids that are not `first`, `first` + 1, ..., up to `end`."""
+    wanted = range(first, first + len(ids) if end is None else end)
+    there = set(ids)
+    if (odd := next((place for place in wanted if place not in there), None)) is not None:
+        raise ValueError(f"the ids of {what} do not go on at {odd:,}")
 
 
 def _check_merges(tokens: list[bytes], words: list[str], model: Any) -> None:

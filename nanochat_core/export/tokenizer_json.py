@@ -60,7 +60,7 @@ def tokenizers_json(tokenizer: Tokenizer) -> dict[str, Any]:
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": True,
-            "vocab": {word: rank for rank, word in enumerate(words)},
+            "vocab": {word: rank for rank, word in enumerate(words, sum(token.is_first for token in tokenizer.added))},
             # "left right" is read by every version; no byte-level word holds a blank
             "merges": [f"{words[ranks[pair[0]]]} {words[ranks[pair[1]]]}" for pair in pairs if pair],
         },

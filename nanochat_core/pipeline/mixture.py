@@ -57,7 +57,7 @@ def load_mixture(plan: "RunPlan", *, scratch: Path | None = None) -> Mixture:
         return Mixture(train, validation, questions)
     notes: list[str] = []
     if sft.source == "path":
-        train, validation = _from_files(sft.path, asked(sft.form, sft.columns), notes, scratch=scratch)
+        train, validation = _from_files(sft.path, notes, scratch=scratch, form=asked(sft.form, sft.columns))
     else:
         train, validation = _smoltalk(sft, seed=seed)
         validation = validation[:MAX_VALIDATION]
@@ -66,7 +66,7 @@ def load_mixture(plan: "RunPlan", *, scratch: Path | None = None) -> Mixture:
 
 
 def _from_files(
-    path: str | None, form: Asked, notes: list[str], *, scratch: Path | None
+    path: str | None, notes: list[str], *, scratch: Path | None, form: Asked = files.AS_IT_IS
 ) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
     """Files whose names say so are validation; where there is none, every 20th conversation is."""
     found = files.select(path, asked=form)

@@ -44,10 +44,14 @@ class Added:
     """A mark as ours are: text that spells it is plain text. Others are found in any text, before it is split."""
     is_late: bool = False
     """It is looked for in what the others leave (`normalized` in the `tokenizers` library)."""
+    is_first: bool = False
+    """Its id is before those of the vocabulary, from 0 on; such tokens stand before the others."""
 
 
 class Tokenizer:
-    """A byte-level BPE vocabulary: `ranks[i]` is the byte string of token i; added and special tokens follow."""
+    """A byte-level BPE vocabulary: `ranks[i]` is the byte string of token i, or of i + n where n added tokens are
+    first; other added and the special tokens follow.
+    """
 
     def __init__(self, ranks: Sequence[bytes], pattern: str = SPLIT_PATTERN, added: Sequence[Added] = ()) -> None:
         self.ranks = list(ranks)
@@ -58,15 +62,16 @@ class Tokenizer:
         self._cut_above = (
             2 * WINDOW_CHARS if pattern == SPLIT_PATTERN and self.longest_bytes < WINDOW_CHARS else math.inf
         )
+        self._first = sum(token.is_first for token in self.added)
         names = [*(token.content for token in self.added), *SPECIAL_TOKENS]
-        self._special = {name: len(self.ranks) + i for i, name in enumerate(names)}
+        self._special = {name: i if i < self._first else len(self.ranks) + i for i, name in enumerate(names)}
         plain = [token for token in self.added if not token.is_special]
         passes = (_any_of([each.content for each in plain if each.is_late == is_late]) for is_late in (False, True))
         self._in_text = [found for found in passes if found]
         self._encoding = tiktoken.Encoding(
             "nanochat",
             pat_str=compiled_pattern(pattern),
-            mergeable_ranks={token: i for i, token in enumerate(self.ranks)},
+            mergeable_ranks={token: i for i, token in enumerate(self.ranks, self._first)},
             special_tokens=self._special,
         )
 
@@ -153,8 +158,11 @@ class Tokenizer:
     def _encode_windows(self, windows: Sequence[str], is_piece: bool) -> list[int]:
         merge = self._encoding._encode_single_piece
         encode = merge if is_piece else self._encoding.encode_ordinary
-        ids = encode_windows(windows, encode=encode, merge=merge, bytes_of=self.ranks.__getitem__)
+        ids = encode_windows(windows, encode=encode, merge=merge, bytes_of=self._bytes_of)
         return encode("".join(windows)) if ids is None else ids
+
+    def _bytes_of(self, token: int) -> bytes:
+        return self.ranks[token - self._first]
 
     def encode_with_special(self, text: str) -> list[int]:
         """Ids of text in which a special token's name is that token; for what our own code writes, never for a user's
@@ -190,7 +198,8 @@ class Tokenizer:
         out).
         """
         added = [0 if token.is_special else len(token.content.encode()) for token in self.added]
-        return np.array([*map(len, self.ranks), *added, *[0] * len(SPECIAL_TOKENS)], dtype=np.int64)
+        sizes = [*added[: self._first], *map(len, self.ranks), *added[self._first :], *[0] * len(SPECIAL_TOKENS)]
+        return np.array(sizes, dtype=np.int64)
 
 
 def _any_of(names: Sequence[str]) -> re.Pattern[str] | None:

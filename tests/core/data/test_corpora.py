@@ -521,6 +521,15 @@ def test_what_is_no_text_is_refused_whatever_its_ending(build, folder, content):
         build(folder)
 
 
+def test_the_card_of_a_data_set_is_no_text_of_it(build, folder):
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Texts")
+    _jsonl(folder / "a.jsonl", _texts(0, 20))
+    assert sum(map(len, build(folder)[:2])) == 20
+    assert "README.md (the card of a data set)" in notes_of(CorpusConfig(source="path", path=str(folder)))[0]
+    (folder / "README.md").write_text("# Notes of my own")
+    assert sum(map(len, build(folder)[:2])) == 21
+
+
 def test_markdown_is_text_as_it_is_written_and_lines_may_end_in_any_way(build, folder):
     (folder / "a.md").write_bytes(b"# Title\r\n\r\n- one\r- two\r")
     _jsonl(folder / "c.jsonl", _texts(0, 5))

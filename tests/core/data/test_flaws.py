@@ -41,6 +41,7 @@ def test_a_right_text_is_left_alone(text):
         ("<p>one</p><p>two</p><div>three</div>", "HTML"),
         ("<!DOCTYPE html><html>one", "HTML"),
         ("fish &amp; chips &quot;here&quot;", "entities"),
+        ("one<|endoftext|>two", "<|endoftext|>"),
         ("\x1b[31mred\x1b[0m", "control"),
         ('{"text": "one"}\n{"text": "two"}', "JSON"),
     ],

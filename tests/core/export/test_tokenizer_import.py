@@ -123,6 +123,9 @@ def _changed(stored, change):
         stored["added_tokens"] = [
             _token(num + i, name, special=name == "<|x|>", normalized=name == "e e") for i, name in enumerate(names)
         ]
+    elif change == "marks before the vocabulary":
+        stored["model"]["vocab"] = {"<unk>": 0, "<s>": 1} | {w: i + 2 for w, i in stored["model"]["vocab"].items()}
+        stored["added_tokens"] = [_token(0, "<unk>", special=True), _token(1, "<s>"), _token(num + 2, "<tool>")]
     elif change == "a template":
         one, two = ({"Sequence": {"id": name, "type_id": number}} for number, name in enumerate("AB"))
         stored["post_processor"] = {"type": "TemplateProcessing", "single": [one], "pair": [one, two],
@@ -135,7 +138,8 @@ def _changed(stored, change):
 @pytest.mark.parametrize(
     "change",
     ["GPT-2", "one split, whose default is to use the pattern", "inverted", "merges as pairs", "no whole words",
-     "a mark in the vocabulary", "tokens within others", "a template", GPT2, GPT4, GPT4O, TIKTOKEN_GPT4, NO_DIGITS,
+     "a mark in the vocabulary", "marks before the vocabulary", "tokens within others", "a template", GPT2, GPT4, GPT4O,
+     TIKTOKEN_GPT4, NO_DIGITS,
      SCRIPTS, SINGLE_DIGITS],
 )  # fmt: skip
 @pytest.mark.parametrize(
@@ -209,6 +213,9 @@ def _asking(stored, what):
         stored["added_tokens"] = [_token(num, "<mask>", lstrip=True)]
     elif what == "go on at":
         stored["added_tokens"] = [_token(num, "<a>"), _token(num + 2, "<b>")]
+    elif what == "go on at 1":
+        model["vocab"] = {w: i + 2 for w, i in model["vocab"].items()}
+        stored["added_tokens"] = [_token(0, "<s>")]
     elif what == "in other places":
         stored["added_tokens"] = [_token(num, "<|bos|>", special=True)]
     elif what == "order of its ids":
@@ -223,7 +230,7 @@ def _asking(stored, what):
     "what",
     ["NFC", "Digits", "Metaspace", "splits further", "add_prefix_space", "MergedWithPrevious", "split pattern",
      "WordPiece", "WordLevel", "byte fallback", "dropout", "end_of_word_suffix", "truncation", "no byte-level",
-     "blanks before it", "go on at", "in other places", "order of its ids", "no merge arrives"],
+     "blanks before it", "go on at", "go on at 1", "in other places", "order of its ids", "no merge arrives"],
 )  # fmt: skip
 def test_what_ours_cannot_do_is_refused_by_name(stored, tmp_path, what):
     with pytest.raises(MissingError) as refused:

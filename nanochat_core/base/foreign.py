@@ -27,6 +27,7 @@ from nanochat_core.base.errors import CorruptError, NanochatError
 MAX_DEPTH = 64  # of lists and objects in each other
 MAX_DIGITS = 100  # of a number; a 64-bit one has 20, and an int below 1e100 is a float without an overflow
 MAX_VALUES = 500_000  # in one document: up to 200 bytes of memory each
+MAX_VOCABULARY_VALUES = 1_500_000  # of a tokenizer.json: Llama 3's has a million, for it lists 280,000 pairs
 MAX_VALUE_BYTES = 32 << 20  # a line, or a value of a JSON file; without one, a file without line breaks is read whole
 MAX_SETTINGS_BYTES = 1 << 20  # a preset, a benchmark's table, a model's config
 # folders and zips
@@ -67,13 +68,17 @@ LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGITS}}}|\d[eE]\+?\d{{3}}")  # also in tex
 
 
 def loads(
-    text: str, *, is_strict: bool = False, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None
+    text: str,
+    *,
+    is_strict: bool = False,
+    object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    most_values: int = MAX_VALUES,
 ) -> Any:
     """The JSON value of `text` within the bounds; ValueError or RecursionError where there is none.
 
     `is_strict`: also no NaN, no infinity, and no number that another program would read as one.
     """
-    if (much := excess(text, values=MAX_VALUES, containers=MAX_VALUES, depth=MAX_DEPTH)) is not None:
+    if (much := excess(text, values=most_values, containers=most_values, depth=MAX_DEPTH)) is not None:
         raise ValueError(f"it has more than {much[0]:,} {much[1]}")
     hooks: dict[str, Any] = {"object_pairs_hook": object_pairs_hook} | ({"parse_constant": _float} if is_strict else {})
     if is_strict and LONG_NUMBER.search(text):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.base.errors import CorruptError, MissingError
-from nanochat_core.base.foreign import NO_VALUES, loads, read_bounded
+from nanochat_core.base.foreign import MAX_VOCABULARY_VALUES, NO_VALUES, loads, read_bounded
 from nanochat_core.export.tokenizer_json import MODEL_TYPE, byte_alphabet, last_pair
 from nanochat_core.tokenizer.patterns import GPT2, is_known
 from nanochat_core.tokenizer.tokenizer import SPECIAL_TOKENS, Added, Tokenizer
@@ -25,7 +25,7 @@ SWALLOWS = {"single_word": "is found only as a whole word", "lstrip": "takes the
 def tokenizer_from_json(path: Path) -> Tokenizer:
     """Our tokenizer of a tokenizer.json; its marks stay, and ours follow. MissingError where ids would differ."""
     try:
-        stored = loads(read_bounded(path).decode())
+        stored = loads(read_bounded(path).decode(), most_values=MAX_VOCABULARY_VALUES)
         wrong = list(_unsupported(stored))
         if not wrong:
             return _tokenizer(stored)

@@ -247,3 +247,9 @@ def test_added_tokens_have_bytes_unless_they_are_marks(tokenizer):
     assert theirs.encode("<tool><|x|>")[0] == num
     assert num + 1 not in theirs.encode("<|x|>")
     assert theirs.encode_with_special("<|bos|><|x|><tool>") == [theirs.bos, num + 1, num]
+
+
+def test_a_file_as_long_as_published_ones_is_read(stored, tmp_path):
+    stored["model"]["merges"] = [merge.split(" ") for merge in stored["model"]["merges"]]
+    stored["model"]["merges"] += [stored["model"]["merges"][-1]] * 200_000  # as Llama 3 lists a pair more than once
+    assert tokenizer_from_json(written(tmp_path, stored)).ranks

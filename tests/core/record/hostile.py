@@ -174,17 +174,22 @@ def _change(value: Any, draw: random.Random) -> str:
     key = draw.choice(keys) if keys else None
     what = draw.choice(("set", "set", "set", "lose", "add", "rename", "repeat"))
     if what == "set" and key is not None:
-        container[key] = copy.deepcopy(draw.choice(VALUES))
+        container[key] = _odd(draw)
     elif what == "lose" and key is not None:
         del container[key]
     elif isinstance(container, dict):
         new = draw.choice(
             ("", "x", ESCAPES, "seal", "line", "\ud800", "[red]", "x" * 5000, "__class__", "event", "seed")
         )
-        container[new] = container.pop(key) if what == "rename" and key is not None else draw.choice(VALUES)
+        container[new] = container.pop(key) if what == "rename" and key is not None else _odd(draw)
     else:
-        container.extend([draw.choice(VALUES)] * draw.choice((1, 50)))
+        container.extend([_odd(draw)] * draw.choice((1, 50)))
     return f"{what} {where}.{str(key)[:20]}"
+
+
+def _odd(draw: random.Random) -> Any:
+    """A copy: what a later change puts into it is not there in the next case."""
+    return copy.deepcopy(draw.choice(VALUES))
 
 
 def _containers(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:

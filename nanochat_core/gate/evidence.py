@@ -11,6 +11,7 @@ from nanochat_core.gate import rule, trend
 from nanochat_core.gate.level import Level, Looks
 
 IMPROVED = 0.01  # chance below which better nights are a better level
+HOLD = 4.0  # standard deviations that a better night counts at most: at trend.HOLD one night's baseline hides all
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def weigh(level: Level, tonight: Looks, later: Sequence[Looks], *, budget: float
     if size is not None and not trend.is_over([*later[begin + 1 :], tonight], level, size * level.scale):
         return replace(plain, outcome="red", decided_by="a regression that is not over", first=(calm - begin,) * 2)
     nights = [*later[calm:], tonight]
-    worse, better = trend.evidence(nights, level), trend.evidence(_mirrored(nights), _mirror(level))
+    worse, better = trend.evidence(nights, level), trend.evidence(_mirrored(nights), _mirror(level), hold=HOLD)
     if worse is not None and trend.is_alarm(worse, level, budget=budget):
         return Found("red", f"{worse.num_nights} nights together", worse.effect, worse.p_value, worse.first)
     if better is not None and better.p_value < IMPROVED:

@@ -26,6 +26,7 @@ ALARMS = (0.0, 0.0011, 0.0023, 0.0037)  # by the number of looks
 RELIEF = (DOUBT, 0.12, 0.06, 0.0)
 ALONE = 0.20  # of two looks the second by itself must be among the worst fifth
 CAP = 1.0
+FEW = 2.0  # where few runs tell the location it is off alike every night: alarms come together, and are fewer
 SHARED = 2.5  # exponent of the part of the noise that is not shared
 READY_DEGREES = 23  # a baseline of 24: from here on 9 of 10 regressions of 3 sd are found
 
@@ -43,7 +44,8 @@ def look(level: Level, values: Sequence[float], *, budget: float = BUDGET) -> Ou
 
 def alarm(level: Level, number: int, *, budget: float = BUDGET) -> float:
     """The chance below which a mean of so many looks is no chance."""
-    scaled = ALARMS[number - 1] * (1 - level.share) ** SHARED * budget / BUDGET
+    few = 1 + FEW * (level.location_error / level.scale) ** 2 if level.scale else 1.0
+    scaled = ALARMS[number - 1] * few * (1 - level.share) ** SHARED * budget / BUDGET
     return float(min(scaled, RELIEF[0] / 2))
 
 

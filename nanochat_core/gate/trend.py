@@ -36,9 +36,9 @@ class Trend:
     """The nights between which the shift began, counted back from tonight (0); both are possible."""
 
 
-def evidence(nights: Sequence[Looks], level: Level) -> Trend | None:
+def evidence(nights: Sequence[Looks], level: Level, *, hold: float = HOLD) -> Trend | None:
     """What the last nights say together; `nights`: those since the baseline, tonight last. None: too few."""
-    weighted = _weighted(nights, level)
+    weighted = _weighted(nights, level, hold)
     if len(weighted) < MIN_NIGHTS:
         return None
     chances, weights, sums = list[float](), 0.0, 0.0
@@ -71,12 +71,12 @@ def is_over(nights: Sequence[Looks], level: Level, effect: float) -> bool:
     return odds > OVER
 
 
-def _weighted(nights: Sequence[Looks], level: Level) -> list[tuple[float, float]]:
+def _weighted(nights: Sequence[Looks], level: Level, hold: float = HOLD) -> list[tuple[float, float]]:
     """(weight, effect) of the last nights, tonight first; a weight is 1 over the variance, in units of `scale`."""
     found = []
     for night in reversed(nights[-MAX_NIGHTS:]):
         looks = night.values[: rule.MAX_LOOKS]
         variance = level.share + level.inflation - 1 + (1 - level.share) / len(looks)
-        effect = min(rule.combined(looks, rule.CAP * level.scale) - level.location, HOLD * level.scale)
+        effect = min(rule.combined(looks, rule.CAP * level.scale) - level.location, hold * level.scale)
         found.append((1 / variance, effect))
     return found

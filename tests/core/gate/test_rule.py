@@ -52,6 +52,14 @@ def test_a_small_baseline_asks_for_a_larger_effect_and_so_does_a_small_budget() 
     assert rule.look(LEVEL, [1.025, 1.027], budget=0.02) != "red"
 
 
+def test_a_great_improvement_over_the_baseline_of_one_night_is_named_after_three_nights() -> None:
+    level = estimate_level([Looks("a", (1.0, 1.01, 0.99))], prior_frac=0.01)
+    assert level is not None
+    better = [Looks(f"{night}", (0.82, 0.83, 0.81)) for night in range(3)]
+    assert evidence.weigh(level, better[0], better[:2]).is_improved
+    assert not evidence.weigh(level, better[0], [Looks("x", (1.0,)), Looks("y", (1.01,))]).is_improved, "one is chance"
+
+
 def test_looks_that_share_their_noise_confirm_less() -> None:
     shared = replace(LEVEL, share=0.7)
     assert rule.p_value(shared, [1.02] * 4) > 10 * rule.p_value(LEVEL, [1.02] * 4)

@@ -47,6 +47,7 @@ DECIDES_NOTHING = {
     "yaml": "reads plain tables",
 }
 DECIDES_NOTHING_FOR = {
+    ("corpus", "numpy"): "counts documents that are there again",
     ("tokenizer", "numpy"): "encodes to an array, to count",
     ("benchmarks", "numpy"): "in modules that read conversations",
     ("benchmarks", "pyarrow"): "reads what datasets wrote",

@@ -156,6 +156,7 @@ def test_a_shell_completes_the_names_of_settings_and_leaves_no_blank_behind_the_
     assert done.stdout.split() == ["sft.epochs=", "sft.epochs=1"], done.stderr
     assert complete_setting("tokeni") == [
         "tokenizer.vocab_size=",
+        "tokenizer.pattern=",
         "tokenizer.max_train_bytes=",
         "tokenizer.max_doc_bytes=",
     ]

@@ -40,6 +40,7 @@ from nanochat_core.data.download import (
 )
 from nanochat_core.data.files import LeftOut
 from nanochat_core.data.hub import Listed, Patience
+from nanochat_core.data.placed import PlacedText
 from nanochat_core.data.splits import Split
 from nanochat_core.data.texts import unfit
 from nanochat_core.data.told import AGAIN, CUT, REPEATED, all_encodings_told, corpus_notes, nothing
@@ -154,9 +155,9 @@ def _record_shards(fetched: Sequence[Shard], out: Path) -> dict[str, Any]:
 def open_source(config: CorpusConfig, fetch: Callable[[], list[Shard]], *, least_bytes: int = 1) -> Source:
     """The source that `config.source` names; `fetch` brings the shards of one that is elsewhere."""
     if config.source == "embedded":
-        texts = list(documentation.documents())
-        split = splits.split_documents(lambda: iter(texts), config.validation_docs)
-        return Source(split, {"source": "embedded", "docs": len(texts)})
+        pages = list(documentation.pages())
+        split = splits.split_documents(lambda: iter(pages), config.validation_docs)
+        return Source(split, {"source": "embedded", "docs": len(pages)})
     split_files = functools.partial(
         splits.split_files, column=config.text_column, validation_docs=config.validation_docs, least_bytes=least_bytes
     )
@@ -329,31 +330,31 @@ def least_validation_bytes(found: files.Found, *, sequence_len: int) -> int:
     return splits.least_bytes(dict(zip(found.names, found.files, strict=True)), sequence_len=sequence_len)
 
 
-def _remember(texts: Iterable[str], keys: set[bytes]) -> Iterator[str]:
-    for text in texts:
-        keys.add(shards.document_key(text))
-        yield text
+def _remember(documents: Iterable[PlacedText], keys: set[bytes]) -> Iterator[PlacedText]:
+    for document in documents:
+        keys.add(shards.document_key(document.text))
+        yield document
 
 
-def _limit(texts: Iterable[str], max_bytes: int | None, dropped: Counter[str]) -> Iterator[str]:
+def _limit(documents: Iterable[PlacedText], max_bytes: int | None, dropped: Counter[str]) -> Iterator[PlacedText]:
     num_bytes = 0
-    for text in texts:
-        num_bytes += len(text.encode("utf-8"))
+    for document in documents:
+        num_bytes += len(document.text.encode("utf-8"))
         if max_bytes is not None and num_bytes > max_bytes:
             dropped[CUT] += 1
             return
-        yield text
+        yield document
 
 
 def _unseen(
-    texts: Iterable[str], held_out: set[bytes], dropped: Counter[str], keys: "array[int] | None"
-) -> Iterator[str]:
+    documents: Iterable[PlacedText], held_out: set[bytes], dropped: Counter[str], keys: "array[int] | None"
+) -> Iterator[PlacedText]:
     """Documents that are not held out; `keys` takes eight bytes of what tells each from others."""
-    for text in texts:
-        key = shards.document_key(text)
+    for document in documents:
+        key = shards.document_key(document.text)
         if key in held_out:
             dropped[REPEATED] += 1
         else:
             if keys is not None:
                 keys.append(int.from_bytes(key[:8]))
-            yield text
+            yield document

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat_core.data.placed import PlacedText
+
 # Packages of the lock file with prose worth reading, in this order; the total is cut at MAX_BYTES.
 PACKAGES = (
     "networkx", "prefect", "pandas", "sqlalchemy", "matplotlib", "pydantic", "fastapi", "typer", "rich", "click",
@@ -37,28 +39,35 @@ class Entry:
     """Qualified, e.g. "networkx.classes.function.density"."""
     signature: str
     doc: str
+    line: int
+    """Of its file, where the documentation starts or the name is defined."""
 
 
 def documents() -> Iterator[str]:
+    """The texts of all pages."""
+    return (page.text for page in pages())
+
+
+def pages() -> Iterator[PlacedText]:
     """All documents in their fixed order, duplicates left out, up to MAX_BYTES of UTF-8."""
     seen: set[int] = set()
     num_bytes = 0
-    for text in _all_documents():
-        key = hash(text)
-        if key in seen or len(text) < MIN_DOC_CHARS:
+    for page in _all_pages():
+        key = hash(page.text)
+        if key in seen or len(page.text) < MIN_DOC_CHARS:
             continue
         seen.add(key)
-        num_bytes += len(text.encode("utf-8", errors="replace"))
+        num_bytes += len(page.text.encode("utf-8", errors="replace"))
         if num_bytes > MAX_BYTES:
             return
-        yield text
+        yield page
 
 
-def _all_documents() -> Iterator[str]:
+def _all_pages() -> Iterator[PlacedText]:
     for package in PACKAGES:
         yield from _package_readme(package)
-        for entries in package_entries(package):
-            yield from _pages(entries)
+        for source, entries in _package_sources(package):
+            yield from _pages(source, entries)
 
 
 def module_entries(module: str) -> list[Entry]:
@@ -74,6 +83,11 @@ def word_counts() -> Counter[str]:
 
 def package_entries(package: str) -> Iterator[list[Entry]]:
     """Entries of each module of an installed package, in order of path."""
+    return (entries for _, entries in _package_sources(package))
+
+
+def _package_sources(package: str) -> Iterator[tuple[str, list[Entry]]]:
+    """The source files of an installed package by name, each with its entries."""
     folder = _installed() / package
     if folder.is_dir():
         yield from _entries_of_folder(folder, package)
@@ -83,21 +97,21 @@ def _installed() -> Path:
     return Path(sysconfig.get_paths()["purelib"])
 
 
-def _package_readme(package: str) -> Iterator[str]:
+def _package_readme(package: str) -> Iterator[PlacedText]:
     try:
         metadata = importlib.metadata.metadata(package).json
     except importlib.metadata.PackageNotFoundError:
         return
-    yield from _cut(str(metadata.get("description", "")).strip())
+    yield from _cut(str(metadata.get("description", "")).strip(), f"{package}, its description")
 
 
-def _entries_of_folder(folder: Path, package: str) -> Iterator[list[Entry]]:
+def _entries_of_folder(folder: Path, package: str) -> Iterator[tuple[str, list[Entry]]]:
     for source in sorted(folder.rglob("*.py")):
         parts = source.relative_to(folder).with_suffix("").parts
         if SKIPPED_FOLDERS & set(parts) or any(part.startswith("test_") for part in parts):
             continue
         name = ".".join([package, *(part for part in parts if part != "__init__")])
-        yield _entries_of_source(source, name)
+        yield source.relative_to(folder.parent).as_posix(), _entries_of_source(source, name)
 
 
 def _entries_of_source(source: Path, module: str) -> list[Entry]:
@@ -105,7 +119,7 @@ def _entries_of_source(source: Path, module: str) -> list[Entry]:
         tree = ast.parse(source.read_text(encoding="utf-8"), feature_version=OLDEST_SYNTAX)
     except (SyntaxError, UnicodeDecodeError, ValueError):
         return []  # templates and deliberately broken files; other modules make up for them
-    entries = [Entry(module, module, _clean(ast.get_docstring(tree)))]
+    entries = [Entry(module, module, _clean(ast.get_docstring(tree)), 1)]
     _collect(tree, module, entries)
     return [entry for entry in entries if entry.doc]
 
@@ -114,7 +128,7 @@ def _collect(node: ast.AST, prefix: str, entries: list[Entry]) -> None:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not child.name.startswith("_"):
             name = f"{prefix}.{child.name}"
-            entries.append(Entry(name, _signature(child, name), _clean(ast.get_docstring(child))))
+            entries.append(Entry(name, _signature(child, name), _clean(ast.get_docstring(child)), child.lineno))
             if isinstance(child, ast.ClassDef):
                 _collect(child, name, entries)
 
@@ -129,33 +143,35 @@ def _clean(doc: str | None) -> str:
     return inspect.cleandoc(doc).encode("utf-8", errors="replace").decode("utf-8") if doc else ""
 
 
-def _pages(entries: list[Entry]) -> Iterator[str]:
+def _pages(source: str, entries: list[Entry]) -> Iterator[PlacedText]:
     """Join a module's entries into documents of about MAX_DOCUMENT_BYTES, cut between entries."""
     page: list[str] = []
-    size = 0
+    size = first = 0
     for entry in entries:
         text = f"{entry.signature}\n\n{entry.doc}\n"
         if page and size + len(text) > MAX_DOCUMENT_BYTES:
-            yield "\n".join(page)
+            yield PlacedText("\n".join(page), source, first)
             page, size = [], 0
+        first = first if page else entry.line
         page.append(text)
         size += len(text)
     if page:
-        yield "\n".join(page)
+        yield PlacedText("\n".join(page), source, first)
 
 
-def _cut(text: str) -> Iterator[str]:
+def _cut(text: str, source: str) -> Iterator[PlacedText]:
     """Cut a long text at blank lines into documents of about MAX_DOCUMENT_BYTES."""
     page: list[str] = []
-    size = 0
+    size, first, line = 0, 1, 1
     for paragraph in text.split("\n\n"):
         if page and size + len(paragraph) > MAX_DOCUMENT_BYTES:
-            yield "\n\n".join(page)
-            page, size = [], 0
+            yield PlacedText("\n\n".join(page), source, first)
+            page, size, first = [], 0, line
         page.append(paragraph)
         size += len(paragraph)
+        line += paragraph.count("\n") + 2
     if page:
-        yield "\n\n".join(page)
+        yield PlacedText("\n\n".join(page), source, first)
 
 
 def first_sentence(doc: str) -> str | None:

@@ -1,9 +1,11 @@
-"""Parquet shards of documents: one column `text`, zstd, row groups of a thousand documents.
+"""Parquet shards of documents: columns `text`, `file` and `line`, zstd, row groups of a thousand documents.
 
-The one format that everything after the corpus step reads. A row group is the unit of parallel work.
+The one format that everything after the corpus step reads, most of it the text alone. `file` and `line` say where a
+document is from, and are null where nobody knows. A row group is the unit of parallel work.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -12,12 +14,13 @@ import pyarrow.parquet as pq
 
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.foreign import FREE_BYTES, PARQUET_RATIO
+from nanochat_core.data.placed import PlacedText
 from nanochat_core.data.streams import BROKEN, for_arrow
 
 ROW_GROUP_DOCS = 1000
 ROW_GROUP_BYTES = 2_000_000  # of documents so long that fewer make a row group: one is in memory at a time
 SHARD_TEXT_BYTES = 64_000_000
-SCHEMA = pa.schema([("text", pa.string())])
+SCHEMA = pa.schema([("text", pa.string()), ("file", pa.string()), ("line", pa.int64())])
 READ_BYTES = 1 << 20
 BATCH_BYTES, MOST_BATCH_BYTES, MAX_BATCH_ROWS = 4 << 20, 64 << 20, 1000
 PLAIN = {"PLAIN", "RLE", "BIT_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"}
@@ -27,30 +30,41 @@ TEXT_TYPES = (
 )  # fmt: skip
 
 
-def write_shards(texts: Iterable[str], folder: Path) -> tuple[int, int]:
+def write_shards(documents: Iterable[PlacedText | str], folder: Path) -> tuple[int, int]:
     """Write documents as folder/00000.parquet, 00001.parquet, ...; returns (documents, bytes of UTF-8)."""
     folder.mkdir(parents=True, exist_ok=True)
     num_docs, num_bytes, shard_bytes, shard, group_bytes = 0, 0, 0, 0, 0
-    group: list[str] = []
+    group: list[PlacedText] = []
     writer: pq.ParquetWriter | None = None
-    for text in texts:
-        size = len(text.encode("utf-8"))
-        group.append(text)
+    for document in documents:
+        placed = PlacedText(document) if isinstance(document, str) else document
+        size = len(placed.text.encode("utf-8"))
+        group.append(placed)
         num_docs, num_bytes, shard_bytes = num_docs + 1, num_bytes + size, shard_bytes + size
         group_bytes += size
         if len(group) == ROW_GROUP_DOCS or group_bytes >= ROW_GROUP_BYTES or shard_bytes >= SHARD_TEXT_BYTES:
             writer = writer or _open(folder, shard)
-            writer.write_table(pa.table({"text": group}, schema=SCHEMA))
+            writer.write_table(_table(group))
             group, group_bytes = [], 0
         if shard_bytes >= SHARD_TEXT_BYTES and writer:
             writer.close()
             writer, shard, shard_bytes = None, shard + 1, 0
     if group:
         writer = writer or _open(folder, shard)
-        writer.write_table(pa.table({"text": group}, schema=SCHEMA))
+        writer.write_table(_table(group))
     if writer:
         writer.close()
     return num_docs, num_bytes
+
+
+def _table(group: list[PlacedText]) -> pa.Table:
+    texts, files, lines = zip(*group, strict=True)
+    known = {"file": [_shown_name(file) or None for file in files], "line": [line or None for line in lines]}
+    return pa.table({"text": texts, **known}, schema=SCHEMA)
+
+
+def _shown_name(file: str) -> str:
+    return os.fsencode(file).decode("utf-8", "replace")  # a file's name may hold any bytes
 
 
 def _open(folder: Path, shard: int) -> pq.ParquetWriter:

@@ -12,11 +12,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from nanochat_core.data.files import held_out, kind_of, last_of, listing
+from nanochat_core.data.placed import PlacedText
 from nanochat_core.data.texts import PART_CHARS, Tally, part_chars_of_only, read_texts
 
 LARGE_FILE_BYTES = 1 << 20  # such a file fills a row, whatever it holds
 BYTES_PER_TOKEN = 8  # more than text has: so many bytes fill a row for certain
-Reader = Callable[[], Iterator[str]]
+Reader = Callable[[], Iterator[PlacedText]]
 """A pass over documents; each call starts a new one in the same order."""
 
 
@@ -96,8 +97,8 @@ def split_documents(
     wanted = min(validation_docs, total // 10) if total >= 10 else min(1, total // 2)
     chosen = {(2 * i + 1) * total // (2 * wanted) for i in range(wanted)}
     return Split(
-        lambda: (text for i, text in enumerate(read()) if i not in chosen),
-        lambda: (text for i, text in enumerate(read()) if i in chosen),
+        lambda: (document for i, document in enumerate(read()) if i not in chosen),
+        lambda: (document for i, document in enumerate(read()) if i in chosen),
         f"{wanted:,} of {total:,} documents, spread over all{why}",
         tally or Tally(),
     )
@@ -105,14 +106,14 @@ def split_documents(
 
 def _differ(read: Reader, known: Reader) -> bool:
     """Whether a document of `read` is not among the known ones: without one there would be nothing to train on."""
-    digests = {sha256(text.encode()).digest() for text in known()}
-    return any(sha256(text.encode()).digest() not in digests for text in read())
+    digests = {sha256(document.text.encode()).digest() for document in known()}
+    return any(sha256(document.text.encode()).digest() not in digests for document in read())
 
 
 def _has_bytes(read: Reader, wanted: int) -> bool:
     num_bytes = 0
-    for text in read():
-        num_bytes += len(text.encode())
+    for document in read():
+        num_bytes += len(document.text.encode())
         if num_bytes >= wanted:
             return True
     return False

@@ -20,6 +20,7 @@ from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.data import shards, streams
 from nanochat_core.data.files import kind_of
 from nanochat_core.data.flaws import flaws, mended
+from nanochat_core.data.placed import PlacedText
 
 PART_CHARS = 1 << 20  # of a text file that is not the only one: longer ones are cut
 ONLY_FILE_PARTS, LEAST_PART_CHARS, MOST_PART_CHARS = 1000, 2_000, 1 << 16  # of one that is
@@ -64,8 +65,8 @@ def read_texts(
     name: str | None = None,
     part_chars: int = PART_CHARS,
     is_published: bool = True,
-) -> Iterator[str]:
-    """Documents of one file in order; `tally` counts them under `name`.
+) -> Iterator[PlacedText]:
+    """Documents of one file in order, each with its place; `tally` counts them under `name`.
 
     What is not published, somebody's own, is looked at: mojibake is mended, and other flaws are noted in the tally.
     """
@@ -73,24 +74,25 @@ def read_texts(
     if kind is None or kind == "csv":
         raise ConfigError(f"{path} is no file of text", hint="choose others by corpus.dataset_files")
     if kind == "txt":
-        found: Iterator[tuple[int, str | None]] = enumerate(_parts(path, part_chars), 1)
+        found: Iterator[tuple[int, str | None]] = _parts(path, part_chars)
     else:
         found = _parquet(path, column) if kind == "parquet" else _json(path, column, kind=kind)
     if tally:
         tally.documents[name] += 0  # a file that gives nothing is told as well
-    for number, value in found:
+    for part, (number, value) in enumerate(found, 1):
         document = text.document(value) if value else ""
         if is_empty(document):
             if tally:
                 tally.empty[name] += 1
             continue
         if not is_published:
-            document = _looked_at(document, tally, f"{name}, {PLACES[kind]} {number:,}")
+            where = f"{PLACES[kind]} {part if kind == 'txt' else number:,}"
+            document = _looked_at(document, tally, f"{name}, {where}")
         if tally:
             tally.documents[name] += 1
-            if kind == "txt" and number > 1:
+            if kind == "txt" and part > 1:
                 tally.parts_of[name] = part_chars
-        yield document
+        yield PlacedText(document, name, number)
 
 
 def is_empty(document: str) -> bool:
@@ -190,18 +192,24 @@ def _near(record: dict[str, Any]) -> str:
     return max(lengths, key=lambda key: lengths[key]) if lengths else "NAME"
 
 
-def _parts(path: Path, part_chars: int) -> Iterator[str]:
-    """The text of a file, cut where it is longer than `part_chars`."""
-    pending, is_cut = "", False
+def _parts(path: Path, part_chars: int) -> Iterator[tuple[int, str]]:
+    """The text of a file, cut where it is longer than `part_chars`, each part with the line that it starts on."""
+    pending, is_cut, line = "", False, 1
     for piece in streams.text_blocks(path):
         pending += piece
         while len(pending) > part_chars:
             end = _cut(pending, part_chars)
             if part := pending[:end].strip():
-                yield part
+                yield line + _blank_lines(pending), part
+            line += pending.count("\n", 0, end)
             pending, is_cut = pending[end:], True
     if (rest := pending.strip()) or not is_cut:
-        yield rest
+        yield line + _blank_lines(pending), rest
+
+
+def _blank_lines(text: str) -> int:
+    """Lines before the first that says something."""
+    return text.count("\n", 0, len(text) - len(text.lstrip()))
 
 
 def _cut(pending: str, part_chars: int) -> int:

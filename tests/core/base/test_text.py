@@ -23,10 +23,15 @@ from nanochat_core.model.import_checkpoint import _read_config
 from nanochat_core.presets import load_config
 from nanochat_core.record.problems import read_json
 
+
+def texts_of(path):
+    return [document.text for document in read_texts(path, "text")]
+
+
 CONFIG = {"sequence_len": 8, "vocab_size": 9, "n_layer": 1, "n_head": 1, "n_kv_head": 1, "n_embd": 8}
 READERS = {  # a file's name: its content, and who reads it
-    "a.txt": ("one é\ntwo\n", lambda path: list(read_texts(path, "text"))),
-    "a.jsonl": ('{"text": "é"}\n\n{"text": "b"}\n', lambda path: list(read_texts(path, "text"))),
+    "a.txt": ("one é\ntwo\n", texts_of),
+    "a.jsonl": ('{"text": "é"}\n\n{"text": "b"}\n', texts_of),
     "chat.jsonl": ('{"messages": "é"}\n{"messages": "b"}\n', lambda path: list(FileRows([path]))),
     "words_alpha.txt": ("\n".join(f"word{chr(97 + i)}" for i in range(26)) + "\né\n", words_of_file),
     "mine.toml": ('# é\n[corpus]\ntext_column = "b"\n[pretrain]\ndepth = 4\n', lambda path: load_config(str(path))),
@@ -76,7 +81,7 @@ def test_bytes_that_are_no_utf8_are_refused_by_file(name, tmp_path):
 def test_a_line_of_latin1_is_named(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": "a"}\n{"text": "\xe9"}\n')
     with pytest.raises(MissingError, match=r"a\.jsonl, line 2 is not UTF-8: byte 0xe9 at offset 10"):
-        list(read_texts(tmp_path / "a.jsonl", "text"))
+        texts_of(tmp_path / "a.jsonl")
     with pytest.raises(MissingError, match=r"a\.jsonl, line 2 is not UTF-8"):
         list(FileRows([tmp_path / "a.jsonl"]))
 
@@ -97,14 +102,14 @@ def test_what_is_no_text_whatever_its_name_is_named(name, raw, kind, tmp_path):
 def test_the_quotes_of_windows_have_its_code_page_in_the_hint(tmp_path):
     (tmp_path / "a.jsonl").write_bytes('{"text": "\u201ca\u201d"}'.encode("cp1252"))
     with pytest.raises(MissingError, match="byte 0x93") as error:
-        list(read_texts(tmp_path / "a.jsonl", "text"))
+        texts_of(tmp_path / "a.jsonl")
     assert "iconv -f cp1252" in str(error.value.hint)
 
 
 def test_files_that_were_joined_have_their_marks_in_the_middle(tmp_path):
     line = (MARK + '{"text": "a"}\r\n').encode()
     (tmp_path / "a.jsonl").write_bytes(line * 3 + MARK.encode())
-    assert list(read_texts(tmp_path / "a.jsonl", "text")) == ["a"] * 3
+    assert texts_of(tmp_path / "a.jsonl") == ["a"] * 3
     assert list(FileRows([tmp_path / "a.jsonl"])) == [{"text": "a"}] * 3
 
 
@@ -112,13 +117,13 @@ def test_the_mark_at_the_start_of_a_document_is_no_text_of_it(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": MARK + "a" + MARK}))
     pq.write_table(pa.table({"text": [MARK + "a" + MARK, None]}), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.parquet"):
-        assert list(read_texts(tmp_path / name, "text")) == ["a" + MARK]
+        assert texts_of(tmp_path / name) == ["a" + MARK]
 
 
 def test_a_null_is_an_empty_document_in_every_kind_of_file(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": "a"}\n{"text": ""}\n')
     pq.write_table(pa.table({"text": [None, "a", ""]}), tmp_path / "a.parquet")
-    assert list(read_texts(tmp_path / "a.jsonl", "text")) == list(read_texts(tmp_path / "a.parquet", "text")) == ["a"]
+    assert texts_of(tmp_path / "a.jsonl") == texts_of(tmp_path / "a.parquet") == ["a"]
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl.zst"])
@@ -131,7 +136,7 @@ def test_a_file_is_read_whatever_bytes_are_in_its_folders_name(name, tmp_path):
         with pa.CompressedOutputStream(str(tmp_path / name), "zstd") as file:
             file.write(b'{"text": "a"}')
     (tmp_path / name).rename(folder / name)
-    assert list(read_texts(folder / name, "text")) == ["a"]
+    assert texts_of(folder / name) == ["a"]
     assert list(FileRows([folder / name])) == [{"text": "a"}]
 
 
@@ -140,7 +145,7 @@ def test_parquet_with_strings_that_are_no_utf8_names_its_file(tmp_path):
     table = pa.table({"text": pa.StringArray.from_buffers(2, *table["text"].chunk(0).buffers()[1:])})
     pq.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(MissingError, match=r"a\.parquet"):
-        list(read_texts(tmp_path / "a.parquet", "text"))
+        texts_of(tmp_path / "a.parquet")
 
 
 def test_the_evidence_of_a_bundle_is_as_we_wrote_it():

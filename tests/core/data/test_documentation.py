@@ -71,8 +71,8 @@ def test_no_code_of_a_module_is_run(tmp_path):
     source.write_text('"""What this module says."""\nraise SystemExit("it was run")\ndef f(a, *, b=1):\n    "Doc."\n')
     entries = documentation._entries_of_source(source, "hostile")
     assert entries == [
-        Entry("hostile", "hostile", "What this module says."),
-        Entry("hostile.f", "hostile.f(a, *, b=1)", "Doc."),
+        Entry("hostile", "hostile", "What this module says.", 1),
+        Entry("hostile.f", "hostile.f(a, *, b=1)", "Doc.", 3),
     ]
 
 

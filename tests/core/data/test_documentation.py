@@ -91,16 +91,20 @@ def test_private_names_are_left_out_and_methods_are_in():
 
 
 def test_pages_keep_every_entry_in_order():
-    entries = [Entry(f"name{i}", f"name{i}(x)", "words " * 200) for i in range(30)]
-    pages = list(documentation._pages(entries))
+    entries = [Entry(f"name{i}", f"name{i}(x)", "words " * 200, 7 * i) for i in range(30)]
+    pages = list(documentation._pages("source.py", entries))
     assert len(pages) > 3
-    whole = "\n".join(pages)
+    assert all(page.line == 7 * int(page.text.removeprefix("name").split("(")[0]) for page in pages)
+    whole = "\n".join(page.text for page in pages)
     assert [whole.index(f"name{i}(x)") for i in range(30)] == sorted(whole.index(f"name{i}(x)") for i in range(30))
 
 
 def test_cutting_a_text_loses_nothing():
     text = "\n\n".join(f"paragraph {i} " + "word " * 100 for i in range(60))
-    assert "\n\n".join(documentation._cut(text)) == text
+    pages = list(documentation._cut(text, "readme"))
+    assert "\n\n".join(page.text for page in pages) == text
+    lines = text.split("\n")
+    assert all(lines[page.line - 1] == page.text.split("\n")[0] for page in pages)
 
 
 @pytest.mark.parametrize(

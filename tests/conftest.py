@@ -24,7 +24,7 @@ from nanochat_core.data.shards import write_shards
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 
-pytest_plugins = ["s3_server"]
+pytest_plugins = ["s3_server", "planted_text"]
 hypothesis.settings.register_profile("any machine", deadline=None)  # 0.2 s an example are no law where others compute
 hypothesis.settings.load_profile("any machine")
 

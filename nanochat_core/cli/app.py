@@ -306,9 +306,9 @@ def node(
 
 def _add_verbs() -> None:
     """The verbs that have files of their own."""
-    from nanochat_core.cli import curves, evaluate, export, housekeeping, records, reproduce, store
+    from nanochat_core.cli import curves, data, evaluate, export, housekeeping, records, reproduce, store
 
-    for verbs in (curves, evaluate, export, housekeeping, records, reproduce, store):
+    for verbs in (curves, data, evaluate, export, housekeeping, records, reproduce, store):
         verbs.register(app)
     housekeeping.register_gc(records.runs_app)
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.process import die_with_parent
@@ -116,9 +118,12 @@ class _Pieces:
     """(tokens,) uint8: 1 where the id is to be learnt."""
     lengths: np.ndarray
     """(pieces,) int64."""
-    num_conversations: int
-    num_cut: int
-    """Conversations of several pieces."""
+    pieces_of: np.ndarray
+    """(conversations,) int64: how many pieces each is; several where it is longer than a row."""
+
+    @property
+    def num_cut(self) -> int:
+        return int((self.pieces_of > 1).sum())
 
 
 def pack_conversations(
@@ -128,14 +133,19 @@ def pack_conversations(
     row_len: int,
     progress: Callable[[int], None],
     num_workers: int | None = None,
+    places: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """(rows, row_len) ids uint16 and mask uint8, and counts. `num_workers` None: one per core."""
+    """(rows, row_len) ids uint16 and mask uint8, and counts. `num_workers` None: one per core.
+
+    `places`: a parquet file to write, with what each row has of which conversation, and the file and line of that.
+    """
     chunks: list[_Pieces] = []
-    num_conversations = num_cut = 0
-    for chunk in _render_all(tokenizer, conversations, row_len=row_len, num_workers=num_workers):
+    origins: list[tuple[str | None, int | None]] = []
+    num_conversations = 0
+    noted = _noting(conversations, origins)
+    for chunk in _render_all(tokenizer, noted, row_len=row_len, num_workers=_workers(conversations, num_workers)):
         chunks.append(chunk)
-        num_conversations += chunk.num_conversations
-        num_cut += chunk.num_cut
+        num_conversations += len(chunk.pieces_of)
         if num_conversations % 1000 < CHUNK_CONVERSATIONS:
             progress(num_conversations)
     if not chunks:
@@ -146,6 +156,8 @@ def pack_conversations(
     chunks.clear()
     rows = _fit(pieces.lengths.tolist(), row_len)
     ids, mask = _filled(pieces, rows, row_len=row_len, padding=tokenizer.bos)
+    if places:
+        _write_places(places, pieces, rows, origins)
     if not pieces.mask.any():
         raise MissingError(
             f"not one of {num_conversations:,} conversations has a target: there is no answer to learn from",
@@ -156,19 +168,32 @@ def pack_conversations(
         "tokens": len(pieces.ids),
         "targets": int(pieces.mask.sum(dtype=np.int64)),
         "rows": len(rows),
-        "cut": num_cut,
+        "cut": pieces.num_cut,
     }
     return ids, mask, counts
 
 
+def _noting(
+    conversations: Iterable[Conversation], origins: list[tuple[str | None, int | None]]
+) -> Iterator[list[dict[str, Any]]]:
+    """The messages of each, and in `origins` where they are from, as far as anybody says (pipeline/mixture.py)."""
+    for one in conversations:
+        origins.append((one.get("file"), one.get("line")))
+        yield one["messages"]
+
+
+def _workers(conversations: Iterable[Conversation], num_workers: int | None) -> int:
+    is_many = isinstance(conversations, Sequence) and len(conversations) >= MIN_FOR_PROCESSES
+    return num_workers or os.cpu_count() or 1 if is_many else 1
+
+
 def _render_all(
-    tokenizer: Tokenizer, conversations: Iterable[Conversation], *, row_len: int, num_workers: int | None
+    tokenizer: Tokenizer, several: Iterator[list[dict[str, Any]]], *, row_len: int, num_workers: int
 ) -> Iterator[_Pieces]:
     """Chunks of the conversations in order, rendered here or by worker processes."""
-    several = iter(conversations)
-    chunks = iter(lambda: [one["messages"] for one in itertools.islice(several, CHUNK_CONVERSATIONS)], [])
-    workers = num_workers or os.cpu_count() or 1
-    if workers == 1 or not isinstance(conversations, Sequence) or len(conversations) < MIN_FOR_PROCESSES:
+    chunks = iter(lambda: list(itertools.islice(several, CHUNK_CONVERSATIONS)), [])
+    workers = num_workers
+    if workers == 1:
         yield from (_render(tokenizer, chunk, row_len) for chunk in chunks)
         return
     # spawn: forking a process that has threads (Arrow, torch, Prefect) can deadlock the child
@@ -204,17 +229,18 @@ def _render_in_worker(chunk: list[list[dict[str, Any]]]) -> _Pieces:
 def _render(tokenizer: Tokenizer, chunk: list[list[dict[str, Any]]], row_len: int) -> _Pieces:
     ids: list[np.ndarray] = []
     mask: list[np.ndarray] = []
-    num_cut = 0
+    pieces_of: list[int] = []
     for messages in chunk:
         rendered, learnt = render_conversation(tokenizer, messages)
-        num_cut += len(rendered) > row_len
+        before = len(ids)
         for start, end in _cuts(len(rendered), row_len):
             ids.append(np.array(rendered[start:end], dtype=np.uint16))
             mask.append(np.array(learnt[start:end], dtype=np.uint8))
             if start:
                 mask[-1][0] = 0  # the last id of the piece before: its target was learnt there
+        pieces_of.append(len(ids) - before)
     lengths = np.array([len(piece) for piece in ids], dtype=np.int64)
-    return _Pieces(np.concatenate(ids), np.concatenate(mask), lengths, len(chunk), num_cut)
+    return _Pieces(np.concatenate(ids), np.concatenate(mask), lengths, np.array(pieces_of, dtype=np.int64))
 
 
 def _cuts(length: int, row_len: int) -> Iterator[tuple[int, int]]:
@@ -231,9 +257,35 @@ def _joined(chunks: Sequence[_Pieces]) -> _Pieces:
         np.concatenate([chunk.ids for chunk in chunks]),
         np.concatenate([chunk.mask for chunk in chunks]),
         np.concatenate([chunk.lengths for chunk in chunks]),
-        sum(chunk.num_conversations for chunk in chunks),
-        sum(chunk.num_cut for chunk in chunks),
+        np.concatenate([chunk.pieces_of for chunk in chunks]),
     )
+
+
+def _write_places(
+    path: Path, pieces: _Pieces, rows: Sequence[Sequence[int]], origins: Sequence[tuple[str | None, int | None]]
+) -> None:
+    """A line for each piece in the order of the rows: where it stands, what it is of, and which tokens of that."""
+    order = np.array([piece for members in rows for piece in members])
+    sizes = np.array([len(members) for members in rows])
+    own = np.cumsum(pieces.lengths - 1) - (pieces.lengths - 1)  # a piece begins with the last token of the one before
+    first = np.cumsum(pieces.pieces_of) - pieces.pieces_of
+    conversation = np.repeat(np.arange(len(first)), pieces.pieces_of)
+    whole = np.add.reduceat(pieces.lengths - 1, first) + 1
+    lengths = pieces.lengths[order]
+    begins, row_first = np.cumsum(lengths) - lengths, np.cumsum(sizes) - sizes
+    number = conversation[order]
+    files, lines = zip(*(origins[each] for each in number.tolist()), strict=True)
+    columns = {
+        "row": np.repeat(np.arange(len(rows)), sizes),
+        "start": begins - np.repeat(begins[row_first], sizes),
+        "length": lengths,
+        "conversation": number,
+        "offset": own[order] - own[first][number],
+        "of_tokens": whole[number],
+        "file": pa.array(files, pa.string()),
+        "line": pa.array(lines, pa.int64()),
+    }
+    pq.write_table(pa.table(columns), path, compression="zstd")
 
 
 def _filled(

@@ -85,6 +85,10 @@ class FileRows:
         number = self.file_of(index)
         return f"{self.files[number]}, {PLACES[self._kinds[number]]} {self._lines[index]}"
 
+    def line_of(self, index: int) -> int:
+        """The line, item or row that `where` names."""
+        return int(self._lines[index])
+
     def file_of(self, index: int) -> int:
         """The number of the file that a row is from."""
         return int(self._members[index])

@@ -5,7 +5,6 @@ who-the-model-is. `path` takes the user's conversations in the place of SmolTalk
 never on a benchmark's test questions. Only `builtin` has questions of its own; the others are measured by benchmarks.
 """
 
-import functools
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from nanochat_core.data import mixture, sft_mix
 from nanochat_core.data.asked import Asked, asked
 from nanochat_core.data.conversations import Conversation
 from nanochat_core.data.files import held_out, listing
-from nanochat_core.data.rows import FileRows, Mapped, has_split, open_dataset
+from nanochat_core.data.rows import FileRows, Mapped, Row, has_split, open_dataset
 from nanochat_core.data.turns import Unfit
 from nanochat_core.evals.benchmarks import gsm8k, mmlu, spelling_bee
 from nanochat_core.evals.benchmarks.protocol import conversation
@@ -98,8 +97,13 @@ def _fit(
     chosen: Mapping[str, Path], notes: list[str], *, scratch: Path | None = None, form: Asked = files.AS_IT_IS
 ) -> tuple[Sequence[Conversation], np.ndarray]:
     """The conversations that teach something, and what tells each from others; the rest is counted in `notes`."""
-    rows = FileRows(list(chosen.values()), scratch=scratch)
-    talks = Mapped(rows, functools.partial(files.conversation_of_row, asked=form))
+    rows, names = FileRows(list(chosen.values()), scratch=scratch), list(chosen)
+
+    def placed(row: Row, index: int) -> Conversation:
+        place = {"file": names[rows.file_of(index)], "line": rows.line_of(index)}
+        return {**files.conversation_of_row(row, index, form), **place}
+
+    talks = Mapped(rows, placed)
     numbers, keys = array("q"), array("q")
     left_out, noticed = _Counted(rows), _Counted(rows)
     forms: list[dict[str, None]] = [{} for _ in rows.files]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nanochat_core.data.files import Found
     from nanochat_core.data.mixture import Conversation
 
+PLACES = "{split}.places.parquet"
 MIXED = ("mmlu_repeats", "gsm8k_repeats", "num_letter_counts", "num_spellings")
 
 
@@ -87,12 +88,14 @@ def body(run: StepRun) -> Metrics:
     train, num_left_out = _without_benchmark_items(run, mixture.train)
     row_len = sequence_len(run.plan) + 1
     counts = {}
+    (run.out / LOG_FOLDER).mkdir(exist_ok=True)
     for split, chosen in (("train", train), ("validation", mixture.validation)):
         ids, mask, counts[split] = pack_conversations(
             encoder,
             chosen,
             row_len=row_len,
             progress=lambda done: run.progress(done, len(train), "conversations"),
+            places=run.out / LOG_FOLDER / PLACES.format(split=split),  # a log: what files are called decides nothing
         )
         if counts[split]["cut"]:
             run.note(

@@ -1,0 +1,125 @@
+"""Documents of a corpus by their number, in the order in which they were tokenized, and those that hold a text.
+
+Of the shards only the row group that holds a document is read. Looking for a text reads on until there is enough, or
+for some seconds: where it stopped is where the next call goes on.
+"""
+
+import bisect
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from nanochat_core.base.errors import MissingError
+from nanochat_core.data import shards
+
+LOOK_S = 5.0  # a search that has found nothing by then says how far it got
+COLUMNS = ("text", "file", "line")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundDocument:
+    """One document, and where it is from."""
+
+    number: int
+    """In its split, from 0."""
+    file: str
+    """Empty where the corpus does not say."""
+    line: int
+    text: str
+
+    def shown(self, most_chars: int) -> dict[str, Any]:
+        """As JSON, with so much of the text; `num_chars` says how much there is."""
+        return {"number": self.number, "file": self.file, "line": self.line, "text": self.text[:most_chars],
+                "num_chars": len(self.text)}  # fmt: skip
+
+    @property
+    def place(self) -> str:
+        """For people."""
+        return f"{self.file}:{self.line}" if self.file else "no place is known"
+
+
+class Documents:
+    """The documents of one split of a corpus."""
+
+    def __init__(self, units: list[tuple[Path, int]]) -> None:
+        self._units = units
+        files = {path: shards.open_parquet(path, column="text").metadata for path, _ in units}
+        self._ends = list(itertools.accumulate(files[path].row_group(group).num_rows for path, group in units))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, number: int) -> FoundDocument:
+        unit, row = self._find(number)
+        return _document(_read(*self._units[unit]), row, number)
+
+    def place(self, number: int) -> tuple[str, int]:
+        """(file, line) of a document, without reading its text; ("", 0) where the corpus does not say."""
+        unit, row = self._find(number)
+        places = _places(*self._units[unit])
+        return ("", 0) if places is None else (places["file"][row].as_py() or "", places["line"][row].as_py() or 0)
+
+    def _find(self, number: int) -> tuple[int, int]:
+        """Its row group, and its row there."""
+        if not 0 <= number < len(self):
+            raise MissingError(f"there is no document {number:,}", hint=f"there are {len(self):,}, from 0 on")
+        unit = bisect.bisect_right(self._ends, number)
+        return unit, number - (self._ends[unit - 1] if unit else 0)
+
+    def search(self, wanted: str, *, start: int = 0, file: str = "", most: int = 20,
+               look_s: float = LOOK_S) -> tuple[list[FoundDocument], int | None]:  # fmt: skip
+        """Documents from `start` on that hold a text, whatever its capitals, in files whose name holds `file`; and
+        where to go on, None where nothing is left."""
+        found: list[FoundDocument] = []
+        until_s = time.monotonic() + look_s
+        for unit, end in enumerate(self._ends):
+            if end <= start:
+                continue
+            first = self._ends[unit - 1] if unit else 0
+            late_s = time.monotonic() - until_s
+            if late_s > (0 if found else look_s):
+                return found, max(start, first)
+            table = _read(*self._units[unit])
+            for row in _rows_with(table, wanted, file):
+                if first + row >= start:
+                    if len(found) == most:
+                        return found, first + row
+                    found.append(_document(table, row, first + row))
+        return found, None
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, group: int) -> pa.Table:
+    """A row group with its places, which corpora of before they were kept have none of."""
+    file = shards.open_parquet(path, column="text")
+    return file.read_row_group(group, columns=[name for name in COLUMNS if name in file.schema_arrow.names])
+
+
+@lru_cache(maxsize=1024)  # a few KB each: the rows of a step are from all over the corpus
+def _places(path: Path, group: int) -> pa.Table | None:
+    file = shards.open_parquet(path, column="text")
+    has_places = {"file", "line"} <= set(file.schema_arrow.names)
+    return file.read_row_group(group, columns=["file", "line"]) if has_places else None
+
+
+def _document(table: pa.Table, row: int, number: int) -> FoundDocument:
+    values = {name: table[name][row].as_py() for name in table.column_names}
+    return FoundDocument(number=number, file=values.get("file") or "", line=values.get("line") or 0,
+                         text=values["text"])  # fmt: skip
+
+
+def _rows_with(table: pa.Table, wanted: str, file: str) -> Iterator[int]:
+    holds = pc.match_substring(table["text"], wanted, ignore_case=True)
+    if file:
+        if "file" not in table.column_names:
+            return
+        named = pc.fill_null(pc.match_substring(table["file"], file, ignore_case=True), False)
+        holds = pc.and_(holds, named)
+    yield from pc.indices_nonzero(holds).to_pylist()

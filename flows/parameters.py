@@ -9,7 +9,7 @@ Python may name a preset by its path.
 import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +22,7 @@ from nanochat_core.base.redaction import redact
 from nanochat_core.base.secret_shapes import FORM_PATTERN
 from nanochat_core.base.units import exact_dollars
 from nanochat_core.config import RunConfig
+from nanochat_core.named_tables import TABLES
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, estimate
 from nanochat_core.presets import load_config, preset_names
@@ -100,7 +101,14 @@ def _override_pattern() -> str:
         name if not isinstance(value, dict) else rf"{name}\.({'|'.join([*value, *ALIASES.get(name, ())])})"
         for name, value in sections.items()
     ]
+    names += [rf"{tables}\.[A-Za-z0-9_-]+\.{_fields(kind)}".replace(".", r"\.", 1) for tables, kind in TABLES.items()]
     return f"^({'|'.join(names)})="
+
+
+def _fields(kind: type) -> str:
+    """Those of a table that is one of a list; of a field that has names itself any name."""
+    told = [each.name + (r"\.[A-Za-z0-9_-]+" if each.name == "weights" else "") for each in fields(kind)]
+    return f"({'|'.join(name for name in told if name != 'name')})"
 
 
 ALIASES = {"base": ("from",)}

@@ -2,11 +2,14 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.base.redaction import refuse
 from nanochat_core.config import RunConfig
 from nanochat_core.data.files import matches
+from nanochat_core.mixing import check_mix
+from nanochat_core.named_tables import OF_ONE_TEXT, TABLES, in_table
 from nanochat_core.settings import BOUNDS, described
 
 BENCHMARKS = ("arc_easy", "arc_challenge", "mmlu", "gsm8k", "humaneval", "spelling_bee")  # evals/benchmarks has them
@@ -15,6 +18,7 @@ BENCHMARK_DATA = ("mmlu_repeats", "gsm8k_repeats", "num_letter_counts", "num_spe
 
 def check_sources(config: RunConfig) -> None:
     """Raise ConfigError for data that a step after the training would not find: by then the training is paid for."""
+    check_mix(config)
     unknown = [name for name in config.benchmarks.names.split(",") if name.strip() not in BENCHMARKS]
     if unknown:
         raise ConfigError(f"there is no benchmark {unknown[0].strip()!r}", hint=f"there are {', '.join(BENCHMARKS)}")
@@ -66,13 +70,31 @@ def check_bounds(config: RunConfig) -> None:
     """Raise ConfigError for the first number outside of its bounds; NaN is outside of all."""
     values = dataclasses.asdict(config)
     for name, (least, most) in BOUNDS.items():
-        section, _, field = name.rpartition(".")
-        value = values[section][field] if section else values[field]
-        if value is not None and not least <= value <= most:
-            raise ConfigError(f"{name} = {value} is out of range", hint=f"it must be {described(name)}")
+        for told, value in _values_of(name, values).items():
+            if value is not None and not least <= value <= most:
+                raise ConfigError(f"{told} = {value} is out of range", hint=f"it must be {described(told)}")
     vocab_size, least = config.tokenizer.vocab_size, BOUNDS["tokenizer.vocab_size"][0]
     if config.tokenizer.pattern == "bytes" and vocab_size != least:
         raise ConfigError(
             f"tokenizer.pattern = bytes has {least} tokens, and tokenizer.vocab_size is {vocab_size:,}",
             hint=f"--set tokenizer.vocab_size={least}",
         )
+
+
+def _values_of(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """A setting's value by its full name, or those of the tables that have it: of a source also what a corpus has."""
+    found: dict[str, Any] = {}
+    general = in_table(name)
+    section, _, field = name.rpartition(".")
+    if general is None:
+        found[name] = values[section][field] if section else values[field]
+    for tables in TABLES:
+        where, _, names = tables.partition(".")
+        is_shared = tables == "corpus.sources" and section == "corpus" and field in OF_ONE_TEXT
+        if is_shared or (general is not None and general.tables == tables):
+            for table in values[where][names]:
+                of_table = table[field]
+                inner = of_table if isinstance(of_table, dict) else {"": of_table}
+                told = f"{tables}.{table['name']}.{field}"
+                found |= {f"{told}.{key}" if key else told: each for key, each in inner.items()}
+    return found

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nanochat_core.base.neutral import NEUTRAL, later
+from nanochat_core.corpus_config import CorpusConfig as CorpusConfig
+from nanochat_core.corpus_config import PhaseConfig as PhaseConfig
+from nanochat_core.corpus_config import SourceConfig as SourceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,45 +76,11 @@ class BaseConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusConfig:
-    """Where the text comes from."""
-
-    source: Literal["embedded", "path", "hub"] = "embedded"
-    """embedded: the documentation of what is installed. path: your files. hub: a Hugging Face dataset."""
-    path: str | None = None
-    """source = path: a file, a folder or a pattern of .parquet, .jsonl, .json, .txt or .md files, but parquet packed or
-    not (.gz, .bz2, .xz, .zst). Files named valid, val, dev, test are validation, else the last is (docs/data.md)."""
-    dataset: str | None = None
-    """source = hub: a Hugging Face dataset ("owner/name"), or a URL or folder that holds shards in its layout."""
-    revision: str | None = None
-    """source = hub: branch, tag or commit of the dataset; None: its main branch as it was when first fetched."""
-    dataset_files: str = "*.parquet"
-    """source = hub: which files of the dataset are shards, as a glob."""
-    mirrors: str | None = None
-    """source = hub: further web addresses, separated by commas, below which the same shards are; tried in turn."""
-    digests_file: str | None = None
-    """source = hub: the sha256 that each shard must have: a file of lines "<sha256>  <name>", or an earlier corpus's
-    shards.json. It says which shards there are, so no listing is asked for."""
-    text_column: str = "text"
-    """The field or column that holds the text; of one in another, with a dot: content.body."""
-    licence: str | None = later(None)
-    """On what terms the text may be used; None: as its folder or catalogue says, else unknown. Makes nothing anew."""
-    origin: str | None = later(None)
-    """Where the text is from, in words; None: the name of the data set or the files."""
-    max_shards: int | None = None
-    """Take only the first shards plus the last one (validation)."""
-    max_bytes: int | None = None
-    """Stop the training text after this many bytes of UTF-8."""
-    validation_docs: int = 160
-    """Where no file is validation: this many documents (a tenth at most), spread over all, are."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
     """The vocabulary, learnt from the text by byte-pair encoding."""
 
     vocab_size: int = 32_768
-    """Tokens in all, the 256 bytes and nine special ones among them; token files hold 16-bit ids."""
+    """Tokens in all, the 256 bytes and nine special ones among them; above 65,536 token files take twice the room."""
     pattern: Literal["nanochat", "gpt4", "scripts", "bytes"] = later("nanochat")
     """How text is cut: as nanochat or GPT-4 do, for India's and blankless scripts, or no merges (vocab_size 265)."""
     max_train_bytes: int = 2_000_000_000
@@ -186,6 +155,8 @@ class PretrainConfig:
     depth 18 on where the GPU multiplies fp8 and the rest is bf16. Evaluations and fine-tuning are in `dtype`."""
     document_mask: bool = False
     """Tokens do not see the documents before their own in a row, in fine-tuning and evaluation neither."""
+    phases: tuple[PhaseConfig, ...] = later(())
+    """Parts of the schedule that take the corpus's sources by weights of their own (docs/data.md); none: one part."""
 
 
 @dataclass(frozen=True, kw_only=True)

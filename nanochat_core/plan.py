@@ -15,6 +15,8 @@ from nanochat_core.base.neutral import NEUTRAL
 from nanochat_core.base.passes import usual_rows
 from nanochat_core.bounds import check_bounds, check_no_secrets
 from nanochat_core.config import GPTConfig, PretrainConfig, RunConfig, RuntimeConfig
+from nanochat_core.corpus_config import CorpusConfig, SourceConfig, TextConfig
+from nanochat_core.mixing import Phase, phases_of, used_sources
 from nanochat_core.model import shape
 from nanochat_core.schedules import Schedule
 
@@ -84,6 +86,26 @@ class RunPlan:
     """Read every input file whole, also large ones."""
 
     @property
+    def is_mix(self) -> bool:
+        """Whether its text is of several sources."""
+        return bool(self.config.corpus.sources)
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What pretraining takes of each source, and when."""
+        return phases_of(self.config, num_steps=self.pretrain.num_steps)
+
+    @property
+    def sources(self) -> "dict[str, RunPlan]":
+        """Source -> this plan with that source as the whole corpus; without those that weigh nothing."""
+        return {each.name: self._with_text(each) for each in used_sources(self.config)}
+
+    def _with_text(self, source: SourceConfig) -> "RunPlan":
+        text = CorpusConfig(**{item.name: getattr(source, item.name) for item in fields(TextConfig)})
+        alone = replace(self.config.pretrain, phases=())
+        return replace(self, config=replace(self.config, corpus=text, pretrain=alone))
+
+    @property
     def has_base(self) -> bool:
         """Whether it starts from a model."""
         return self.config.base.model is not None
@@ -120,6 +142,7 @@ def plan_run(
     if config.base.model is not None and config.base.content is None:
         raise ConfigError(f"base.model = {config.base.model} has no place here", hint="run, plan and why take it")
     pretrain = plan_pretrain(config.pretrain, vocab_size=config.tokenizer.vocab_size, network=config.base.network)
+    phases_of(config, num_steps=pretrain.num_steps)  # refuses one that is too short
     _check_sft(config, sequence_len=pretrain.model.sequence_len, batch_tokens=pretrain.total_batch_tokens)
     _check_divides("pretrain", pretrain.total_batch_rows, config.runtime)
     _check_rl(config)

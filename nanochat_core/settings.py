@@ -16,7 +16,9 @@ import typing
 from itertools import pairwise
 from typing import Any, Literal
 
+from nanochat_core import named_tables
 from nanochat_core.config import RunConfig
+from nanochat_core.named_tables import TABLES, general
 
 INF = math.inf
 # setting -> (least, most); None as a value means "off" or "derived" and is always allowed where the type allows it
@@ -26,6 +28,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "corpus.validation_docs": (1, INF),
     "corpus.max_shards": (2, INF),
     "corpus.max_bytes": (1, INF),
+    "corpus.sources.NAME.weight": (0, 1_000_000),
+    "corpus.sources.NAME.repeats": (0.001, 1_000_000),
+    "corpus.sources.NAME.max_tokens": (1, INF),
     "tokenizer.vocab_size": (265, 65_536),
     "tokenizer.max_train_bytes": (1, INF),
     "tokenizer.max_doc_bytes": (1, INF),
@@ -50,6 +55,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "pretrain.momentum_warmup_steps": (0, INF),
     "pretrain.validate_every_steps": (1, INF),
     "pretrain.validation_tokens": (1, INF),
+    "pretrain.phases.NAME.share": (0.0001, 1),
+    "pretrain.phases.NAME.weights": (0, 1_000_000),
     "sft.epochs": (1, 10_000),
     "sft.num_smoltalk": (1, INF),
     "sft.mmlu_repeats": (0, 1000),
@@ -108,12 +115,16 @@ def setting_names(kind: type = RunConfig, where: str = "") -> list[str]:
     """Every setting by its full name."""
     names: list[str] = []
     for name, hint in typing.get_type_hints(kind).items():
-        names += setting_names(hint, f"{name}.") if dataclasses.is_dataclass(hint) else [f"{where}{name}"]  # type: ignore[arg-type]
+        whole = f"{where}{name}"
+        names += setting_names(hint, f"{name}.") if dataclasses.is_dataclass(hint) else [whole]  # type: ignore[arg-type]
+        names += named_tables.table_settings(whole) if whole in TABLES else []
     return names
 
 
 def options_of(name: str) -> tuple[Any, ...]:
     """The types that a setting's value may have; none for a setting that does not exist."""
+    if named_tables.in_table(name):
+        return options(named_tables.hint_of(name))
     hint: Any = RunConfig
     for part in name.split("."):
         hint = typing.get_type_hints(hint).get(part) if dataclasses.is_dataclass(hint) else None
@@ -132,14 +143,17 @@ def meanings() -> dict[str, str]:
     found = _below_fields(RunConfig)
     for section, kind in sections.items():
         found |= {f"{section}.{name}": text for name, text in _below_fields(kind).items()}
+    for tables, kind in TABLES.items():
+        found |= {f"{tables}.{named_tables.ANY}.{name}": text for name, text in _below_fields(kind).items()}
     return found
 
 
 def _below_fields(kind: Any) -> dict[str, str]:
-    """The line of documentation below each field: Python keeps it in the source only."""
+    """The line of documentation below each field, of its own or inherited: Python keeps it in the source only."""
     [made] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(made, ast.ClassDef)
-    return {
+    inherited = [_below_fields(above) for above in kind.__bases__ if dataclasses.is_dataclass(above)]
+    return {name: text for each in inherited for name, text in each.items()} | {
         field.target.id: " ".join(text.value.value.split())
         for field, text in pairwise(made.body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
@@ -149,20 +163,27 @@ def _below_fields(kind: Any) -> dict[str, str]:
 
 def default_of(name: str) -> str:
     """A setting's default, as it is typed."""
-    value: Any = RunConfig(preset="")
+    if found := named_tables.in_table(name):
+        fields = {field.name: field for field in dataclasses.fields(TABLES[found.tables])}
+        value: Any = fields[found.field].default
+        return "" if value is dataclasses.MISSING else "none" if value is None else str(value)
+    value = RunConfig(preset="")
     for part in name.split("."):
         value = getattr(value, part)
+    if name in TABLES:
+        return "none"
     return "none" if value is None else json.dumps(value) if isinstance(value, bool) else str(value)
 
 
 def described(name: str) -> str:
     """What a setting may be, and what it means, in a line."""
+    name = general(name)
     return f"{allowed(name)}: {meanings()[name].rstrip('.')} (docs/settings.md)"
 
 
 def allowed(name: str) -> str:
     """What a setting may be: its types, and the bounds of its number."""
-    least, most = BOUNDS.get(name, (-math.inf, math.inf))
+    least, most = BOUNDS.get(general(name), (-math.inf, math.inf))
     bounds = "" if least == -math.inf else f", at least {_plain(least)}" if most == math.inf else None
     said = f", {_plain(least)} to {_plain(most)}" if bounds is None else bounds
     kinds = kinds_of(options_of(name))
@@ -173,14 +194,16 @@ def _plain(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
-WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "none"}
+WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "none",
+         "tuple": "tables with a name each", "dict": "names with a number each"}  # fmt: skip
 
 
 def kinds_of(kinds: tuple[Any, ...]) -> str:
     """The types that a value may have, in words."""
     choices = [typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is Literal]
     named = ["one of " + ", ".join(json.dumps(choice) for choice in each) for each in choices]
-    return " or ".join([*named, *(WORDS[kind.__name__] for kind in kinds if typing.get_origin(kind) is not Literal)])
+    others = [typing.get_origin(kind) or kind for kind in kinds if typing.get_origin(kind) is not Literal]
+    return " or ".join([*named, *(WORDS[kind.__name__] for kind in others)])
 
 
 def did_you_mean(asked: str) -> str | None:

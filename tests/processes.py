@@ -1,12 +1,15 @@
 """Processes that tests start: which are left, which are ranks of a training, and how far the training has come."""
 
 import os
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 from nanochat_core.base.records import read_records
 
+ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_S = 120
 RANK, TORCHRUN = b"nanochat_core.train.worker", b"nanochat_core.base.one_node"
 
@@ -66,3 +69,17 @@ def wait_for_record(
         assert process.poll() is None, f"the run ended before {step} told of {event} {wanted}"
         time.sleep(0.01)
     raise AssertionError(f"{step} did not tell of {event} {wanted} in {TIMEOUT_S} s")
+
+
+def start(sets: list[str], *extra: str) -> subprocess.Popen[bytes]:
+    """The pipeline as a user's command, without Prefect."""
+    options = [part for value in sets for part in ("--set", value)]
+    command = [sys.executable, "-m", "flows.cli", "run", "tiny", "--no-prefect", *options, *extra]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_hear_interrupts
+    )
+
+
+def _hear_interrupts() -> None:
+    """A shell starts background jobs, and this test run may be one, with SIGINT ignored; children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -5,20 +5,23 @@ order, running on into the next epoch; rank r of w takes every w-th of them, so 
 global batches.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from nanochat_core.base.arrays import open_npy
 from nanochat_core.base.errors import ConfigError, MissingError
+from nanochat_core.data.draws import mix_order
 from nanochat_core.data.packing import RowIndex
 from nanochat_core.data.tokenize import TokenShards, load_shards
 
 IGNORED = -1  # target that counts in no loss
+SOURCES = "sources"  # the folder below which each of several sources has its own (steps/tokens.py)
 
 
 class RowSource(Protocol):
@@ -50,6 +53,36 @@ class PackedDocuments:
         return self.index.read(self.shards, row), None
 
 
+class SeveralSources:
+    """Rows of several sources, one source after the other by name; no row has two."""
+
+    def __init__(self, parts: Mapping[str, PackedDocuments]) -> None:
+        self.parts = dict(sorted(parts.items()))
+        ends = np.cumsum([part.num_rows for part in self.parts.values()])
+        self.num_rows = int(ends[-1])
+        self.offsets = dict(zip(self.parts, [0, *ends.tolist()], strict=False))
+        self.row_len = next(iter(self.parts.values())).row_len
+
+    def place(self, row: int) -> tuple[str, int]:
+        """The source of a row, and which of its own it is."""
+        name = max((name for name in self.parts if self.offsets[name] <= row), key=lambda name: self.offsets[name])
+        return name, row - self.offsets[name]
+
+    def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:
+        name, own = self.place(row)
+        return self.parts[name].read(own)
+
+
+def open_text(folder: Path, split: str, *, vocab_size: int) -> PackedDocuments | SeveralSources:
+    """The rows of a text, as the `tokens` step left them. Of several sources those that have any in this split."""
+    if not (folder / SOURCES).is_dir():
+        return PackedDocuments(folder, split, vocab_size=vocab_size)
+    folders = [
+        each for each in sorted((folder / SOURCES).iterdir()) if RowIndex.load(each / f"{split}.rows.npz").num_rows
+    ]
+    return SeveralSources({each.name: PackedDocuments(each, split, vocab_size=vocab_size) for each in folders})
+
+
 class PackedConversations:
     """Rows of conversations with padding and a loss mask (fine-tuning)."""
 
@@ -79,6 +112,31 @@ class Batch:
             return Batch(self.ids.to(device), self.targets.to(device), self.num_targets)
         ids, targets = (each.pin_memory().to(device, non_blocking=True) for each in (self.ids, self.targets))
         return Batch(ids, targets, self.num_targets)
+
+
+class Order(Protocol):
+    """Which rows each step trains on."""
+
+    @property
+    def total_batch_rows(self) -> int: ...
+
+    def rows_at(self, step: int) -> np.ndarray:
+        """(total_batch_rows,) row numbers of the global batch at `step`."""
+        ...
+
+
+def order_of(rows: RowSource, *, total_batch_rows: int, seed: int, mix: Mapping[str, Any] | None) -> Order:
+    """The order of a training; `mix`: the weights and caps of several sources (steps/pretrain.py)."""
+    if not isinstance(rows, SeveralSources):
+        return BatchOrder(num_rows=rows.num_rows, total_batch_rows=total_batch_rows, seed=seed)
+    assert mix is not None, "rows of several sources without weights"
+    return mix_order(
+        {name: part.num_rows for name, part in rows.parts.items()},
+        row_tokens=rows.row_len - 1,
+        total_batch_rows=total_batch_rows,
+        seed=seed,
+        mix=mix,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,14 @@
 """Parquet shards of documents: columns `text`, `file` and `line`, zstd, row groups of a thousand documents.
 
 The one format that everything after the corpus step reads, most of it the text alone. `file` and `line` say where a
-document is from, and are null where nobody knows. A row group is the unit of parallel work.
+document is from, and are null where nobody knows. A row group is the unit of parallel work. Where there are several
+sources, a shard's name says whose it is: docs.00000.parquet.
 """
 
 import hashlib
+import heapq
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,6 +24,7 @@ ROW_GROUP_DOCS = 1000
 ROW_GROUP_BYTES = 2_000_000  # of documents so long that fewer make a row group: one is in memory at a time
 SHARD_TEXT_BYTES = 64_000_000
 SCHEMA = pa.schema([("text", pa.string()), ("file", pa.string()), ("line", pa.int64())])
+OF_SOURCE = re.compile(r"(?P<source>.+)\.\d{5}\.parquet")
 READ_BYTES = 1 << 20
 BATCH_BYTES, MOST_BATCH_BYTES, MAX_BATCH_ROWS = 4 << 20, 64 << 20, 1000
 PLAIN = {"PLAIN", "RLE", "BIT_PACKED", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BINARY_PACKED", "BYTE_STREAM_SPLIT"}
@@ -167,10 +171,43 @@ def read_documents(folder: Path, *, column: str = "text") -> Iterator[str]:
         yield from read_row_group(path, row_group, column=column)
 
 
-def row_groups(folder: Path, *, column: str = "text") -> list[tuple[Path, int]]:
-    """Every (file, row group) below a folder, in order: the units of parallel work."""
+def source_of(name: str) -> str | None:
+    """The source whose shard has this name; None where there is one source only."""
+    found = OF_SOURCE.fullmatch(name)
+    return found["source"] if found else None
+
+
+def sources_of(folder: Path) -> list[str]:
+    """The sources of a folder of shards, sorted; none where there is one only."""
+    return sorted({source for path in folder.glob("*.parquet") if (source := source_of(path.name))})
+
+
+def read_in_turn(folder: Path) -> Iterator[str]:
+    """All documents below a folder of shards; of several sources in turn, so that of any beginning each has a share.
+
+    The next document is one of the source of which there were fewest bytes.
+    """
+    sources = sources_of(folder)
+    readers = [_of_source(folder, source) for source in sources] or [read_documents(folder)]
+    waiting = [(0, number) for number in range(len(readers))]
+    while waiting:
+        num_bytes, number = heapq.heappop(waiting)
+        if (text := next(readers[number], None)) is not None:
+            yield text
+            heapq.heappush(waiting, (num_bytes + len(text.encode("utf-8")), number))
+
+
+def _of_source(folder: Path, source: str) -> Iterator[str]:
+    for path, row_group in row_groups(folder, source=source):
+        yield from read_row_group(path, row_group)
+
+
+def row_groups(folder: Path, *, column: str = "text", source: str | None = None) -> list[tuple[Path, int]]:
+    """Every (file, row group) below a folder, in order: the units of parallel work. `source`: those of one source."""
     units = []
     for path in sorted(folder.glob("*.parquet")):
+        if source is not None and source_of(path.name) != source:
+            continue
         units += [(path, group) for group in range(open_parquet(path, column=column).num_row_groups)]
     return units
 

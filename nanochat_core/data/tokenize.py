@@ -55,13 +55,14 @@ def tokenize_split(
     num_workers: int | None,
     progress: Callable[[int, int], None],
     encoded: Mapping[str, Path] | None = None,
+    source: str | None = None,
 ) -> TokenShards:
-    """Encode all documents of a folder of parquet shards into `out`.
+    """Encode all documents of a folder of parquet shards into `out`; of one source, where it has several.
 
     `encoded` holds what `encode_file` made of some of the files, by file name.
     """
     out.mkdir(parents=True, exist_ok=True)
-    units = shards.row_groups(folder)
+    units = shards.row_groups(folder, source=source)
     if not units:
         raise MissingError(f"{folder} holds no parquet shard")
     tokenizer = Tokenizer.load(tokenizer_folder)

@@ -5,14 +5,17 @@ without bytes (special tokens, ignored ones) count for neither side. bpb = nats 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from nanochat_core.base.distributed import World, sum_over_ranks
 from nanochat_core.base.errors import MissingError
-from nanochat_core.data.loader import IGNORED, RowSource, read_batch
+from nanochat_core.data.draws import in_turn
+from nanochat_core.data.loader import IGNORED, RowSource, SeveralSources, read_batch
 from nanochat_core.model.documents import Documents
 from nanochat_core.model.gpt import GPT
 
@@ -31,6 +34,32 @@ class BitsPerByte:
     """Summed over all targets: nats_per_token is this / num_tokens."""
 
 
+def together(parts: Sequence[BitsPerByte]) -> BitsPerByte:
+    """Of several measurements, as if they were one."""
+    num_bytes, num_tokens = sum(part.num_bytes for part in parts), sum(part.num_tokens for part in parts)
+    byte_nats, nats = sum(part.byte_nats for part in parts), sum(part.nats for part in parts)
+    return BitsPerByte(
+        bits_per_byte=byte_nats / (math.log(2) * num_bytes),
+        nats_per_token=nats / num_tokens,
+        num_bytes=num_bytes,
+        num_tokens=num_tokens,
+        byte_nats=byte_nats,
+        nats=nats,
+    )
+
+
+def by_source(
+    model: GPT, source: SeveralSources, token_bytes: torch.Tensor, *, num_rows: int, **told: Any
+) -> dict[str, BitsPerByte]:
+    """Of each of several sources, which take turns in giving a row until there are `num_rows`."""
+    shares = in_turn({name: part.num_rows for name, part in source.parts.items()}, num_rows)
+    return {
+        name: bits_per_byte(model, source.parts[name], token_bytes, num_rows=share, **told)
+        for name, share in shares.items()
+        if share
+    }
+
+
 @torch.no_grad()
 def bits_per_byte(
     model: GPT,
@@ -42,10 +71,14 @@ def bits_per_byte(
     world: World | None = None,
     bos: int | None = None,
 ) -> BitsPerByte:
-    """Over the first `num_rows` rows of a source (all, where it has fewer), shared out over the ranks.
+    """Over the first `num_rows` rows of a source (all, where it has fewer), shared out over the ranks; of several
+    sources as `by_source` counts them.
 
     `bos`: the id that begins a document, where documents of a row are not to see each other.
     """
+    if isinstance(source, SeveralSources):
+        told = {"batch_rows": batch_rows, "world": world, "bos": bos}
+        return together([*by_source(model, source, token_bytes, num_rows=num_rows, **told).values()])
     world = world or World()
     device = token_bytes.device
     rows = np.arange(min(num_rows, source.num_rows))[world.rank :: world.size]

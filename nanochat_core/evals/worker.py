@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from nanochat_core.base.hardware import pick_dtype
-from nanochat_core.data.loader import PackedDocuments
+from nanochat_core.data.loader import SeveralSources, open_text
 from nanochat_core.evals import samples
-from nanochat_core.evals.bpb import bits_per_byte
+from nanochat_core.evals.bpb import bits_per_byte, by_source, together
 from nanochat_core.evals.items import read_questions
 from nanochat_core.evals.process import Rank, run_ranks
 from nanochat_core.evals.questions import ask, scores
@@ -54,15 +54,20 @@ def evaluate(plan: dict[str, Any], rank: Rank) -> dict[str, Any]:
     model.compute_dtype = pick_dtype(job.dtype, rank.device)
     tokenizer = Tokenizer.load(Path(job.tokenizer))
     out = Path(job.out)
-    source = PackedDocuments(Path(job.tokens), "validation", vocab_size=tokenizer.vocab_size)
+    source = open_text(Path(job.tokens), "validation", vocab_size=tokenizer.vocab_size)
     token_bytes = torch.from_numpy(np.load(Path(job.tokenizer) / "token_bytes.npy")).to(rank.device)
     num_rows = min(source.num_rows, math.ceil(job.bpb_tokens / model.config.sequence_len))
     rank.progress(0, 1, f"bits per byte on {num_rows} rows")
     batch_rows = max(1, job.batch_tokens // model.config.sequence_len)
     bos = tokenizer.bos if job.document_mask else None
-    bpb = bits_per_byte(model, source, token_bytes, num_rows=num_rows, batch_rows=batch_rows, world=rank.world, bos=bos)
+    told: dict[str, Any] = {"num_rows": num_rows, "batch_rows": batch_rows, "world": rank.world, "bos": bos}
+    parts = by_source(model, source, token_bytes, **told) if isinstance(source, SeveralSources) else {}
+    bpb = together([*parts.values()]) if parts else bits_per_byte(model, source, token_bytes, **told)
     if not rank.world.is_main:
         return {}
+    if parts:
+        of_source = {name: asdict(part) for name, part in parts.items()}
+        (out / "sources.json").write_text(json.dumps(of_source, indent=1))
     (out / "bpb.json").write_text(json.dumps(asdict(bpb), indent=1))
     engine = Engine(model, tokenizer)
     rank.progress(0, 1, "samples")
@@ -74,6 +79,8 @@ def evaluate(plan: dict[str, Any], rank: Rank) -> dict[str, Any]:
     (out / "samples.json").write_text(json.dumps([sample.record() for sample in shown], indent=1))
     headline = shown[TELLING_SAMPLE].record()
     result: dict[str, Any] = {"bits_per_byte": bpb.bits_per_byte, "sample": headline}
+    if parts:
+        result["sources"] = {name: part.bits_per_byte for name, part in parts.items()}
     result |= own_forward(engine.why_plain)
     if job.questions:
         result["benchmarks"] = _questions(job, engine, rank, out)

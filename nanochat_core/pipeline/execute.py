@@ -244,9 +244,12 @@ def _make(
     settings = key.identity["config"]
     needed = step.reads(settings) if step.reads else {}
     folders = {name: _fetch_input(space, plan, step, ref, needed.get(name)) for name, ref in inputs.items()}
+    parts = _make_parts(step, plan)
+    folders |= {name: _fetch_input(space, parts[name][0], step, parts[name][1], None) for name in parts}
     run = StepRun(
-        plan, step.name, key.fingerprint, work, attempt, out, partial, folders, settings, key.identity["inputs"], lease
-    )
+        plan, step.name, key.fingerprint, work, attempt, out, partial, folders, settings, key.identity["inputs"], lease,
+        parts={name: ref for name, (_, ref) in parts.items()},
+    )  # fmt: skip
     with _on_gpus(run) if step.needs_gpu else contextlib.nullcontext():
         metrics = step.body(run)
     _check_unchanged(step, plan, key)
@@ -264,6 +267,18 @@ def _make(
     shutil.rmtree(work, ignore_errors=True)
     _begun_anew.discard((step.name, key.fingerprint))
     return artifact
+
+
+def _make_parts(step: Step, plan: RunPlan) -> dict[str, tuple[RunPlan, Ref]]:
+    """Find or make what a step is put together from: each its plan, and what that made."""
+    observer = observe.current()
+    made = {}
+    for name, alone in (step.parts(plan) if step.parts else {}).items():
+        observer.note(f"{step.name} of {name}")
+        made[name] = alone, execute(replace(step, notes=None), alone, {})  # the whole has told them
+    if made:
+        observer.step_started(step.name, step.title(plan))
+    return made
 
 
 def _mend(space: Workspace, step: Step, plan: RunPlan, key: StepKey, partial: Partial, work: Path) -> None:
@@ -289,7 +304,8 @@ def _fetch_input(space: Workspace, plan: RunPlan, step: Step, ref: Ref, names: l
             observe.current().note(f"{error.message}; {ref.step} runs again")
             if artifact is not None:
                 space.store.discard(artifact)
-            remade = execute(step.maker(ref.step), plan, ref.inputs)
+            maker = step if ref.step == step.name else step.maker(ref.step)  # a part of its own
+            remade = execute(maker, plan, ref.inputs)
             if remade.digest != ref.digest:
                 raise NanochatError(
                     f"{ref.short} was damaged, and making it again gave other content",

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nanochat_core import named_tables
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.store.manifest import LOG_FOLDER
 from nanochat_core.store.provenance import collect
@@ -91,6 +92,8 @@ def toml_of(config: Mapping[str, Any]) -> tuple[str, list[str]]:
             full_name = f"{section}.{name}" if section else name
             if value is None:
                 sets.append(f"{full_name}=none")
+            elif full_name in named_tables.TABLES:
+                lines.append(f"{name} = {named_tables.toml_tables(value)}")
             elif isinstance(value, str) and not value.isprintable():  # what JSON can escape and TOML cannot
                 sets.append(f"{full_name}={json.dumps(value)}")
             else:

@@ -122,6 +122,8 @@ class StepRun:
     """Of the input artifacts."""
     lease: Lease
     """The right to make it; who loses it stops."""
+    parts: Mapping[str, Ref] = field(default_factory=dict)
+    """What it is put together from (`Step.parts`); the folders are among the inputs."""
 
     def progress(self, done: float, total: float, text: str = "") -> None:
         observe.current().step_progress(self.step, done, total, text)
@@ -176,6 +178,9 @@ class Step:
     """The files that it needs of its inputs, from its settings; None, or an input left out: all of them."""
     reads_logs: bool = False
     """Its result depends on its inputs' logs as well."""
+    parts: Callable[[RunPlan], dict[str, RunPlan]] | None = None
+    """What it is put together from, by name: artifacts of this same step by other plans, made first where they are not
+    there. Its own settings say what they are."""
     entries: tuple[str, ...] = ()
     """Code that the body reaches in a way that cannot be followed by name: "module" or "module:name"."""
 

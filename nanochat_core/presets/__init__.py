@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from nanochat_core import named_tables
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.foreign import MAX_SETTINGS_BYTES
 from nanochat_core.base.neutral import NEUTRAL
@@ -42,6 +43,7 @@ def load_config(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
     base = values.get("base")
     if isinstance(base, dict) and "from" in base:  # a word of the language, which no field can be called
         base["model"] = base.pop("from")
+    named_tables.inherit(values)
     _make_absolute(values)
     config: RunConfig = _build(RunConfig, {"preset": Path(preset).stem, **values}, where="")
     check_no_secrets(config)  # before a missing file is told by its name
@@ -84,7 +86,16 @@ def _section_from_record(kind: Any, name: str, values: Any) -> Any:
     as_if_absent = {
         field.name: field.metadata[NEUTRAL] for field in dataclasses.fields(kind) if NEUTRAL in field.metadata
     }
-    return kind(**{**as_if_absent, **values})
+    hints = typing.get_type_hints(kind)
+    lists = {each: named_tables.kind_of_tables(hints[each]) for each in values}
+    tables = {each: _tables_from_record(one, f"{name}.{each}", values[each]) for each, one in lists.items() if one}
+    return kind(**{**as_if_absent, **values, **tables})
+
+
+def _tables_from_record(kind: type, name: str, values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, list | tuple):
+        raise ConfigError(f"{name} is no list of tables")
+    return tuple(_section_from_record(kind, name, table) for table in values)
 
 
 PATHS = (
@@ -106,8 +117,10 @@ def _make_absolute(values: dict[str, Any]) -> None:
     for name in PATHS:
         section, _, field = name.partition(".")
         given = values.get(section)
-        if isinstance(given, dict) and isinstance(given.get(field), str) and given[field]:
-            given[field] = _absolute(given[field])
+        sources = given.get("sources") if isinstance(given, dict) and section == "corpus" else None
+        for each in (given, *(sources if isinstance(sources, list) else ())):
+            if isinstance(each, dict) and isinstance(each.get(field), str) and each[field]:
+                each[field] = _absolute(each[field])
 
 
 def _absolute(path: str) -> str:
@@ -141,13 +154,21 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r} is not of the form section.field=value", hint="--set sft.epochs=2")
     name = name.strip()
     name = "base.model" if name == "base.from" else name
+    if named_tables.in_table(name):
+        target, field_name = named_tables.place(values, name)
+        may_be_path = named_tables.general(name) in MAY_BE_PATHS
+        target[field_name] = _parse_value(text, options_of(name), may_be_path=may_be_path)
+        return
     *sections, field_name = name.split(".")
     target = values
     for section in sections:
         target = target.setdefault(section, {})
         if not isinstance(target, dict):
             raise ConfigError(f"--set {override!r}: {section!r} is a value, not a section")
-    target[field_name] = _parse_value(text, options_of(name), may_be_path=name in MAY_BE_PATHS)
+    value = _parse_value(text, options_of(name), may_be_path=name in MAY_BE_PATHS)
+    if name in named_tables.TABLES:  # all of them in a line, or none of them
+        value = [] if text.strip() in ("", "none") else _toml_value(text)
+    target[field_name] = value
 
 
 def portable(override: str) -> str:
@@ -215,7 +236,24 @@ def _build(kind: type, values: Mapping[str, Any], *, where: str) -> Any:
     return kind(**{name: _convert(value, hints[name], where=f"{where}{name}") for name, value in values.items()})
 
 
+def _convert_tables(value: Any, kind: type, *, where: str) -> tuple[Any, ...]:
+    """Tables with a name each; errors name the table by it."""
+    if not isinstance(value, list | tuple) or not all(isinstance(each, dict) for each in value):
+        raise ConfigError(f"{where} = {value!r} is no list of tables", hint=f"[[{where}]] in a file, each with a name")
+    for number, each in enumerate(value, start=1):
+        if not isinstance(each.get("name"), str):
+            raise ConfigError(f"table {number} of {where} has no name", hint='name = "docs"')
+    return tuple(_build(kind, each, where=f"{where}.{each['name']}.") for each in value)
+
+
 def _convert(value: Any, hint: Any, *, where: str) -> Any:
+    if kind := named_tables.kind_of_tables(hint):
+        return _convert_tables(value, kind, where=where)
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where} = {value!r} does not fit", hint=f"expected {described(where)}")
+        inner = typing.get_args(hint)[1]
+        return {str(name): _convert(each, inner, where=f"{where}.{name}") for name, each in value.items()}
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where} = {value!r} is a section, not a value", hint=f"set {where}.<field>=...")

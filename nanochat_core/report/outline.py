@@ -9,6 +9,7 @@ from collections.abc import Container
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from nanochat_core import named_tables
 from nanochat_core.accounting.ledger import run_ledger
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.base.redaction import redact
@@ -219,7 +220,8 @@ def changes(config: RunConfig) -> list[Change]:
         usual = settings(load_config(config.preset))
     except ConfigError:
         return []
-    return [Change(name, value, usual[name]) for name, value in settings(config).items() if value != usual[name]]
+    shown = settings(config)
+    return [Change(name, value, usual.get(name, "none")) for name, value in shown.items() if value != usual.get(name)]
 
 
 def is_known_preset(config: RunConfig) -> bool:
@@ -232,6 +234,10 @@ def settings(config: RunConfig) -> dict[str, str]:
     found = {}
     for section, value in asdict(config).items():
         for name, chosen in (value if isinstance(value, dict) else {"": value}).items():
+            if (tables := f"{section}.{name}") in named_tables.TABLES:
+                of_tables = named_tables.flattened(tables, chosen)
+                found |= {each: redact(_setting(one)) for each, one in of_tables.items()}
+                continue
             found[f"{section}.{name}" if name else section] = redact(_setting(chosen))
     return found
 

@@ -22,7 +22,7 @@ def settings(plan: RunPlan) -> dict[str, Any]:
 def body(run: StepRun) -> Metrics:
     import numpy as np
 
-    from nanochat_core.data.shards import read_documents
+    from nanochat_core.data.shards import read_in_turn
     from nanochat_core.tokenizer.bpe import train_tokenizer
     from nanochat_core.tokenizer.domains import NUM_VALIDATION_DOCS, bytes_per_token
     from nanochat_core.tokenizer.patterns import NAMED
@@ -34,7 +34,7 @@ def body(run: StepRun) -> Metrics:
         trained = Tokenizer.load(run.inputs["base"])
     else:
         trained = train_tokenizer(
-            read_documents(run.inputs["corpus"] / "train"),
+            read_in_turn(run.inputs["corpus"] / "train"),
             vocab_size=config.vocab_size,
             max_train_bytes=config.max_train_bytes,
             max_doc_bytes=config.max_doc_bytes,
@@ -42,9 +42,9 @@ def body(run: StepRun) -> Metrics:
         )
     trained.save(run.out)
     np.save(run.out / "token_bytes.npy", trained.token_bytes())
-    domains = bytes_per_token(trained, read_documents(run.inputs["corpus"] / "validation"))
+    domains = bytes_per_token(trained, read_in_turn(run.inputs["corpus"] / "validation"))
     (run.out / "domains.json").write_text(json.dumps(domains, indent=1))
-    scripts = by_script(itertools.islice(read_documents(run.inputs["corpus"] / "validation"), NUM_VALIDATION_DOCS))
+    scripts = by_script(itertools.islice(read_in_turn(run.inputs["corpus"] / "validation"), NUM_VALIDATION_DOCS))
     for told in dear_languages(trained, scripts):
         run.note(told)
     (run.out / "languages.json").write_text(json.dumps(sentence_tokens(trained), indent=1))
@@ -54,11 +54,11 @@ def body(run: StepRun) -> Metrics:
 def checks(run: StepRun, metrics: Metrics) -> list[Check]:
     import numpy as np
 
-    from nanochat_core.data.shards import read_documents
+    from nanochat_core.data.shards import read_in_turn
     from nanochat_core.tokenizer.domains import NUM_VALIDATION_DOCS, SAMPLES
     from nanochat_core.tokenizer.tokenizer import Tokenizer
 
-    held_out = itertools.islice(read_documents(run.inputs["corpus"] / "validation"), NUM_VALIDATION_DOCS)
+    held_out = itertools.islice(read_in_turn(run.inputs["corpus"] / "validation"), NUM_VALIDATION_DOCS)
     texts = [*SAMPLES.values(), *held_out]
     saved = Tokenizer.load(run.out)
     sizes = np.load(run.out / "token_bytes.npy")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 SPLITS = ("train", "validation")
+SOURCES = "sources"  # of several sources each has a folder of its own below this one, with what one alone has
 NUM_DOCS = 32  # documents of each end of a split that are decoded again
 
 
@@ -31,26 +32,47 @@ def settings(plan: RunPlan) -> dict[str, Any]:
 
 
 def body(run: StepRun) -> Metrics:
+    from nanochat_core.data.shards import sources_of
+
+    sources = sources_of(run.inputs["corpus"] / "train")
+    if not sources:
+        return pack_text(run, run.out)
+    of_source = {name: pack_text(run, run.out / SOURCES / name, source=name) for name in sources}
+    if not any(counts["validation_rows"] for counts in of_source.values()):
+        raise MissingError(
+            f"no validation text of {', '.join(sources)} fills a row of {run.plan.pretrain.model.sequence_len + 1:,}",
+            hint="more validation text, or a smaller pretrain.sequence_len_tokens",
+        )
+    totals = {key: sum(counts[key] for counts in of_source.values()) for key in of_source[sources[0]]}
+    return {**totals, "sources": of_source}
+
+
+def pack_text(run: StepRun, out: Path, *, source: str | None = None) -> Metrics:
+    """Shards and rows of the whole text, or of one source of several: no row has two sources."""
     from nanochat_core.data.packing import pack_rows, packing_note
     from nanochat_core.data.tokenize import tokenize_split
 
     metrics: Metrics = {}
     row_len = run.plan.pretrain.model.sequence_len + 1
+    name = f"{source} " if source else ""
     for split in SPLITS:
         shards = tokenize_split(
             run.inputs["corpus"] / split,
-            run.out / split,
+            out / split,
             tokenizer_folder=run.inputs["tokenizer"],
             num_workers=run.plan.config.runtime.num_workers,
-            progress=functools.partial(run.progress, text=f"{split} text"),
+            progress=functools.partial(run.progress, text=f"{name}{split} text"),
             encoded=found_parts(run, split),
+            source=source,
         )
         rows = pack_rows(shards, row_len=row_len, long_documents=run.plan.config.tokens.long_documents)
-        rows.save(run.out / f"{split}.rows.npz")
+        rows.save(out / f"{split}.rows.npz")
         metrics |= {f"{split}_tokens": shards.num_tokens, f"{split}_rows": rows.num_rows,
                     f"{split}_kept_tokens": rows.kept_tokens, f"{split}_cropped_docs": rows.num_cropped}  # fmt: skip
-        if told := packing_note(split, metrics, num_docs=shards.num_docs, row_len=row_len):
-            run.note(told)
+        if source and split == "validation" and not rows.num_rows:
+            run.note(f"{name}{split}: {shards.num_tokens:,} tokens fill no row of {row_len:,}: it has no bits per byte")
+        elif told := packing_note(split, metrics, num_docs=shards.num_docs, row_len=row_len):
+            run.note(f"{name}{told}")
     return metrics
 
 
@@ -58,15 +80,20 @@ def checks(run: StepRun, metrics: Metrics) -> list[Check]:
     from nanochat_core.tokenizer.tokenizer import Tokenizer
 
     saved = Tokenizer.load(run.inputs["tokenizer"])
-    return [shards_hold_text(run.inputs["corpus"] / split, run.out / split, saved) for split in SPLITS]
+    folders = {name: run.out / SOURCES / name for name in metrics.get("sources", ())} or {None: run.out}
+    return [
+        shards_hold_text(run.inputs["corpus"] / split, folder / split, saved, source=name)
+        for name, folder in folders.items()
+        for split in SPLITS
+    ]
 
 
-def shards_hold_text(text: Path, ids: Path, encoder: "Tokenizer") -> Check:
+def shards_hold_text(text: Path, ids: Path, encoder: "Tokenizer", *, source: str | None = None) -> Check:
     """The first and the last documents of a split are the ones that its token shards hold at these places."""
     from nanochat_core.data.shards import read_row_group, row_groups
     from nanochat_core.data.tokenize import load_shards
 
-    groups = row_groups(text)
+    groups = row_groups(text, source=source)
     shards = load_shards(ids, vocab_size=encoder.vocab_size)
     held = [pair for pair in zip(shards.tokens, shards.doc_starts, strict=True) if len(pair[0])]
     head, tail = read_row_group(*groups[0])[:NUM_DOCS], read_row_group(*groups[-1])[-NUM_DOCS:]
@@ -77,8 +104,9 @@ def shards_hold_text(text: Path, ids: Path, encoder: "Tokenizer") -> Check:
         (tokens, starts) = held[shard]
         found = tokens[starts[number] : starts[number + 1]].tolist()
         same += found[:1] == [encoder.bos] and encoder.decode_bytes(found[1:]) == document.encode("utf-8")
+    name = f"{source} {ids.name}" if source else ids.name
     return Check(
-        "same text after decoding", f"{same:,} of {len(wanted):,} {ids.name} documents", "all", same == len(wanted)
+        "same text after decoding", f"{same:,} of {len(wanted):,} {name} documents", "all", same == len(wanted)
     )
 
 

@@ -13,7 +13,7 @@ import torch
 
 from nanochat_core.base import distributed
 from nanochat_core.base.distributed import World
-from nanochat_core.data.loader import PackedDocuments, read_batch
+from nanochat_core.data.loader import SOURCES, PackedDocuments, SeveralSources, read_batch
 from nanochat_core.train.loop import Training
 from nanochat_core.train.rows import RowPrediction
 from nanochat_core.train.settings import TrainJob
@@ -30,7 +30,7 @@ def examine(training: Training, job: TrainJob, step: int, *, world: World) -> st
     rows = objective.order.rows_at(step)
     losses = row_losses(objective, rows, world=world)
     bad = [int(row) for row, loss in zip(rows, losses, strict=True) if not np.isfinite(loss)]
-    source = Path(job.paths.rows) / ("train.rows.npz" if isinstance(objective.rows, PackedDocuments) else "train")
+    source = Path(job.paths.rows) / _name_of(objective.rows)
     found = {
         "step": step,
         "rows_file": str(source),
@@ -60,8 +60,18 @@ def row_losses(objective: RowPrediction, rows: np.ndarray, *, world: World) -> n
     return distributed.sum_over_ranks(losses, world).numpy()
 
 
-def documents_of(source: Any, row: int) -> list[dict[str, int]]:
+def _name_of(rows: Any) -> str:
+    """Where a training's rows are, below the folder of its input."""
+    if isinstance(rows, SeveralSources):
+        return SOURCES  # one after the other, by name
+    return "train.rows.npz" if isinstance(rows, PackedDocuments) else "train"
+
+
+def documents_of(source: Any, row: int) -> list[dict[str, Any]]:
     """The documents that a packed row is cut from: shard, number in it, and which of the shard's tokens."""
+    if isinstance(source, SeveralSources):
+        name, own = source.place(row)
+        return [{"source": name, **each} for each in documents_of(source.parts[name], own)]
     if not isinstance(source, PackedDocuments):
         return []
     index = source.index

@@ -8,13 +8,13 @@ uses it. Elsewhere a batch is read when it is wanted.
 import torch
 
 from nanochat_core.base.distributed import World
-from nanochat_core.data.loader import Batch, BatchOrder, RowSource, read_batch
+from nanochat_core.data.loader import Batch, Order, RowSource, read_batch
 
 
 class Feed:
     """The batch of a step, as this rank's part of it on the device."""
 
-    def __init__(self, rows: RowSource, order: BatchOrder, *, world: World, device: torch.device) -> None:
+    def __init__(self, rows: RowSource, order: Order, *, world: World, device: torch.device) -> None:
         self.rows, self.order, self.world, self.device = rows, order, world, device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._next: tuple[int, Batch, torch.cuda.Event] | None = None

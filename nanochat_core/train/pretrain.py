@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from nanochat_core.base.distributed import World
-from nanochat_core.data.loader import PackedDocuments, RowSource
+from nanochat_core.data.loader import RowSource, open_text
 from nanochat_core.evals.bpb import bits_per_byte
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.weights import load_model
@@ -28,8 +28,8 @@ def build(job: TrainJob, *, world: World, device: torch.device) -> Training:
     model = GPT(settings.model) if job.paths.base is None else load_model(Path(job.paths.base))
     if job.paths.base is None:
         model.init_weights(settings.seed)
-    rows = PackedDocuments(Path(job.paths.rows), "train", vocab_size=settings.model.vocab_size)
-    held_out = PackedDocuments(Path(job.paths.rows), "validation", vocab_size=settings.model.vocab_size)
+    rows = open_text(Path(job.paths.rows), "train", vocab_size=settings.model.vocab_size)
+    held_out = open_text(Path(job.paths.rows), "validation", vocab_size=settings.model.vocab_size)
     training = assemble(job, model, rows, held_out, world=world, device=device)
     if job.paths.base is not None:
         training.choices["choices"].append("a model goes on learning: the optimizer starts anew")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nanochat_core.base.distributed import World
-from nanochat_core.data.loader import BatchOrder, RowSource
+from nanochat_core.data.loader import RowSource, order_of
 from nanochat_core.model.documents import Documents
 from nanochat_core.model.gpt import GPT
 from nanochat_core.train.feed import Feed
@@ -40,9 +40,8 @@ class RowPrediction:
         self.loss_scale = 1.0
         self.bos = bos
         """The id that begins a document, where documents of a row do not see each other."""
-        self.order = BatchOrder(
-            num_rows=rows.num_rows, total_batch_rows=job.settings.total_batch_rows, seed=job.settings.seed
-        )
+        settings = job.settings
+        self.order = order_of(rows, total_batch_rows=settings.total_batch_rows, seed=settings.seed, mix=settings.mix)
         self._feed = Feed(rows, self.order, world=world, device=model.device)
 
     def loss(self, ids: Tensor, targets: Tensor) -> Tensor:

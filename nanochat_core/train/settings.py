@@ -6,10 +6,12 @@ and does not.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat_core.base.neutral import later
 from nanochat_core.config import GPTConfig
 from nanochat_core.schedules import Schedule
 
@@ -44,6 +46,9 @@ class TrainSettings:
     document_mask: bool = False
     """Documents of a row do not see each other."""
     rl: RLSettings | None = None
+    mix: Mapping[str, Any] | None = later(None)
+    """Of pretraining on several sources: {"phases": [{"num_steps", "weights": {source: whole number}}], "max_tokens":
+    {source: tokens}}. What phases are called, and how often a source may be repeated, decides nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,10 +23,11 @@ from flows.cli import app
 from nanochat_core import presets
 from nanochat_core.base.errors import EXIT_CODES, NanochatError
 from nanochat_core.config import RunConfig
+from nanochat_core.named_tables import ANY, TABLES, InTable, in_table
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import plan_run
 from nanochat_core.record.step_log import FIELDS, MAY_HAVE
-from nanochat_core.settings import allowed, meanings, options_of, setting_names
+from nanochat_core.settings import allowed, default_of, meanings, options_of, setting_names
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 WIDTH = 100
@@ -40,6 +41,9 @@ BESIDE = (
     ("corpus.source=hub", "corpus.dataset=a/b"), ("corpus.source=path", "corpus.path={}/one.jsonl"),
     ("sft.source=path", "sft.path={}/one.jsonl", "core.source=path", "core.path={}"),
     ("sft.source=mix", "benchmarks.source=hub", "rl.enabled=true", "rl.source=gsm8k", "core.source=url"),
+    ("corpus.sources.NAME.path={}/one.jsonl", "corpus.sources.b.path={}/two.jsonl"),
+    ("corpus.sources.NAME.path={}/one.jsonl", "corpus.sources.b.path={}/two.jsonl", "pretrain.phases.NAME.share=0.5",
+     "pretrain.phases.NAME.weights.NAME=1", "pretrain.phases.b.weights.b=1"),
     ("benchmarks.source=path", "benchmarks.path={}", "sft.source=mix", "sft.identity_path={}/one.jsonl"),
 )  # fmt: skip
 
@@ -52,6 +56,7 @@ def settings_page() -> str:
     for section, kind in {
         "": RunConfig,
         **{n: hint for n, hint in hints.items() if dataclasses.is_dataclass(hint)},
+        **{f"{tables}.{ANY}": kind for tables, kind in TABLES.items()},
     }.items():
         doc = (kind.__doc__ or "").strip()
         lines += [
@@ -73,7 +78,7 @@ def _rows(section: str, keys: dict[str, set[str]]) -> Iterator[str]:
         if name == "preset" or name.rpartition(".")[0] != section:
             continue
         field = name.rpartition(".")[2]
-        default = (defaults[section] if section else defaults)[field]
+        default = default_of(name) if in_table(name) else (defaults[section] if section else defaults)[field]
         changed = {preset: (each.get(section, {}) if section else each).get(field) for preset, each in values.items()}
         said = ", ".join(f"{preset} {_value(value)}" for preset, value in changed.items() if value is not None)
         steps = ", ".join(step for step in STEPS if step in keys[name])
@@ -82,6 +87,8 @@ def _rows(section: str, keys: dict[str, set[str]]) -> Iterator[str]:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return "none"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return "none" if value is None else json.dumps(value) if isinstance(value, bool) else str(value)
@@ -110,6 +117,9 @@ def _keys() -> dict[str, set[str]]:
 def _others(config: RunConfig, name: str, folder: str) -> Iterator[RunConfig]:
     """The same configuration with other values of one setting."""
     section, _, field = name.rpartition(".")
+    if found := in_table(name):
+        yield from _others_of_table(config, found)
+        return
     owner = getattr(config, section) if section else config
     old = getattr(owner, field)
     for kind in options_of(name):
@@ -117,6 +127,8 @@ def _others(config: RunConfig, name: str, folder: str) -> Iterator[RunConfig]:
             values: tuple[object, ...] = typing.get_args(kind)
         elif kind is str:
             values = (f"{folder}/two.jsonl", f"{folder}/two", "L", "gsm8k")
+        elif name in TABLES:
+            values = ((),)
         elif kind is bool:
             values = (not old,)
         else:
@@ -125,6 +137,18 @@ def _others(config: RunConfig, name: str, folder: str) -> Iterator[RunConfig]:
         for value in values:
             changed = dataclasses.replace(owner, **{field: value})
             yield dataclasses.replace(config, **{section: changed}) if section else changed
+
+
+def _others_of_table(config: RunConfig, found: InTable) -> Iterator[RunConfig]:
+    """The same for a setting of the tables that have its name."""
+    section, _, field = found.tables.partition(".")
+    tables = getattr(getattr(config, section), field)
+    for table in tables:
+        values = {"weights": ({"b": 2.0, ANY: 1.0},), "share": (0.25,)}.get(found.field, (3.0, 64))
+        for value in values:
+            changed = [dataclasses.replace(each, **{found.field: value}) if each is table else each for each in tables]
+            owner = dataclasses.replace(getattr(config, section), **{field: tuple(changed)})
+            yield dataclasses.replace(config, **{section: owner})
 
 
 def _write_files(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import OFTEN, ROOT
-from processes import TIMEOUT_S, ranks_of, wait_for_record, wait_until_no_ranks
+from processes import TIMEOUT_S, ranks_of, start, wait_for_record, wait_until_no_ranks
 
 from flows.speedrun import run_until
 from nanochat_core import workspace
@@ -30,20 +30,6 @@ def weights(artifact: Artifact) -> dict[str, str]:
 
 def newest(step: str) -> Artifact:
     return workspace.current().store.artifacts(step)[0]
-
-
-def start(sets: list[str], *extra: str) -> subprocess.Popen[bytes]:
-    """The pipeline as a user's command, without Prefect."""
-    options = [part for value in sets for part in ("--set", value)]
-    command = [sys.executable, "-m", "flows.cli", "run", "tiny", "--no-prefect", *options, *extra]
-    return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_hear_interrupts
-    )
-
-
-def _hear_interrupts() -> None:
-    """A shell starts background jobs, and this test run may be one, with SIGINT ignored; children inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def train_once(home: Path, sets: list[str], until: str) -> dict[str, str]:

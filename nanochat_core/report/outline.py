@@ -231,7 +231,7 @@ def is_known_preset(config: RunConfig) -> bool:
 
 def settings(config: RunConfig) -> dict[str, str]:
     """Every setting by the name and in the words of `--set`, without what looks like a secret: reports travel."""
-    found = {}
+    found: dict[str, str] = {}
     for section, value in asdict(config).items():
         for name, chosen in (value if isinstance(value, dict) else {"": value}).items():
             if (tables := f"{section}.{name}") in named_tables.TABLES:

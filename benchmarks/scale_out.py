@@ -55,7 +55,7 @@ def encode(plan: Any, corpus: Any, tokenizer: Any, num_workers: int) -> tuple[fl
             client.run(warm_up)
         runner: Any = DaskTaskRunner(address=cluster.scheduler_address)
         started = time.perf_counter()
-        refs = encode_shards.with_options(task_runner=runner)(plan, corpus, tokenizer)
+        refs = encode_shards.with_options(task_runner=runner)(plan, {"corpus": corpus, "tokenizer": tokenizer})
         return time.perf_counter() - started, len(refs)
 
 

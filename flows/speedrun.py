@@ -20,9 +20,14 @@ from nanochat_core.steps.base import base
 from nanochat_core.steps.benchmark import benchmark_base, benchmark_chat, benchmark_rl
 from nanochat_core.steps.benchmarks import benchmarks
 from nanochat_core.steps.conversations import conversations
-from nanochat_core.steps.core import core_bundle, core_prompts, evaluate_core
+from nanochat_core.steps.core import core_prompts, evaluate_core
+from nanochat_core.steps.core_bundle import core_bundle
 from nanochat_core.steps.corpus import corpus
+from nanochat_core.steps.decontaminate import decontaminate
+from nanochat_core.steps.deduplicate import deduplicate
 from nanochat_core.steps.evaluate import evaluate_base, evaluate_chat, evaluate_rl
+from nanochat_core.steps.filter_language import filter_language
+from nanochat_core.steps.filter_quality import filter_quality
 from nanochat_core.steps.pretrain import pretrain
 from nanochat_core.steps.report import report
 from nanochat_core.steps.rl import rl
@@ -47,15 +52,23 @@ def pipeline(make: Make, plan: RunPlan) -> Iterator[Ref | None]:
     A step that the plan leaves out (CORE on a laptop without a network) yields None, and so do those that need it.
     """
     yield (text := make(corpus, plan))
+    yield (spoken := make(filter_language, plan, text))
+    text = spoken or text
+    yield (good := make(filter_quality, plan, text))
+    text = good or text
+    yield (once := make(deduplicate, plan, text))
+    text = once or text
+    yield (bundle := make(core_bundle, plan))
+    yield (items := make(benchmarks, plan))
+    yield (unseen := make(decontaminate, plan, text, bundle, items))
+    text = unseen or text
     yield (begun := make(base, plan))
     yield (vocabulary := make(tokenizer, plan, text, begun))
     yield (rows := make(tokens, plan, text, vocabulary))
     yield (model := make(pretrain, plan, vocabulary, rows, begun))
     yield (model_evals := make(evaluate_base, plan, vocabulary, rows, model))
-    yield (bundle := make(core_bundle, plan))
     yield (prompts := make(core_prompts, plan, vocabulary, bundle))
     yield (core := make(evaluate_core, plan, prompts, model))
-    yield (items := make(benchmarks, plan))
     yield (model_marks := make(benchmark_base, plan, vocabulary, items, model))
     yield (talks := make(conversations, plan, vocabulary, items))
     yield (chat := make(sft, plan, vocabulary, talks, model))

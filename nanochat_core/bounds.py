@@ -22,6 +22,15 @@ def check_sources(config: RunConfig) -> None:
     unknown = [name for name in config.benchmarks.names.split(",") if name.strip() not in BENCHMARKS]
     if unknown:
         raise ConfigError(f"there is no benchmark {unknown[0].strip()!r}", hint=f"there are {', '.join(BENCHMARKS)}")
+    if config.clean.benchmarks and config.core.source == config.benchmarks.source == "none":
+        raise ConfigError(
+            "clean.benchmarks leaves out items of benchmarks, and this run has none",
+            hint="set core.source or benchmarks.source",
+        )
+    if config.clean.languages is not None:
+        from nanochat_core.data.languages import wanted_languages  # its model takes half a second to load
+
+        wanted_languages(config.clean.languages)
     if config.sft.columns:
         from nanochat_core.data.asked import asked  # what reads tables takes a while to import
 

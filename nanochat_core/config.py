@@ -12,6 +12,7 @@ from nanochat_core.base.neutral import NEUTRAL, later
 from nanochat_core.corpus_config import CorpusConfig as CorpusConfig
 from nanochat_core.corpus_config import PhaseConfig as PhaseConfig
 from nanochat_core.corpus_config import SourceConfig as SourceConfig
+from nanochat_core.clean_config import CleanConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +148,8 @@ class PretrainConfig:
     validation_tokens: int = 10_485_760
     """Tokens of the validation shard that each evaluation during training looks at."""
     dtype: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Compute type of the matrix products; auto: bf16 where the hardware has it, fp16 with a scaled loss on GPUs that
-    have only that. Cache keys say auto as well, because the machine that plans need not be the one that trains: name
-    the type where both kinds of machine share a store."""
+    """Compute type of the matrix products; auto: bf16 where the hardware has it, fp16 with a scaled loss on other GPUs.
+    Cache keys say auto as well, as another machine may train: name the type where both kinds share a store."""
     fp8: Literal["auto", "off", "dynamic", "delayed"] = "auto"
     """Matrix products of the layers in fp8, with scales from each tensor or from the last steps; auto: delayed from
     depth 18 on where the GPU multiplies fp8 and the rest is bf16. Evaluations and fine-tuning are in `dtype`."""
@@ -311,8 +311,7 @@ class RuntimeConfig:
     attention: Literal["auto", "fa3", "fa4", "cudnn", "flex", "fa2", "sdpa", "blocked"] = "auto"
     """Whose attention kernels a training uses; auto: the first of these that is there and computes it right."""
     compile: Literal["none", "blocks", "max-autotune"] = "none"
-    """Compile each layer of a training (torch.compile), max-autotune: trying kernels for minutes. Rounds differently,
-    as another kind of machine does."""
+    """Compile each layer of a training (torch.compile); max-autotune takes minutes. Rounds as another machine does."""
     num_workers: int | None = None
     """Processes that tokenize; None: one per core."""
     scale_out: Literal["none", "dask", "ray"] = "none"
@@ -360,6 +359,7 @@ class RunConfig:
     """Of weights, order of rows and samples; the same seed gives the same model."""
     base: BaseConfig = field(default_factory=BaseConfig, metadata={NEUTRAL: BaseConfig()})
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    clean: CleanConfig = field(default_factory=CleanConfig, metadata={NEUTRAL: CleanConfig()})
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     tokens: TokensConfig = field(default_factory=TokensConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -29,7 +29,7 @@ def make(step: Step, plan: RunPlan, *refs: Ref | None) -> Ref | None:
     policy.begin_run()
     inputs = step.named(refs)
     if step.name == "tokens":
-        encoded_shards(plan, **inputs)  # on a cluster, where runtime.scale_out names one
+        encoded_shards(plan, inputs)  # on a cluster, where runtime.scale_out names one
     made: Any = TASKS[step.name](plan, inputs)  # its state where it was cached
     ref: Ref = made.result() if isinstance(made, State) else made
     return ref

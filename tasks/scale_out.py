@@ -19,6 +19,7 @@ from prefect.task_runners import TaskRunner
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.config import RuntimeConfig
+from nanochat_core.pipeline.cleaning import text_of
 from nanochat_core.pipeline.execute import execute
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.pipeline.table import STEPS
@@ -27,27 +28,27 @@ from nanochat_core.steps import tokens as tokens_step
 from tasks import policy
 
 
-def encoded_shards(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> None:
-    """Encode the shards of the corpus on the cluster that the plan names; the `tokens` step puts them together."""
-    if tokens_step.are_parts_wanted(plan, corpus, tokenizer):
+def encoded_shards(plan: RunPlan, inputs: dict[str, Ref]) -> None:
+    """Encode the shards of the text on the cluster that the plan names; the `tokens` step puts them together."""
+    if tokens_step.are_parts_wanted(plan, inputs):
         _check_reachable(plan.config.runtime)
         runner = task_runner(plan.config.runtime)
-        encode_shards.with_options(task_runner=runner)(plan, corpus, tokenizer)
+        encode_shards.with_options(task_runner=runner)(plan, inputs)
 
 
 @flow(name="tokenize", description="Encode the shards of a corpus on a cluster.", validate_parameters=False)
-def encode_shards(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> list[Ref]:
+def encode_shards(plan: RunPlan, inputs: dict[str, Ref]) -> list[Ref]:
     """Refs of the encoded shards, in the order of the shards."""
-    files = tokens_step.files_of(workspace.current().store, corpus)
-    futures = [encode_shard.submit(plan, corpus, tokenizer, file) for file in files]
+    files = tokens_step.files_of(workspace.current().store, text_of(inputs))
+    futures = [encode_shard.submit(plan, inputs, file) for file in files]
     wait(futures)
     return [future.result() for future in futures]
 
 
-def _encode_shard(plan: RunPlan, corpus: Ref, tokenizer: Ref, file: str) -> Ref:
+def _encode_shard(plan: RunPlan, inputs: dict[str, Ref], file: str) -> Ref:
     """One shard, on whichever worker this runs."""
     step = replace(tokens_step.part_step(file), inputs=STEPS["tokens"].inputs)
-    return execute(step, plan, {"corpus": corpus, "tokenizer": tokenizer})
+    return execute(step, plan, inputs)
 
 
 encode_shard = policy.as_task(_encode_shard, name="encode_shard", run_name="encode {file}", retries=2)

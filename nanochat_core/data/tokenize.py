@@ -5,13 +5,10 @@ result does not depend on the number of workers, so neither does the artifact's 
 files beforehand (`encode_file`); what they saved goes in at the same places, and the bytes are the same again.
 """
 
+import functools
 import json
-import os
-import signal
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,14 +16,12 @@ import numpy as np
 
 from nanochat_core.base.arrays import open_raw
 from nanochat_core.base.errors import CorruptError, MissingError
-from nanochat_core.base.process import die_with_parent
 from nanochat_core.data import shards
+from nanochat_core.data.workers import Unit, each_unit
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 SHARD_TOKENS = 1 << 28  # 512 MiB of uint16: one file is one upload
-MIN_UNITS_FOR_PROCESSES = 16  # below this, starting processes costs more than they save
 INDEX_NAME = "index.json"
-Unit = tuple[Path, int]
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ def tokenize_split(
     tokenizer = Tokenizer.load(tokenizer_folder)
     writer = _ShardWriter(out, tokenizer.vocab_size)
     left = [unit for unit in units if unit[0].name not in (encoded or {})]
-    fresh = _encode_units(left, tokenizer_folder, num_workers) if left else iter(())
+    fresh = each_unit(_encoder, (tokenizer_folder,), left, num_workers=num_workers)
     for done, (path, row_group) in enumerate(units, start=1):
         known = (encoded or {}).get(path.name)
         writer.add(*(next(fresh) if known is None else _load_unit(known, row_group)))
@@ -94,33 +89,9 @@ def _load_unit(folder: Path, row_group: int) -> tuple[np.ndarray, np.ndarray]:
     return np.load(folder / f"{row_group:05d}.ids.npy"), np.load(folder / f"{row_group:05d}.lengths.npy")
 
 
-def _encode_units(
-    units: list[Unit], tokenizer_folder: Path, num_workers: int | None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    workers = min(num_workers or os.cpu_count() or 1, len(units))
-    if workers == 1 or len(units) < MIN_UNITS_FOR_PROCESSES:
-        tokenizer = Tokenizer.load(tokenizer_folder)
-        yield from (_encode_unit(tokenizer, unit) for unit in units)
-        return
-    # spawn: forking a process that has threads (Arrow, torch, Prefect) can deadlock the child
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_start_worker, initargs=(tokenizer_folder,)
-    ) as pool:
-        yield from pool.map(_encode_in_worker, units, chunksize=1)
-
-
-_worker_tokenizer: Tokenizer | None = None  # one per worker process, set by its initializer
-
-
-def _start_worker(tokenizer_folder: Path) -> None:
-    global _worker_tokenizer
-    die_with_parent(signal.SIGKILL)
-    _worker_tokenizer = Tokenizer.load(tokenizer_folder)
-
-
-def _encode_in_worker(unit: Unit) -> tuple[np.ndarray, np.ndarray]:
-    assert _worker_tokenizer is not None
-    return _encode_unit(_worker_tokenizer, unit)
+def _encoder(tokenizer_folder: Path) -> Callable[[Unit], tuple[np.ndarray, np.ndarray]]:
+    """Of a worker process, which loads the tokenizer once."""
+    return functools.partial(_encode_unit, Tokenizer.load(tokenizer_folder))
 
 
 def _encode_unit(tokenizer: Tokenizer, unit: Unit) -> tuple[np.ndarray, np.ndarray]:

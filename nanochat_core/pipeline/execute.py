@@ -46,7 +46,7 @@ def make(step: Step, plan: RunPlan, *refs: Ref | None) -> Ref | None:
 
 def execute(step: Step, plan: RunPlan, inputs: Mapping[str, Ref]) -> Ref:
     """Find the step's artifact or make it, from refs by the names of the steps that it reads."""
-    observer, space = observe.current(), workspace.current()
+    observer, space, inputs = observe.current(), workspace.current(), step.needed(inputs)
     observer.step_started(step.name, step.title(plan))
     started = time.time()
     try:

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nanochat_core import observe, workspace
 from nanochat_core.base import fingerprint
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nanochat_core.train.settings import TrainJob
 
 Metrics = dict[str, Any]
+T = TypeVar("T")
 CHECKS = "checks"  # where they are among an artifact's metrics
 HINTS = {
     "no validation text in training": "look at the corpus for repeated files; bits per byte would measure memory",
@@ -162,6 +163,8 @@ class Step:
     inputs: tuple["Step", ...] = ()
     """The steps whose artifacts it reads, in the order in which the flow hands them over; it does without those that
     are not part of the run."""
+    last_of: tuple["Step", ...] = ()
+    """Of these inputs, each of which hands on what those before it made, it reads the last that the run has."""
     body: Callable[[StepRun], Metrics]
     """Fills `out`; returns the headline numbers."""
     checks: Callable[[StepRun, Metrics], list[Check]] | None = None
@@ -190,14 +193,28 @@ class Step:
         return tuple(step.name for step in self.inputs)
 
     def named(self, refs: Sequence[Ref | None]) -> dict[str, Ref]:
-        """What the flow hands over, by the step that made it; NanochatError where that is not what this one reads."""
-        told = [ref.step if ref else name for ref, name in zip(refs, self.sources, strict=False)]
-        if (*told,) != self.sources or len(refs) != len(self.sources):
-            raise NanochatError(
-                f"{self.name} was handed ({', '.join(ref.step if ref else 'None' for ref in refs)})",
-                hint=f"it reads ({', '.join(self.sources)}), in this order: correct its line in the flow",
-            )
-        return {ref.step: ref for ref in refs if ref is not None}
+        """What the flow hands over, by the step that made it; NanochatError where that is not what this one reads.
+
+        Of `last_of` it may hand over all, or the one that counts.
+        """
+        latest = {step.name for step in self.last_of}
+        all_of_them = [{name} for name in self.sources]
+        one_of_them = [*([latest] if latest else []), *({name} for name in self.sources if name not in latest)]
+        for places in (all_of_them, one_of_them):
+            if len(refs) == len(places) and all(
+                ref is None or ref.step in names for ref, names in zip(refs, places, strict=True)
+            ):
+                return self.needed({ref.step: ref for ref in refs if ref is not None})
+        reads = [next(name for name in self.sources if name in names) for names in one_of_them]
+        raise NanochatError(
+            f"{self.name} was handed ({', '.join(ref.step if ref else 'None' for ref in refs)})",
+            hint=f"it reads ({', '.join(reads)}), in this order: correct its line in the flow",
+        )
+
+    def needed(self, inputs: Mapping[str, T]) -> dict[str, T]:
+        """Of what its inputs made, by their names, that which it reads."""
+        older = [step.name for step in self.last_of if step.name in inputs][:-1]
+        return {name: made for name, made in inputs.items() if name not in older}
 
     def digests(self, inputs: Mapping[str, Ref]) -> dict[str, str]:
         """Of its inputs, as they are in its key."""
@@ -231,7 +248,7 @@ def step_key(step: Step, plan: RunPlan, digests: Mapping[str, str]) -> StepKey:
     identity = {
         "step": step.name,
         "config": config,
-        "inputs": dict(digests),
+        "inputs": step.needed(digests),
         "code": fingerprint.step_code(functions, step.entries, memo=workspace.current().sources),
         "packages": fingerprint.package_versions(step.packages),
     }

@@ -95,7 +95,8 @@ def _check_manifest(evidence: Evidence, step: str, artifact: Artifact) -> None:
         )
     if evidence.plan is not None and step in STEPS:
         known = wanted(evidence.plan)
-        for source in sorted({name for name in STEPS[step].sources if name in known} - artifact.inputs.keys()):
+        read = STEPS[step].needed({name: None for name in STEPS[step].sources if name in known})
+        for source in sorted(read.keys() - artifact.inputs.keys()):
             evidence.say(name, f"inputs.{source}", "is missing: the step reads it")
     for source, digest in artifact.inputs.items():
         made = evidence.manifests.get(source)

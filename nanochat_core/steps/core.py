@@ -1,28 +1,12 @@
-"""CORE of the base model in three steps: its data, its items as tokens, and the score with every item's outcome."""
-
-from typing import Any
+"""CORE of the base model: its items as tokens, and the score with every item's outcome."""
 
 from nanochat_core.base.units import count
-from nanochat_core.pipeline.data_files import stamps
-from nanochat_core.pipeline.measure import limited, measure
+from nanochat_core.pipeline.measure import measure
 from nanochat_core.pipeline.step import Metrics, Step, StepRun
 from nanochat_core.pipeline.training import PACKAGES
-from nanochat_core.plan import RunPlan
+from nanochat_core.steps.core_bundle import core_bundle
 from nanochat_core.steps.pretrain import pretrain
 from nanochat_core.steps.tokenizer import tokenizer
-
-
-def bundle_settings(plan: RunPlan) -> dict[str, Any]:
-    config = plan.config.core
-    if config.source == "path":
-        return {"files": stamps(config.path)}
-    return {"url": config.url, "sha256": config.sha256}
-
-
-def bundle_body(run: StepRun) -> Metrics:
-    from nanochat_core.evals.core.bundle_source import obtain_bundle
-
-    return obtain_bundle(run.plan.config.core, run.out, downloads=run.work / "downloads")
 
 
 def prompts_body(run: StepRun) -> Metrics:
@@ -49,17 +33,6 @@ def headline(metrics: Metrics) -> str:
     whole = metrics["is_complete"] and metrics["max_per_benchmark"] is None
     return score if whole else f"{score} (of {metrics['num_items']:,} items in {metrics['num_benchmarks']} benchmarks)"
 
-
-core_bundle = Step(
-    name="core_bundle",
-    description="Fetch the data of the CORE benchmarks.",
-    title=lambda plan: limited("CORE's benchmarks", plan.config.core.max_per_benchmark),
-    headline=lambda metrics: f"{metrics['num_benchmarks']} benchmarks, {count(metrics['num_bytes'])}B",
-    settings=bundle_settings,
-    packages=(),
-    body=bundle_body,
-    is_wanted=lambda plan: plan.has_core,
-)
 
 core_prompts = Step(
     name="core_prompts",

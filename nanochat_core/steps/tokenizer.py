@@ -5,14 +5,19 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base.neutral import identity
+from nanochat_core.pipeline.cleaning import text_of
 from nanochat_core.pipeline.step import Check, Metrics, Step, StepRun
 from nanochat_core.pipeline.training import AS_IT_IS, TOKENIZER
 from nanochat_core.plan import RunPlan
 from nanochat_core.steps.base import base
-from nanochat_core.steps.corpus import corpus
+from nanochat_core.steps.decontaminate import TEXTS as EARLIER
+from nanochat_core.steps.decontaminate import decontaminate
 
 if TYPE_CHECKING:
     from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+
+TEXTS = (*EARLIER, decontaminate)
 
 
 def settings(plan: RunPlan) -> dict[str, Any]:
@@ -34,7 +39,7 @@ def body(run: StepRun) -> Metrics:
         trained = Tokenizer.load(run.inputs["base"])
     else:
         trained = train_tokenizer(
-            read_in_turn(run.inputs["corpus"] / "train"),
+            read_in_turn(text_of(run.inputs) / "train"),
             vocab_size=config.vocab_size,
             max_train_bytes=config.max_train_bytes,
             max_doc_bytes=config.max_doc_bytes,
@@ -42,9 +47,9 @@ def body(run: StepRun) -> Metrics:
         )
     trained.save(run.out)
     np.save(run.out / "token_bytes.npy", trained.token_bytes())
-    domains = bytes_per_token(trained, read_in_turn(run.inputs["corpus"] / "validation"))
+    domains = bytes_per_token(trained, read_in_turn(text_of(run.inputs) / "validation"))
     (run.out / "domains.json").write_text(json.dumps(domains, indent=1))
-    scripts = by_script(itertools.islice(read_in_turn(run.inputs["corpus"] / "validation"), NUM_VALIDATION_DOCS))
+    scripts = by_script(itertools.islice(read_in_turn(text_of(run.inputs) / "validation"), NUM_VALIDATION_DOCS))
     for told in dear_languages(trained, scripts):
         run.note(told)
     (run.out / "languages.json").write_text(json.dumps(sentence_tokens(trained), indent=1))
@@ -58,7 +63,7 @@ def checks(run: StepRun, metrics: Metrics) -> list[Check]:
     from nanochat_core.tokenizer.domains import NUM_VALIDATION_DOCS, SAMPLES
     from nanochat_core.tokenizer.tokenizer import Tokenizer
 
-    held_out = itertools.islice(read_in_turn(run.inputs["corpus"] / "validation"), NUM_VALIDATION_DOCS)
+    held_out = itertools.islice(read_in_turn(text_of(run.inputs) / "validation"), NUM_VALIDATION_DOCS)
     texts = [*SAMPLES.values(), *held_out]
     saved = Tokenizer.load(run.out)
     sizes = np.load(run.out / "token_bytes.npy")
@@ -89,7 +94,8 @@ tokenizer = Step(
     headline=lambda metrics: f"{metrics['bytes_per_token']:.2f} bytes per token",
     settings=settings,
     packages=("rustbpe", "tiktoken", "pyarrow"),
-    inputs=(corpus, base),
+    inputs=(*TEXTS, base),
+    last_of=TEXTS,
     reads=lambda settings: {"base": [TOKENIZER]} if settings == AS_IT_IS else {},
     body=body,
     checks=checks,

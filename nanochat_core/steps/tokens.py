@@ -6,6 +6,7 @@ its bytes are the same either way.
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,10 @@ from nanochat_core import workspace
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.base.neutral import identity
 from nanochat_core.base.units import count
+from nanochat_core.pipeline.cleaning import TEXT, text_of
 from nanochat_core.pipeline.step import Check, Metrics, Ref, Step, StepRun, step_key
 from nanochat_core.plan import RunPlan
-from nanochat_core.steps.corpus import corpus
-from nanochat_core.steps.tokenizer import tokenizer
+from nanochat_core.steps.tokenizer import TEXTS, tokenizer
 from nanochat_core.store.store import Store
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def settings(plan: RunPlan) -> dict[str, Any]:
 def body(run: StepRun) -> Metrics:
     from nanochat_core.data.shards import sources_of
 
-    sources = sources_of(run.inputs["corpus"] / "train")
+    sources = sources_of(text_of(run.inputs) / "train")
     if not sources:
         return pack_text(run, run.out)
     of_source = {name: pack_text(run, run.out / SOURCES / name, source=name) for name in sources}
@@ -57,7 +58,7 @@ def pack_text(run: StepRun, out: Path, *, source: str | None = None) -> Metrics:
     name = f"{source} " if source else ""
     for split in SPLITS:
         shards = tokenize_split(
-            run.inputs["corpus"] / split,
+            text_of(run.inputs) / split,
             out / split,
             tokenizer_folder=run.inputs["tokenizer"],
             num_workers=run.plan.config.runtime.num_workers,
@@ -82,7 +83,7 @@ def checks(run: StepRun, metrics: Metrics) -> list[Check]:
     saved = Tokenizer.load(run.inputs["tokenizer"])
     folders = {name: run.out / SOURCES / name for name in metrics.get("sources", ())} or {None: run.out}
     return [
-        shards_hold_text(run.inputs["corpus"] / split, folder / split, saved, source=name)
+        shards_hold_text(text_of(run.inputs) / split, folder / split, saved, source=name)
         for name, folder in folders.items()
         for split in SPLITS
     ]
@@ -123,25 +124,26 @@ tokens = Step(
     headline=headline,
     settings=settings,
     packages=("tiktoken", "numpy", "pyarrow"),
-    inputs=(corpus, tokenizer),
+    inputs=(*TEXTS, tokenizer),
+    last_of=TEXTS,
     body=body,
     checks=checks,
 )
 
 
-def are_parts_wanted(plan: RunPlan, corpus: Ref, tokenizer: Ref) -> bool:
-    """Whether a cluster is to encode the corpus: one is named, and the tokens are not there yet."""
+def are_parts_wanted(plan: RunPlan, inputs: Mapping[str, Ref]) -> bool:
+    """Whether a cluster is to encode the text: one is named, and the tokens are not there yet."""
     if plan.config.runtime.scale_out == "none":
         return False
-    key = step_key(tokens, plan, {"corpus": corpus.digest, "tokenizer": tokenizer.digest})
+    key = step_key(tokens, plan, tokens.digests(inputs))
     return "tokens" in plan.fresh or workspace.current().store.find("tokens", key.fingerprint) is None
 
 
-def files_of(store: Store, corpus: Ref) -> list[str]:
-    """The shards of a corpus, as "train/00000.parquet"."""
-    artifact = store.find(corpus.step, corpus.fingerprint)
+def files_of(store: Store, text: Ref) -> list[str]:
+    """The shards of the text, as "train/00000.parquet"."""
+    artifact = store.find(text.step, text.fingerprint)
     if artifact is None:
-        raise MissingError(f"{corpus.short} is not in {store.url}", hint="run the pipeline again")
+        raise MissingError(f"{text.short} is not in {store.url}", hint="run the pipeline again")
     return sorted(name for name in artifact.files if name.endswith(".parquet") and name.split("/")[0] in SPLITS)
 
 
@@ -149,7 +151,7 @@ def found_parts(run: StepRun, split: str) -> dict[str, Path]:
     """Folders of the parts that are in the store for the inputs of a `tokens` step, by file name."""
     store = workspace.current().store
     parts = {}
-    for path in sorted((run.inputs["corpus"] / split).glob("*.parquet")):
+    for path in sorted((text_of(run.inputs) / split).glob("*.parquet")):
         key = step_key(part_step(f"{split}/{path.name}"), run.plan, run.digests)
         artifact = store.find("token_part", key.fingerprint)
         if artifact is not None:
@@ -171,11 +173,11 @@ def part_step(file: str) -> Step:
         settings=lambda plan: {"file": file},
         packages=("tiktoken", "numpy", "pyarrow"),
         body=encode,
-        reads=lambda settings: {"corpus": [str(settings["file"])]},
+        reads=lambda settings: {name: [str(settings["file"])] for name in TEXT},
     )
 
 
 def encode(run: StepRun) -> Metrics:
     from nanochat_core.data.tokenize import encode_file
 
-    return encode_file(run.inputs["corpus"] / run.settings["file"], run.out, tokenizer_folder=run.inputs["tokenizer"])
+    return encode_file(text_of(run.inputs) / run.settings["file"], run.out, tokenizer_folder=run.inputs["tokenizer"])

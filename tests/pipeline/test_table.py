@@ -21,7 +21,8 @@ def test_the_flow_calls_each_step_of_the_table_in_its_order_with_what_it_reads(m
     called = []
 
     def make(step: Step, plan: RunPlan, *refs: Ref | None) -> Ref:
-        assert tuple(step.named(refs)) == step.sources
+        latest = [each.name for each in step.last_of]
+        assert list(step.named(refs)) == [name for name in step.sources if name not in latest[:-1]]
         called.append(step.name)
         return ref_of(step.name)
 
@@ -36,6 +37,14 @@ def test_a_line_that_hands_over_something_else_is_refused_with_what_belongs_ther
             step.named([ref_of(name) for name in wrong])
         assert "(corpus, tokenizer)" in str(caught.value.hint)
     assert list(step.named([ref_of("corpus"), None])) == ["corpus"]
+
+
+def test_of_texts_that_hand_each_other_on_the_last_is_read_whether_one_or_all_are_handed_over() -> None:
+    step = STEPS["tokens"]
+    texts = [None if name == "filter_quality" else ref_of(name) for name in step.sources]
+    assert list(step.named(texts)) == ["decontaminate", "tokenizer"]
+    assert list(step.named([*texts[:4], None, texts[5]])) == ["deduplicate", "tokenizer"]
+    assert list(step.named([texts[1], texts[5]])) == ["filter_language", "tokenizer"]
 
 
 def test_making_a_step_does_nothing_but_hold_what_it_is_given() -> None:

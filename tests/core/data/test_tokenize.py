@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nanochat_core.base.errors import CorruptError, MissingError
-from nanochat_core.data import shards, tokenize
+from nanochat_core.data import shards, tokenize, workers
 from nanochat_core.data.tokenize import load_shards, tokenize_split
 from nanochat_core.tokenizer.bpe import train_tokenizer
 
@@ -60,7 +60,7 @@ def test_text_that_spells_a_special_token_gives_none(corpus, tokenizer, tokenize
 
 
 def test_one_and_two_processes_give_the_same_bytes(corpus, tokenizer_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(tokenize, "MIN_UNITS_FOR_PROCESSES", 1)
+    monkeypatch.setattr(workers, "MIN_UNITS_FOR_PROCESSES", 1)
     _, alone = _tokenize(corpus, tmp_path / "one", tokenizer_folder, num_workers=1)
     _, together = _tokenize(corpus, tmp_path / "two", tokenizer_folder, num_workers=2)
     assert _digests(tmp_path / "one") == _digests(tmp_path / "two")

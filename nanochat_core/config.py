@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from nanochat_core.base.neutral import NEUTRAL, later
+from nanochat_core.clean_config import CleanConfig
 from nanochat_core.corpus_config import CorpusConfig as CorpusConfig
 from nanochat_core.corpus_config import PhaseConfig as PhaseConfig
 from nanochat_core.corpus_config import SourceConfig as SourceConfig
-from nanochat_core.clean_config import CleanConfig
 
 
 @dataclass(frozen=True, kw_only=True)

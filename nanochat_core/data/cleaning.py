@@ -132,8 +132,10 @@ def write_cleaned(
             _clean_unit(unit, found, writer, cleaned)
             progress(done, len(units))
     for split in SPLITS:
-        if not cleaned.documents[split]:
-            raise MissingError(f"nothing is left of the {split} text: {cleaned.told()}", hint="choose a laxer rule")
+        gone = set(shards.sources_of(corpus / split)) - set(shards.sources_of(out / split))
+        if gone or not cleaned.documents[split]:
+            what = f"the {split} text of {', '.join(sorted(gone))}" if gone else f"the {split} text"
+            raise MissingError(f"nothing is left of {what}: {cleaned.told()}", hint="choose a laxer rule")
     return cleaned
 
 

@@ -144,8 +144,8 @@ def _tokens(found: dict[str, Any], start: int, end: int, *, is_coloured: bool) -
 
 
 def _stretch(part: dict[str, Any], what: str = "document") -> str:
-    whole = part["offset"] == 0 and part["length"] >= part["of_tokens"]
-    of = "" if whole else f", tokens {part['offset']:,} to {part['offset'] + part['length']:,} of {part['of_tokens']:,}"
+    whole = part["offset"] == 0 and part["until"] >= part["of_tokens"]
+    of = "" if whole else f", tokens {part['offset']:,} to {part['until']:,} of {part['of_tokens']:,}"
     number = f" {part['document']:,}" if part["document"] >= 0 else ""
     return f"{what}{number}: {_place(part)}{of}"
 

@@ -16,6 +16,7 @@ from nanochat_core.base.proxies import LOOPBACK
 from nanochat_core.base.text import read_text
 
 if TYPE_CHECKING:
+    from nanochat_core.serve.data import DataSource
     from nanochat_core.serve.pool import ModelPool
 
 MIN_TOKEN_CHARS = 8
@@ -43,6 +44,7 @@ def serve(
     max_body_bytes: Annotated[int, typer.Option(help="Largest request.")] = 4 << 20,
     ping_s: Annotated[float, typer.Option(help="Seconds of silence in a stream before a comment is sent.")] = 10.0,
     shutdown_s: Annotated[float, typer.Option(help="Seconds that running answers get when the server stops.")] = 10.0,
+    data: Annotated[bool, typer.Option("--data", help="Also show what the runs learnt from, at /data.")] = False,
 ) -> None:
     """Serve models over OpenAI's API, and the chat page.
 
@@ -60,6 +62,7 @@ def serve(
         raise ConfigError(f"there is no dtype {dtype!r}", hint="auto, bf16 or fp32")
     from nanochat_core import workspace
     from nanochat_core.base.hardware import pick_device
+    from nanochat_core.serve.data import DataSource
     from nanochat_core.serve.limits import ROWS_CPU, ROWS_GPU, Limits
     from nanochat_core.serve.listen import limit_log
     from nanochat_core.serve.pool import ModelPool
@@ -72,11 +75,11 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     limit_log()
     store = workspace.current().store
-    pool = ModelPool.from_store(store, refs or [], device=device, dtype=dtype, limits=limits)
-    run_server(pool, host=host, port=port, token=token)
+    pool = ModelPool.from_store(store, refs or [], device=device, dtype=dtype, limits=limits, may_be_empty=data)
+    run_server(pool, host=host, port=port, token=token, data=DataSource(store) if data else None)
 
 
-def run_server(pool: "ModelPool", *, host: str, port: int, token: str | None) -> None:
+def run_server(pool: "ModelPool", *, host: str, port: int, token: str | None, data: "DataSource | None" = None) -> None:
     """Listen until a signal ends it; the address is printed once connections are taken."""
     import uvicorn
 
@@ -85,7 +88,7 @@ def run_server(pool: "ModelPool", *, host: str, port: int, token: str | None) ->
     # every operation of the engine gives the interpreter away and waits to get it back: 5 ms, as it is, beside a body
     # that is being read makes a step of a second
     sys.setswitchinterval(SWITCH_S)
-    config = server_config(pool, token=token, host=host, port=port)
+    config = server_config(pool, token=token, host=host, port=port, data=data)
     try:
         listening = config.bind_socket()
     except SystemExit as error:  # uvicorn has logged the reason

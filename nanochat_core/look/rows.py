@@ -33,6 +33,8 @@ class Stretch:
     line: int
     offset: int
     """Tokens of the document before these."""
+    until: int
+    """And those up to the last of these. A part of a text that goes on is led by a BOS that counts in neither."""
     of_tokens: int
     """Tokens of the whole document, its BOS among them."""
 
@@ -102,12 +104,13 @@ class TextRows:
             is_led = bool(found) and found[-1].document == number and found[-1].length == 1 and start > begins
             if is_led:
                 led = found.pop()
-                found.append(_with(led, length=length + 1, offset=start - begins))
+                found.append(_with(led, length=length + 1, offset=start - begins, until=start - begins + length))
             else:
                 file, line = self.documents.place(number)
+                offset = start - begins
                 found.append(
-                    Stretch(start=at, length=length, document=number, file=file, line=line, offset=start - begins,
-                            of_tokens=ends - begins)
+                    Stretch(start=at, length=length, document=number, file=file, line=line, offset=offset,
+                            until=offset + length, of_tokens=ends - begins)
                 )  # fmt: skip
             at += length
         return found

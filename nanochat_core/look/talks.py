@@ -40,6 +40,12 @@ class Turn:
     length: int
     num_learnt: int
     text: str
+    texts: list[str]
+    """Of each token."""
+    learnt: list[int]
+    """1 where the model learns to predict it."""
+    special: list[int]
+    """1 where a token is no text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +86,8 @@ class TalkRows:
         lines = table.slice(int(begins[row]), int(begins[row + 1] - begins[row])).to_pylist()
         return [
             Stretch(start=each["start"], length=each["length"], document=each["conversation"], file=each["file"] or "",
-                    line=each["line"] or 0, offset=each["offset"], of_tokens=each["of_tokens"])
+                    line=each["line"] or 0, offset=each["offset"], until=each["offset"] + each["length"],
+                    of_tokens=each["of_tokens"])
             for each in lines
         ]  # fmt: skip
 
@@ -91,7 +98,7 @@ class TalkRows:
         starts = [start for start in begins if start < end] or [0]
         stops = [*starts[1:], end]
         return [
-            Stretch(start=a, length=b - a, document=-1, file="", line=0, offset=0, of_tokens=b - a)
+            Stretch(start=a, length=b - a, document=-1, file="", line=0, offset=0, until=b - a, of_tokens=b - a)
             for a, b in zip(starts, stops, strict=True)
         ]
 
@@ -154,4 +161,7 @@ def _turns(shown: ShownRow, stretch: Stretch, run: "RunData") -> Iterator[Turn]:
 def _turn(shown: ShownRow, run: "RunData", speaker: str, start: int, end: int) -> Turn:
     ids = [token for token, special in zip(shown.ids[start:end], shown.special[start:end], strict=True) if not special]
     learnt = sum(shown.learnt[start:end])
-    return Turn(speaker=speaker, start=start, length=end - start, num_learnt=learnt, text=run.tokenizer.decode(ids))
+    return Turn(
+        speaker=speaker, start=start, length=end - start, num_learnt=learnt, text=run.tokenizer.decode(ids),
+        texts=shown.texts[start:end], learnt=shown.learnt[start:end], special=shown.special[start:end],
+    )  # fmt: skip

@@ -23,6 +23,7 @@ MOST_AT_ONCE = 200
 CHARS = 2000  # of a document among others
 WHOLE_CHARS = 200_000  # of one that was asked for
 LISTED_CHARS = 160
+CURVE_POINTS = 2000
 Rows = TextRows | TalkRows
 Training = Literal["pretrain", "sft"]
 ROWS_OF = {"pretrain": "text", "sft": "conversations"}
@@ -104,17 +105,24 @@ class DataView:
         return {"training": training, "step": step, "loss": loss, "rows": numbers, "measure": measure,
                 "documents": listed}  # fmt: skip
 
-    def spikes(self, training: str = "pretrain", *, most: int = 5) -> dict[str, Any]:
-        """The steps whose loss jumped most, and what the highest of them learnt from."""
+    def curve(self, training: str) -> dict[str, Any]:
+        """The losses of a training, the highest of each stretch where there are many, and the steps that rose most."""
         if training not in self.curves:
             raise MissingError(
                 f"{training} of {self.run.run_id} has left no curve", hint="a model may be taken as it is"
             )
-        found = lineage.spikes(self.curves[training], most=_bounded(most))
+        curve = self.curves[training]
+        width = -(-len(curve) // CURVE_POINTS) or 1
+        shown = [max(curve[at : at + width], key=lambda point: point[1]) for at in range(0, len(curve), width)]
+        return {"training": training, "num_steps": len(curve), "curve": shown,
+                "spikes": [asdict(each) for each in lineage.spikes(curve)]}  # fmt: skip
+
+    def spikes(self, training: str = "pretrain") -> dict[str, Any]:
+        """The steps whose loss rose most, and what the highest of them learnt from."""
+        found = self.curve(training)["spikes"]
         if not found:
             raise MissingError(f"the loss of {training} of {self.run.run_id} never rose", hint="it has too few steps")
-        return {"training": training, "spikes": [asdict(each) for each in found],
-                "highest": self.step(training, found[0].step)}  # fmt: skip
+        return {"training": training, "spikes": found, "highest": self.step(training, found[0]["step"])}
 
     def rows(self, of: str, split: str) -> Rows:
         """The packed rows of a split."""

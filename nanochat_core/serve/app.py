@@ -21,6 +21,7 @@ from nanochat_core.serve.bodies import JsonRoute
 from nanochat_core.serve.catalogue import ModelCard
 from nanochat_core.serve.chat import answer_chat
 from nanochat_core.serve.completions import answer_completion
+from nanochat_core.serve.data import DataSource, add_data
 from nanochat_core.serve.errors import ApiError, ErrorReply
 from nanochat_core.serve.guards import Guard, client_of
 from nanochat_core.serve.pool import ModelPool
@@ -54,8 +55,12 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def create_app(models: ModelPool, *, token: str | None, hosts: Collection[str] = LOOPBACK) -> FastAPI:
-    """The server of these models. `token`: what clients must send; without one only `hosts` may be asked for."""
+def create_app(
+    models: ModelPool, *, token: str | None, hosts: Collection[str] = LOOPBACK, data: DataSource | None = None
+) -> FastAPI:
+    """The server of these models. `token`: what clients must send; without one only `hosts` may be asked for. `data`:
+    the runs whose data the page at /data shows.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -71,6 +76,7 @@ def create_app(models: ModelPool, *, token: str | None, hosts: Collection[str] =
     _add_models(app, models)
     _add_tokenizer(app, models)
     _add_page(app)
+    add_data(app, data, models.lane)
     app.add_middleware(
         Guard, token=token, hosts=hosts, max_body_bytes=models.limits.max_body_bytes, metrics=models.metrics
     )

@@ -21,7 +21,7 @@ from nanochat_core.base.web_guard import host_name, safely
 from nanochat_core.serve.errors import ApiError
 from nanochat_core.serve.metrics import Metrics
 
-OPEN_PATHS = ("/", "/health")
+OPEN_PATHS = ("/", "/health", "/data")
 OPEN_FOLDER = "/static/"
 HEALTH = "/health"
 ABSOLUTE = re.compile(r"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)

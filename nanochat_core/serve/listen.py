@@ -13,6 +13,7 @@ from nanochat_core.serve.app import create_app
 from nanochat_core.serve.connections import Door
 
 if TYPE_CHECKING:
+    from nanochat_core.serve.data import DataSource
     from nanochat_core.serve.pool import ModelPool
 
 BACKLOG = 128  # connections that one turn of the event loop may take on before any is looked at
@@ -21,11 +22,13 @@ LEAST_CONNECTIONS = 8
 LINES_AT_ONCE, LINE_S = 5, 12.0  # of each place in the code: five lines, then one in twelve seconds
 
 
-def server_config(pool: "ModelPool", *, token: str | None, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Config:
+def server_config(
+    pool: "ModelPool", *, token: str | None, host: str = "127.0.0.1", port: int = 0, data: "DataSource | None" = None
+) -> uvicorn.Config:
     """uvicorn, set up for these models; the caller binds the socket."""
     limits = pool.limits
     door = Door(limits, most=_places())
-    app: Callable[..., Any] = create_app(pool, token=token)
+    app: Callable[..., Any] = create_app(pool, token=token, data=data)
     return uvicorn.Config(
         app, host=host, port=port, log_config=None, access_log=False, server_header=False,
         proxy_headers=False,  # X-Forwarded-For would give whoever writes it any address, and with it another's turn

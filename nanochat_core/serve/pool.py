@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nanochat_core.base.errors import ConfigError, NanochatError
+from nanochat_core.pipeline.models import CHAT_SUFFIX
 from nanochat_core.serve.catalogue import Listed, ModelCard, look_up
 from nanochat_core.serve.errors import ApiError
 from nanochat_core.serve.lane import Lane
@@ -57,8 +58,10 @@ class ServedModel:
 class ModelPool:
     """Several models by name; the first one is meant where a request names none."""
 
-    def __init__(self, models: Sequence[ServedModel], *, limits: Limits | None = None) -> None:
-        if not models:
+    def __init__(
+        self, models: Sequence[ServedModel], *, limits: Limits | None = None, may_be_empty: bool = False
+    ) -> None:
+        if not models and not may_be_empty:
             raise ConfigError("a server without models", hint="name one: nanochat serve tiny-chat")
         self.limits = limits or Limits()
         self.metrics = Metrics()
@@ -79,13 +82,19 @@ class ModelPool:
         device: str = "auto",
         dtype: str = "auto",
         limits: Limits | None = None,
+        may_be_empty: bool = False,
     ) -> "ModelPool":
-        """The models of these refs (none: the newest chat model and its base). MissingError names what is not there."""
+        """The models of these refs (none: the newest chat model and its base). MissingError names what is not there.
+
+        `may_be_empty`: a store without any model is served as well, for its data.
+        """
 
         def model(listed: Listed) -> ServedModel:
             return ServedModel(listed.card, lambda: _engine(store, listed, device=device, dtype=dtype))
 
-        return cls([model(listed) for listed in look_up(store, names)], limits=limits)
+        is_empty = may_be_empty and not names and not any(ref.name.endswith(CHAT_SUFFIX) for ref in store.refs())
+        found = [] if is_empty else look_up(store, names)
+        return cls([model(listed) for listed in found], limits=limits, may_be_empty=may_be_empty)
 
     def start(self) -> None:
         """Load in the background."""
@@ -127,6 +136,8 @@ class ModelPool:
 
     def find(self, name: str | None) -> ServedModel:
         """The model of a request; ApiError 404 where no model has that name."""
+        if not self.models:
+            raise ApiError(404, "this server has no model, only data", param="model", code="model_not_found")
         if not name:
             return next(iter(self.models.values()))
         found = self.models.get(name) or next((m for m in self.models.values() if m.card.ref == name), None)

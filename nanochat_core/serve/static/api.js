@@ -33,6 +33,13 @@ export class Api {
     return listed.filter((entry) => typeof entry?.id === "string");
   }
 
+  /** What the server says of a run's data; `query` by name, without what is empty. */
+  async data(path, query = {}) {
+    const asked = Object.entries(query).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+    const response = await this.#fetch(`data/${path}?${new URLSearchParams(asked)}`);
+    return response.json();
+  }
+
   /** The body of a streamed answer; aborting the signal closes the connection, which frees the server's slot. */
   async stream(request, signal) {
     const response = await this.#fetch("v1/chat/completions", {

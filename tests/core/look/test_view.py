@@ -54,10 +54,7 @@ def test_every_stretch_of_every_row_is_those_tokens_of_that_document(view: DataV
             whole = [tokenizer.bos, *tokenizer.encode(view.document("train", part.document)["text"])]
             assert part.of_tokens == len(whole)
             mine = ids[part.start : part.start + part.length].tolist()
-            if part.offset:  # led by the document's BOS
-                assert mine == [tokenizer.bos, *whole[part.offset : part.offset + part.length - 1]]
-            else:
-                assert mine == whole[: part.length]
+            assert mine == [tokenizer.bos] * bool(part.offset) + whole[part.offset : part.until]
             covered.setdefault(part.document, []).append((part.offset, part.length - bool(part.offset)))
     assert len(covered) == view.documents()["num_documents"]
 

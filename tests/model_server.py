@@ -31,6 +31,7 @@ from nudge import nudge
 from nanochat_core.config import GPTConfig
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.weights import save_model
+from nanochat_core.serve.data import DataSource
 from nanochat_core.serve.listen import server_config
 from nanochat_core.serve.pool import ModelPool
 from nanochat_core.store.manifest import Artifact
@@ -109,9 +110,9 @@ def start_server(
 
 
 @contextmanager
-def serve_here(pool: ModelPool, *, token: str | None = None) -> Iterator[str]:
+def serve_here(pool: ModelPool, *, token: str | None = None, data: DataSource | None = None) -> Iterator[str]:
     """The application behind a real socket, in a thread; yields its address."""
-    config = server_config(pool, token=token)
+    config = server_config(pool, token=token, data=data)
     listening = config.bind_socket()
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -60,6 +60,13 @@ class Documents:
         unit, row = self._find(number)
         return _document(_read(*self._units[unit]), row, number)
 
+    def of_source(self, source: str) -> tuple[int, int]:
+        """The numbers from and up to which documents are of one of several sources; all of them for an empty name."""
+        own = [at for at, (path, _) in enumerate(self._units) if not source or shards.source_of(path.name) == source]
+        if not own:
+            raise MissingError(f"the text has no source {source!r}", hint="--fresh tokens")
+        return (self._ends[own[0] - 1] if own[0] else 0), self._ends[own[-1]]
+
     def place(self, number: int) -> tuple[str, int]:
         """(file, line) of a document, without reading its text; ("", 0) where the corpus does not say."""
         unit, row = self._find(number)

@@ -6,15 +6,15 @@ from 1: its batch is the loader's before it.
 """
 
 import json
-from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nanochat_core.base.errors import MissingError
-from nanochat_core.data.loader import BatchOrder
+from nanochat_core.data.loader import order_of
 from nanochat_core.record.step_log import read_log
 
 if TYPE_CHECKING:
+    from nanochat_core.data.loader import RowSource
     from nanochat_core.look.run_data import RunData
 
 BEFORE_STEPS = 10  # a jump is measured from the mean of so many steps before it
@@ -35,13 +35,14 @@ class Spike:
     """How many times the usual distance between a step's loss and those before it."""
 
 
-def rows_at(run: "RunData", step: int, *, training: str, num_rows: int) -> list[int]:
+def rows_at(run: "RunData", step: int, *, training: str, rows: "RowSource") -> list[int]:
     """The rows that a step learnt from."""
     settings = json.loads(run.log(training, TOLD))["settings"]
     num_steps = settings["schedule"]["num_steps"]
     if not 1 <= step <= num_steps:
         raise MissingError(f"{training} of {run.run_id} has no step {step:,}", hint=f"it has 1 to {num_steps:,}")
-    order = BatchOrder(num_rows=num_rows, total_batch_rows=settings["total_batch_rows"], seed=settings["seed"])
+    told = {name: settings[name] for name in ("total_batch_rows", "seed")}
+    order = order_of(rows, **told, mix=settings.get("mix"))
     return [int(row) for row in order.rows_at(step - 1)]
 
 
@@ -67,11 +68,3 @@ def spikes(curve: list[tuple[int, float]], *, most: int = 5) -> list[Spike]:
         Spike(step=curve[at][0], loss=curve[at][1], before=before, rise=rise, above_others=rise / max(usual, 1e-9))
         for rise, at, before in highest
     ]
-
-
-def by_document(stretches: list[tuple[int, Any]]) -> dict[int, list[tuple[int, Any]]]:
-    """(row, stretch) pairs by the document that they are of."""
-    found: dict[int, list[tuple[int, Any]]] = defaultdict(list)
-    for row, stretch in stretches:
-        found[stretch.document].append((row, stretch))
-    return dict(found)

@@ -5,14 +5,14 @@ a document's number follows from where it starts.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nanochat_core.base.errors import MissingError
 from nanochat_core.data import shards
-from nanochat_core.data.loader import PackedDocuments
+from nanochat_core.data.loader import PackedDocuments, open_text
 from nanochat_core.look.documents import Documents, FoundDocument
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Stretch:
     """In the row."""
     length: int
     document: int
-    """The number of the document in its split, or its source's."""
+    """The number of the document in its split."""
     file: str
     line: int
     offset: int
@@ -61,59 +61,69 @@ class ShownRow:
 
 
 class TextRows:
-    """The packed rows of one split, with their documents."""
+    """The packed rows of one split, with their documents. Of several sources no row has two."""
 
     def __init__(self, run: "RunData", split: str) -> None:
         self.run, self.split = run, split
-        tokens = run.of("tokens")
-        self.rows = PackedDocuments(run.folder(tokens), split, vocab_size=run.tokenizer.vocab_size)
-        starts = self.rows.shards.doc_starts
-        self._first = np.cumsum([0, *(len(each) - 1 for each in starts)])
+        self.rows = open_text(run.folder(run.of("tokens")), split, vocab_size=run.tokenizer.vocab_size)
         self._documents: Documents | None = None
+        self._first: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self.rows.num_rows
 
     @property
     def documents(self) -> Documents:
-        """The documents that were packed."""
+        """The documents that were packed, of all sources."""
         if self._documents is None:
             folder = self.run.folder(self.run.text_of("tokens"), f"{self.split}/")
             self._documents = Documents(shards.row_groups(folder / self.split))
-            if len(self._documents) != self._first[-1]:
-                raise MissingError(
-                    f"the tokens have {self._first[-1]:,} documents and the text {len(self._documents):,}",
-                    hint="--fresh tokens",
-                )
         return self._documents
 
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:
         """(row_len,) ids; all of them are learnt."""
         return self.rows.read(row)
 
+    def place(self, row: int) -> tuple[str, PackedDocuments, int]:
+        """A row's source (empty where there is one only), the rows of that, and which of them it is."""
+        if isinstance(self.rows, PackedDocuments):
+            return "", self.rows, row
+        source, own = self.rows.place(row)
+        return source, self.rows.parts[source], own
+
     def stretches(self, row: int) -> list[Stretch]:
         """The documents of a row, in its order."""
-        index, starts = self.rows.index, self.rows.shards.doc_starts
+        source, rows, own_row = self.place(row)
+        index, starts, first = rows.index, rows.shards.doc_starts, self._first_of(source, rows)
         found: list[Stretch] = []
         at = 0
-        for shard, start, length in index.pieces[index.row_starts[row] : index.row_starts[row + 1]].tolist():
+        for shard, start, length in index.pieces[index.row_starts[own_row] : index.row_starts[own_row + 1]].tolist():
             own = int(np.searchsorted(starts[shard], start, side="right")) - 1
             begins, ends = starts[shard][own : own + 2].tolist()
-            number = int(self._first[shard]) + own
+            number, offset = int(first[shard]) + own, start - begins
             # a part of a document that goes on is led by the document's BOS, which is a piece of its own
-            is_led = bool(found) and found[-1].document == number and found[-1].length == 1 and start > begins
+            is_led = bool(found) and found[-1].document == number and found[-1].length == 1 and offset > 0
             if is_led:
-                led = found.pop()
-                found.append(_with(led, length=length + 1, offset=start - begins, until=start - begins + length))
+                found.append(replace(found.pop(), length=length + 1, offset=offset, until=offset + length))
             else:
                 file, line = self.documents.place(number)
-                offset = start - begins
                 found.append(
                     Stretch(start=at, length=length, document=number, file=file, line=line, offset=offset,
                             until=offset + length, of_tokens=ends - begins)
                 )  # fmt: skip
             at += length
         return found
+
+    def _first_of(self, source: str, rows: PackedDocuments) -> np.ndarray:
+        """The number of the first document of each token shard of a source, among those of all."""
+        if source not in self._first:
+            own = np.cumsum([0, *(len(starts) - 1 for starts in rows.shards.doc_starts)])
+            begins, ends = self.documents.of_source(source)
+            if own[-1] != ends - begins:
+                told = f"the tokens have {own[-1]:,} documents and the text {ends - begins:,}"
+                raise MissingError(told, hint="--fresh tokens")
+            self._first[source] = begins + own
+        return self._first[source]
 
     def document(self, number: int) -> FoundDocument:
         """A document by its number."""
@@ -125,12 +135,9 @@ class TextRows:
         ids = self.rows.read(row)[0].tolist()
         texts, special = texts_of(self.run.tokenizer, ids)
         learnt = [0] + [1] * (len(ids) - 1)  # nothing stands before the first
-        return ShownRow(split=self.split, row=row, source="", ids=ids, texts=texts, special=special, learnt=learnt,
-                        stretches=self.stretches(row))  # fmt: skip
-
-
-def _with(stretch: Stretch, **changes: Any) -> Stretch:
-    return Stretch(**{**asdict(stretch), **changes})
+        source, stretches = self.place(row)[0], self.stretches(row)
+        return ShownRow(split=self.split, row=row, source=source, ids=ids, texts=texts, special=special, learnt=learnt,
+                        stretches=stretches)  # fmt: skip
 
 
 def check_row(row: int, num_rows: int, split: str) -> None:

@@ -83,13 +83,15 @@ def scored(
 
 def _by_frequency(run: "RunData", rows: Rows, numbers: Sequence[int]) -> list[np.ndarray]:
     """(row_len,) nats of each token of each row, by how often it is in the text; NaN where it is not learnt."""
-    from nanochat_core.data.tokenize import load_shards
+    from nanochat_core.data.loader import PackedDocuments, open_text
 
     size = run.tokenizer.vocab_size
     counts = np.ones(size)
     if "tokens" in run.artifacts:
         left = COUNTED_TOKENS
-        for shard in load_shards(run.folder(run.of("tokens")) / "train", vocab_size=size).tokens:
+        text = open_text(run.folder(run.of("tokens")), "train", vocab_size=size)
+        parts = [text] if isinstance(text, PackedDocuments) else text.parts.values()
+        for shard in (shard for part in parts for shard in part.shards.tokens):
             counts += np.bincount(shard[:left], minlength=size)
             left -= min(left, len(shard))
     surprise = -np.log(counts / counts.sum())

@@ -66,13 +66,13 @@ class TalkRows:
     def __init__(self, run: "RunData", split: str) -> None:
         self.run, self.split = run, split
         folder = run.folder(run.of("conversations"))
-        rows = PackedConversations(folder, split)
-        self.ids, self.mask, self.num_rows = rows.ids, rows.mask, rows.num_rows
+        self.rows = PackedConversations(folder, split)
+        self.ids, self.mask = self.rows.ids, self.rows.mask
         places = folder / LOG_FOLDER / PLACES.format(split=split)
         self._places = places if places.is_file() else None
 
     def __len__(self) -> int:
-        return self.num_rows
+        return self.rows.num_rows
 
     def read(self, row: int) -> tuple[np.ndarray, np.ndarray | None]:
         """(row_len,) ids, and the mask of what is learnt."""

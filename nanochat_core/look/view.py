@@ -98,7 +98,7 @@ class DataView:
         if training not in ROWS_OF:
             raise MissingError(f"there is no training {training!r} to look at", hint=" or ".join(ROWS_OF))
         rows = self.rows(ROWS_OF[training], "train")
-        numbers = lineage.rows_at(self.run, step, training=training, num_rows=len(rows))
+        numbers = lineage.rows_at(self.run, step, training=training, rows=rows.rows)
         found, measure = scored(self.run, rows, numbers, training=training)
         loss = dict(self.curves.get(training, [])).get(step)
         listed = [{**asdict(each), "text": self._beginning(rows, each.document, each.rows[0])} for each in found]

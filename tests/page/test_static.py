@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 STATIC = Path(__file__).resolve().parents[2] / "nanochat_core/serve/static"
-MODULES = sorted(STATIC.glob("*.js"))
+MODULES, PAGES = sorted(STATIC.glob("*.js")), sorted(STATIC.glob("*.html"))
 MAX_LINES, MAX_CHARS = 400, 120
 UNSAFE = re.compile(
     r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|DOMParser|\beval\(|new Function"
@@ -27,15 +27,16 @@ def test_every_import_and_address_is_a_file_of_the_page() -> None:
     for path in MODULES:
         for name in re.findall(r'from "\./([^"]+)"|import\("\./([^"]+)"', path.read_text(encoding="utf-8")):
             assert (STATIC / name[0]).is_file(), (path.name, name)
-    page = (STATIC / "index.html").read_text(encoding="utf-8")
-    linked = re.findall(r'(?:src|href)="(?!#)([^"]+)"', page)
-    assert linked
-    assert [name for name in linked if not (STATIC.parent / name).is_file()] == []
+    for page in PAGES:
+        linked = re.findall(r'(?:src|href)="(?!#|\./")([^"]+)"', page.read_text(encoding="utf-8"))
+        assert linked
+        assert [name for name in linked if not (STATIC.parent / name).is_file()] == []
 
 
 def test_nothing_is_inline_and_nothing_comes_from_elsewhere() -> None:
-    page = (STATIC / "index.html").read_text(encoding="utf-8")
-    assert re.findall(r"<style|\sstyle=|\son[a-z]+=|javascript:|https?://", page) == []
-    assert re.findall(r"<script(?![^>]*\ssrc=)", page) == []
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        assert re.findall(r"<style|\sstyle=|\son[a-z]+=|javascript:|https?://", page) == []
+        assert re.findall(r"<script(?![^>]*\ssrc=)", page) == []
     for path in STATIC.glob("*.css"):
         assert re.findall(r"@import|https?://|url\(\"?data:", path.read_text(encoding="utf-8")) == []

@@ -130,6 +130,6 @@ function shownText(text, search, isCut) {
   for (let next; isComparable && (next = low.indexOf(wanted, at)) >= 0; at = next + wanted.length) {
     parts.push(text.slice(at, next), element("mark", {}, text.slice(next, next + wanted.length)));
   }
-  const properties = { className: "text", tabindex: "0", role: "region", "aria-label": "Text" };
+  const properties = { className: "text", tabindex: "0", role: "group", "aria-label": "Text" };
   return element("pre", properties, ...parts, text.slice(at), isCut && "…");
 }

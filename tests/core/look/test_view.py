@@ -36,7 +36,7 @@ def test_the_steps_of_an_epoch_learn_from_every_row_once(view: DataView) -> None
     rows = view.rows("text", "train")
     steps = len(rows) // 4
     learnt = [row for step in range(1, steps + 1)
-              for row in lineage.rows_at(view.run, step, training="pretrain", num_rows=len(rows))]  # fmt: skip
+              for row in lineage.rows_at(view.run, step, training="pretrain", rows=rows.rows)]  # fmt: skip
     assert len(set(learnt)) == len(learnt) == 4 * steps
     seed = json.loads(view.run.log("pretrain", "plan.json"))["settings"]["seed"]
     order = BatchOrder(num_rows=len(rows), total_batch_rows=4, seed=seed)

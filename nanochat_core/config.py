@@ -308,10 +308,12 @@ class RuntimeConfig:
     device_batch_rows: int | None = None
     """Rows of one forward and backward pass on one device; the rest of the batch is accumulated. None: on a GPU the
     most that fit, measured once for a model and remembered; on a processor 8,192 tokens."""
-    attention: Literal["auto", "fa3", "fa4", "cudnn", "flex", "fa2", "sdpa", "blocked"] = "auto"
+    attention: Literal["auto", "fa3", "fa3-hub", "fa4", "cudnn", "flex", "fa2", "sdpa", "blocked"] = "auto"
     """Whose attention kernels a training uses; auto: the first of these that is there and computes it right."""
     compile: Literal["none", "blocks", "max-autotune"] = "none"
     """Compile each layer of a training (torch.compile); max-autotune takes minutes. Rounds as another machine does."""
+    deterministic: bool = False
+    """Train with kernels alone that give equal bits each time. A CPU does so anyway; on a GPU it costs speed."""
     num_workers: int | None = None
     """Processes that tokenize; None: one per core."""
     scale_out: Literal["none", "dask", "ray"] = "none"

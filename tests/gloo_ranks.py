@@ -186,3 +186,27 @@ def gradients_with_one_bad_number(world: World, arguments: dict[str, Any]) -> di
         found[name] = optimizer.has_finite_gradients()
         optimizer.zero_grad()
     return found
+
+
+def train_in_fp8(world: World, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Four steps with fp8 products in the layers, with a save or a resume after the second where it is asked for."""
+    from nanochat_core.model.fp8 import enable_fp8
+
+    def made() -> MuonAdamW:
+        one = model(torch.bfloat16)
+        enable_fp8(one, arguments["scaling"])
+        return MuonAdamW(one, OptimConfig(), world=world)
+
+    optimizer = made()
+    for step in range(4):
+        ids = torch.randint(0, 70, (2, 17), generator=torch.Generator().manual_seed(100 * step + world.rank))
+        (optimizer.model.loss(ids[:, :-1], ids[:, 1:], reduction="sum") / 64).backward()
+        optimizer.reduce_gradients()
+        optimizer.step(lr_multiplier=0.5, momentum=0.9, weight_decay=0.1)
+        optimizer.zero_grad()
+        if step == 1 and arguments["then"] != "nothing":
+            saved = everything(optimizer)
+            if arguments["then"] == "resume":
+                optimizer = made()
+                load(optimizer, saved)
+    return everything(optimizer)

@@ -47,7 +47,8 @@ def start(world: World, device: torch.device) -> None:
     """Join the process group; gloo for CPU tensors, NCCL beside it on GPUs."""
     if world.size > 1:
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=_store(), rank=world.rank, world_size=world.size)
+        own = device if device.type == "cuda" else None  # NCCL then connects now, and to this GPU only
+        dist.init_process_group(backend, store=_store(), rank=world.rank, world_size=world.size, device_id=own)
 
 
 def _store() -> dist.Store | None:

@@ -25,7 +25,11 @@ def pick_device(requested: str, *, local_rank: int = 0) -> torch.device:
             requested = "mps" if torch.backends.mps.is_available() else "cpu"
     if requested == "cuda":
         if not torch.cuda.is_available():
-            raise HardwareError("runtime.device = cuda, but torch sees no CUDA GPU", hint="--set runtime.device=auto")
+            raise HardwareError(
+                f"runtime.device = cuda, but torch {torch.__version__} sees no CUDA GPU",
+                hint="--set runtime.device=auto, or where `nvidia-smi` lists one, a torch for its driver "
+                "(`nanochat doctor`)",
+            )
         if local_rank >= torch.cuda.device_count():
             raise HardwareError(
                 f"process {local_rank + 1} has no GPU: torch sees {torch.cuda.device_count()}",
@@ -55,6 +59,17 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and bool(BF16_CPU_FLAGS & cpu_flags())
+
+
+def repeat_exactly() -> None:
+    """Let torch use kernels alone that give equal bits each time; before CUDA is first used.
+
+    Flash attention's backward pass, scattered sums and some of cuBLAS's products are not such by default on a GPU.
+    """
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # docs.nvidia.com/cuda/cublas, "Results reproducibility"
+    torch.use_deterministic_algorithms(True)
 
 
 @lru_cache(maxsize=1)

@@ -173,7 +173,7 @@ def read_batch(source: RowSource, rows: np.ndarray, *, rank: int = 0, world_size
         )
     own = [source.read(int(row)) for row in rows[rank::world_size]]
     ids = torch.from_numpy(np.stack([row for row, _ in own]).astype(np.int64))
-    inputs, targets = ids[:, :-1], ids[:, 1:].clone()
+    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].clone()  # a view would not stay in pinned memory
     if own[0][1] is None:
         return Batch(inputs, targets, num_targets=len(rows) * (source.row_len - 1))
     mask = torch.from_numpy(np.stack([row_mask for _, row_mask in own if row_mask is not None]))

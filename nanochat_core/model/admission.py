@@ -52,7 +52,7 @@ def is_loss_of_logits(config: GPTConfig) -> bool:
             f"with gradients the network computes something else than without: the stream differs by {off:.2g}",
             hint="a function of nanochat_core/model has two formulas (rms_norm in stream.py has): change both",
         )
-    is_same = abs(float(loss) - float(plain)) <= TOLERANCE * abs(float(plain))
+    is_same = abs(loss.item() - plain.item()) <= TOLERANCE * abs(plain.item())
     if not is_same:
         log.warning(
             "the loss is taken from all logits, with more memory: in chunks (model/cross_entropy.py) it is %.4f, and "

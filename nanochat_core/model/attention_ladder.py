@@ -20,7 +20,17 @@ from torch import Tensor
 from nanochat_core.base.errors import ConfigError, HardwareError
 from nanochat_core.model.blocked_attention import blocked_attention
 from nanochat_core.model.documents import Documents
-from nanochat_core.model.flash_attention import FA3_MODULES, FA4_MODULES, Attend, from_package, installed, torch_flash
+from nanochat_core.model.flash_attention import (
+    FA3_MODULES,
+    FA3_OF_THE_HUB,
+    FA4_MODULES,
+    HUB_LOADER,
+    Attend,
+    from_hub,
+    from_package,
+    installed,
+    torch_flash,
+)
 from nanochat_core.model.flex_attention import flex
 
 log = logging.getLogger(__name__)
@@ -46,10 +56,12 @@ class Case:
     """Fewer key heads than query heads."""
     has_documents: bool = False
     is_training: bool = True
+    has_free_length: bool = False
+    """Each pass has a number of tokens of its own: what plans or compiles for one number would do so each time."""
 
     def __str__(self) -> str:
         kind = "documents" if self.has_documents else "full" if self.is_full else "window"
-        use = "training" if self.is_training else "inference"
+        use = ("training" if self.is_training else "inference") + (" of any length" if self.has_free_length else "")
         return f"{kind}, {use}, {str(self.dtype).removeprefix('torch.')}, head {self.head_dim}, {self.device.type}"
 
 
@@ -72,6 +84,7 @@ class Rung:
 
 
 _forced: ContextVar[str | None] = ContextVar("forced attention", default=None)
+_has_free_length: ContextVar[bool] = ContextVar("passes of any length", default=False)
 
 
 def force(name: str | None) -> Token[str | None]:
@@ -79,6 +92,15 @@ def force(name: str | None) -> Token[str | None]:
     if name is not None and name not in RUNGS:
         raise ConfigError(f"there is no attention {name!r}", hint=f"one of {', '.join(RUNGS)}")
     return _forced.set(name)
+
+
+def free_lengths() -> Token[bool]:
+    """From here on passes are of any length, as those of reinforcement learning are."""
+    return _has_free_length.set(True)
+
+
+def has_free_lengths() -> bool:
+    return _has_free_length.get()
 
 
 @contextmanager
@@ -101,6 +123,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, window: int, documents: Documents
         has_groups=q.size(1) != k.size(1),
         has_documents=documents is not None,
         is_training=torch.is_grad_enabled() and q.requires_grad,
+        has_free_length=_has_free_length.get(),
     )
     name = _forced.get()
     if name is not None and not case.is_training and RUNGS[name].obstacle(case) is not None:
@@ -203,10 +226,16 @@ def _package(modules: tuple[str, ...]) -> Attend:
     return from_package(module)
 
 
+def _no_hub(case: Case) -> str | None:
+    if case.has_documents:
+        return "documents are not wired to it"
+    return _no_half_gpu(case, HOPPER) or (None if installed(HUB_LOADER) else "no package `kernels`")
+
+
 def _no_cudnn(case: Case) -> str | None:
     if case.has_documents or not case.is_full:
         return "has no windows"
-    if not case.is_training:
+    if not case.is_training or case.has_free_length:
         return "plans anew for every length"
     return _no_half_gpu(case, AMPERE)
 
@@ -216,7 +245,7 @@ def _no_flex(case: Case) -> str | None:
         return "compiled on CUDA only"
     if case.is_full and not case.has_documents:
         return "full attention needs no mask"
-    return None if case.is_training else "compiles anew for every length"
+    return "compiles anew for every length" if case.has_free_length or not case.is_training else None
 
 
 def _no_sdpa(case: Case) -> str | None:
@@ -241,6 +270,7 @@ RUNGS = {
     rung.name: rung
     for rung in (
         Rung("fa3", partial(_no_package, modules=FA3_MODULES), partial(_package, FA3_MODULES)),
+        Rung("fa3-hub", _no_hub, lambda: from_hub(FA3_OF_THE_HUB)),
         Rung("fa4", partial(_no_package, modules=FA4_MODULES), partial(_package, FA4_MODULES)),
         Rung("cudnn", _no_cudnn, lambda: _cudnn),
         Rung("flex", _no_flex, lambda: flex),

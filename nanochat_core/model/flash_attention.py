@@ -19,6 +19,8 @@ from nanochat_core.model.documents import Documents
 # B rows, T tokens, H query heads, K key/value heads, D head size, N = B T
 FA3_MODULES = ("flash_attn_interface", "flash_attn_3.flash_attn_interface")
 FA4_MODULES = ("flash_attn.cute",)
+HUB_LOADER = ("kernels",)  # Hugging Face's package, which fetches compiled kernels for this torch and this GPU
+FA3_OF_THE_HUB = "kernels-community/flash-attn3"
 
 
 class Attend(Protocol):
@@ -39,14 +41,22 @@ def _is_there(module: str) -> bool:
 
 def from_package(module: str) -> Attend:
     """The attention of an installed flash-attention package, version 3 or 4."""
-    function: Callable[..., Any] = importlib.import_module(module).flash_attn_func
+    return _with_windows(importlib.import_module(module).flash_attn_func)
 
+
+def from_hub(repository: str) -> Attend:
+    """The attention of a repository of compiled kernels; fetched when it is first used, and kept by the hub's cache."""
+    return _with_windows(importlib.import_module("kernels").get_kernel(repository).flash_attn_func)
+
+
+def _with_windows(function: Callable[..., Any]) -> Attend:
     def attend(q: Tensor, k: Tensor, v: Tensor, *, window: int, documents: Documents | None) -> Tensor:
         assert documents is None, "the ladder does not offer this rung for documents"
         is_full = window >= q.size(2) - 1
         bounds = {} if is_full else {"window_size": (window, 0)}
         by_token = (x.transpose(1, 2) for x in (q, k, v))
-        out = function(*by_token, softmax_scale=1.0, causal=True, **bounds)
+        exact = {"deterministic": True} if torch.are_deterministic_algorithms_enabled() else {}
+        out = function(*by_token, softmax_scale=1.0, causal=True, **bounds, **exact)
         return out[0] if isinstance(out, tuple) else out  # some releases also return the logarithms of the sums
 
     return attend

@@ -16,6 +16,7 @@ from nanochat_core.model.documents import Documents
 
 # B rows, T tokens, H query heads, K key/value heads, D head size
 KEPT_MASKS = 32
+SHAPES = 64  # of one compiled function: rows of a pass while they are searched, the self-test, evaluations, documents
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, *, window: int, documents: Documents | None) -> Tensor:
@@ -56,11 +57,29 @@ def _attention(is_compiled: bool) -> Callable[..., Tensor]:
 
     # dynamic=False: shapes of a training are few and fixed, and a kernel for any length is slower
     attention: Callable[..., Any] = flex_attention
-    return torch.compile(attention, dynamic=False) if is_compiled else attention
+    if not is_compiled:
+        return attention
+    allow_shapes()
+    return torch.compile(attention, dynamic=False)
 
 
 @lru_cache(maxsize=2)
 def _block_maker(is_compiled: bool) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    return torch.compile(create_block_mask, dynamic=False) if is_compiled else create_block_mask
+    if not is_compiled:
+        return create_block_mask
+    allow_shapes()
+    return torch.compile(create_block_mask, dynamic=False)
+
+
+def allow_shapes() -> None:
+    """Let torch.compile make a kernel for each of many shapes, and fail where there are more.
+
+    By default it makes eight and then runs uncompiled, with a warning: here, every score of T x T.
+    """
+    import torch._dynamo.config as dynamo
+
+    dynamo.recompile_limit = max(dynamo.recompile_limit, SHAPES)
+    dynamo.accumulated_recompile_limit = max(dynamo.accumulated_recompile_limit, 8 * SHAPES)
+    dynamo.fail_on_recompile_limit_hit = True

@@ -89,13 +89,17 @@ class Fp8Product:
         return _Fp8Linear.apply(x, self, *weights)
 
     @torch.no_grad()
-    def weights(self, weights: tuple[Tensor, ...]) -> Operand:
-        """The weights stacked over their rows, cast anew only when one of them has changed."""
-        key = tuple((weight._version, weight.data_ptr()) for weight in weights)
+    def weights(self, weights: tuple[Tensor, ...], dtype: torch.dtype) -> Operand:
+        """The weights stacked over their rows, cast anew only when one of them has changed.
+
+        `dtype`: the compute dtype, which they pass through. Between two steps a parameter holds what its owner sent
+        (optim/exchange.py), after a save or a resume the fp32 master: both are the same number there.
+        """
+        key = (dtype, *((weight._version, weight.data_ptr()) for weight in weights))
         if self._weights is None or self._key != key:
             self._plain.drop()  # of an evaluation before
             stacked = weights[0] if len(weights) == 1 else torch.cat(list(weights))
-            self._key, self._weights = key, _dynamic(stacked, INPUT_DTYPE, _unkept_record(stacked.device))
+            self._key, self._weights = key, _dynamic(stacked.to(dtype), INPUT_DTYPE, _unkept_record(stacked.device))
         return self._weights
 
     def input(self, x: Tensor, *, source: int = PLAIN) -> Operand:
@@ -172,7 +176,7 @@ def _grad_weight(grad: Operand, x_transposed: Tensor, x_inverse: Tensor) -> Tens
 class _Fp8Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, product: Fp8Product, *weights: Tensor) -> Tensor:
-        quantized, ctx.weights = product.input(x.reshape(-1, x.size(-1))), product.weights(weights)
+        quantized, ctx.weights = product.input(x.reshape(-1, x.size(-1))), product.weights(weights, x.dtype)
         ctx.product, ctx.shape, ctx.sizes = product, x.shape, [weight.size(0) for weight in weights]
         ctx.save_for_backward(quantized.transposed, quantized.inverse)
         return _forward(quantized, ctx.weights, x.dtype).view(*x.shape[:-1], sum(ctx.sizes))
@@ -193,9 +197,9 @@ def fp8_mlp(x: Tensor, *, first: Fp8Product, second: Fp8Product, weights: tuple[
 class _Fp8Mlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, first: Fp8Product, second: Fp8Product, w1: Tensor, w2: Tensor) -> Tensor:
-        quantized, ctx.w1 = first.input(x.reshape(-1, x.size(-1))), first.weights((w1,))
+        quantized, ctx.w1 = first.input(x.reshape(-1, x.size(-1))), first.weights((w1,), x.dtype)
         before = _forward(quantized, ctx.w1, x.dtype)  # (N, O)
-        hidden, ctx.w2 = second.input(before, source=RELU_SQUARE), second.weights((w2,))
+        hidden, ctx.w2 = second.input(before, source=RELU_SQUARE), second.weights((w2,), x.dtype)
         ctx.first, ctx.second, ctx.shape = first, second, x.shape
         ctx.save_for_backward(quantized.transposed, quantized.inverse, before, hidden.transposed, hidden.inverse)
         return _forward(hidden, ctx.w2, x.dtype).view(x.shape)

@@ -117,7 +117,7 @@ def write(draft: Draft, *, group: ProcessGroup | None = None, is_main: bool = Tr
     if is_main:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True, exist_ok=True)
-    writer = dcp.FileSystemWriter(part)
+    writer = dcp.FileSystemWriter(part, per_thread_copy_ahead=0)  # the tensors are in host memory already
     if group is None:
         dcp.save(dict(draft.tensors), storage_writer=writer, no_dist=True)
     else:

@@ -15,6 +15,7 @@ from nanochat_core.base.hardware import has_fast_bf16, matmul_tflops, pick_dtype
 from nanochat_core.model import attention_ladder
 from nanochat_core.model.attention_ladder import Case
 from nanochat_core.model.documents import Documents
+from nanochat_core.model.flex_attention import allow_shapes
 from nanochat_core.model.fp8 import enable_fp8, pick_scaling
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.shape import window_sizes
@@ -91,6 +92,7 @@ def choose_rows(
 
 def compile_blocks(model: GPT, *, mode: str | None = None) -> None:
     """Compile each layer by itself: one compilation serves all of a kind, and gradients leave layer by layer."""
+    allow_shapes()
     for block in model.layers:
         block.compile(dynamic=False, mode=mode)
 
@@ -101,6 +103,12 @@ def compile_as_asked(choices: Choices, model: GPT, job: TrainJob) -> None:
         return
     if job.runtime.compile not in ("blocks", "max-autotune"):
         raise ConfigError(f"there is no runtime.compile {job.runtime.compile!r}", hint="none, blocks or max-autotune")
+    if model.fp8 is not None:
+        raise ConfigError(
+            f"runtime.compile = {job.runtime.compile} does not go together with fp8: each layer's scales are a "
+            "compilation of their own",
+            hint="--set runtime.compile=none, or --set pretrain.fp8=off",
+        )
     mode = "max-autotune-no-cudagraphs" if job.runtime.compile == "max-autotune" else None
     compile_blocks(model, mode=mode)
     choices.told.append(f"layers are compiled ({job.runtime.compile}), as asked: the first steps wait for it")
@@ -119,6 +127,7 @@ def _attention(model: GPT, job: TrainJob, device: torch.device) -> list[str]:
             is_full=is_full,
             has_groups=config.n_kv_head != config.n_head,
             has_documents=job.settings.document_mask,
+            has_free_length=attention_ladder.has_free_lengths(),
         )
         found = attention_ladder.resolve(case, forced_name=chosen)
         told.append(f"attention {found.name} for {case}: {found.reason}")

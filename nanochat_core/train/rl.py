@@ -22,6 +22,7 @@ from nanochat_core.data.loader import BatchOrder
 from nanochat_core.evals.benchmarks.scoring import pass_at_ks, standard_error
 from nanochat_core.evals.items import Question, read_questions
 from nanochat_core.inference.engine import Engine
+from nanochat_core.model import attention_ladder
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.weights import load_model
 from nanochat_core.optim.groups import OptimConfig
@@ -43,6 +44,7 @@ def build(job: TrainJob, *, world: World, device: torch.device) -> Training:
     assert job.paths.base is not None
     assert rl is not None
     model, reference = (load_model(Path(job.paths.base)).to(device) for _ in range(2))
+    attention_ladder.free_lengths()
     choices = prepare_products(model, job, device=device)
     chosen = max(GPU_ROWS if device.type == "cuda" else 1, usual_rows(model.config.sequence_len))
     choices.batch_rows = job.runtime.device_batch_rows or chosen

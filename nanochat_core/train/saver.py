@@ -102,6 +102,8 @@ class Saver:
 
     def _write(self, draft: Draft, is_ready: "torch.cuda.Event | None", group: Any) -> None:
         try:
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)  # of this thread: else it opens a context on the first GPU
             if is_ready is not None:
                 is_ready.synchronize()
             checkpoint.write(draft, group=group, is_main=self.world.is_main)

@@ -71,6 +71,7 @@ class TrainRuntime:
     usd_per_gpu_hour: float = 0.0
     attention: str = "auto"
     compile: str = "none"
+    deterministic: bool = False
     measured: str | None = None
     """A folder of this machine that remembers what was measured; None: nothing is."""
 

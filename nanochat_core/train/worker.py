@@ -5,19 +5,22 @@ and SIGINT mean: save a checkpoint, then stop as "preempted". Of ranks that fail
 each other, the first one's reason counts.
 """
 
+import gc
+import logging
+import os
 import pkgutil
 import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from nanochat_core.base import distributed, files, redaction
 from nanochat_core.base.errors import NanochatError
-from nanochat_core.base.hardware import num_threads, pick_device
+from nanochat_core.base.hardware import num_threads, pick_device, repeat_exactly
 from nanochat_core.base.process import die_with_parent, exit_after_parent
 from nanochat_core.base.records import RESULT_NAME, failure, told, write_result
 from nanochat_core.model.host_memory import keep_freed_memory
@@ -52,8 +55,22 @@ def main() -> None:
             message = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             result = {"status": "out_of_memory", "message": message}
     _write_result(job, result)
-    distributed.stop()
-    sys.exit(EXIT_CODES[result["status"]])
+    _leave(EXIT_CODES[result["status"]], is_together=result["status"] in ("completed", "preempted"))
+
+
+def _leave(code: int, *, is_together: bool) -> NoReturn:
+    """End this process; where it failed alone, without a word to the other ranks.
+
+    To leave the group, and on a GPU to take down the interpreter as well, waits for kernels and peers that wait for us:
+    ten minutes of NCCL's. The supervisor ends the other ranks as soon as this one is gone.
+    """
+    if is_together:
+        distributed.stop()
+        sys.exit(code)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -75,13 +92,18 @@ def _train(job: TrainJob, is_stopping: Callable[[], bool]) -> dict[str, Any]:
     world = distributed.world_from_environment()
     device = pick_device(job.runtime.device, local_rank=world.local_rank)
     torch.set_num_threads(num_threads(job.runtime.num_threads, num_processes=job.runtime.num_processes))
+    if job.runtime.deterministic:
+        repeat_exactly()
     if device.type == "cuda":
+        # before CUDA is used: pieces of several sizes, as of a search for rows, then share what is freed
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         torch.cuda.set_device(device)
     elif device.type == "cpu":
         keep_freed_memory()
     distributed.start(world, device)
     training = pkgutil.resolve_name(job.entry)(job, world=world, device=device)
     loop = TrainingLoop(training, job, world=world, device=device, is_stopping=is_stopping)
+    gc.freeze()  # what is there stays: collections in a step, at another time on each rank, need not look at it
     try:
         is_done = loop.run()
     except NonFiniteLossError as error:

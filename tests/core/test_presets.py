@@ -219,3 +219,8 @@ def test_a_file_says_that_text_stands_in_quotes(value, tmp_path):
     assert "in a file text stands in quotes" in error.hint
     (tmp_path / "mine.toml").write_text(f'[corpus]\nrevision = "{value}"\n')
     assert load_config(str(tmp_path / "mine.toml")).corpus.revision == value
+
+
+@pytest.mark.parametrize("preset", ["d12", "gpt2"])
+def test_what_takes_gpus_never_falls_back_to_a_processor(preset):
+    assert load_config(preset).runtime.device == "cuda"

@@ -75,3 +75,7 @@ def test_every_kernel_compiles_to_machine_code_that_spills_nothing(name, generat
     registers, stack, local = map(int, re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", usage).groups())
     assert registers <= MAX_REGISTERS
     assert (stack, local) == (0, 0)
+    command = [PROGRAMS / "cuobjdump", "-sass", tmp_path / "kernel.cubin"]
+    code = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert "EXIT" in code
+    assert "MEMBAR" not in code, "a memory fence for every tile"

@@ -1,20 +1,31 @@
 """Every attention that runs here against a dense softmax in fp64, the choice between them, and the self-test."""
 
 import logging
+import sys
+import types
+from functools import partial
 
 import pytest
 import torch
 
 from nanochat_core.base.errors import ConfigError, HardwareError
-from nanochat_core.model import attention_ladder
+from nanochat_core.model import attention_ladder, flex_attention
 from nanochat_core.model.attention_ladder import RUNGS, TOLERANCE, Case, forced, resolve, self_test
 from nanochat_core.model.blocked_attention import blocked_attention
 from nanochat_core.model.documents import Documents
-from nanochat_core.model.flash_attention import FA3_MODULES, _TorchFlash, from_package, installed
+from nanochat_core.model.flash_attention import (
+    FA3_MODULES,
+    FA3_OF_THE_HUB,
+    _TorchFlash,
+    from_hub,
+    from_package,
+    installed,
+)
 from nanochat_core.model.flex_attention import flex
 
 B, K, D, T = 2, 2, 16, 300
 CPU = torch.device("cpu")
+DYNAMO = ("recompile_limit", "accumulated_recompile_limit", "fail_on_recompile_limit_hit")
 DOCUMENT_STARTS = ([0, 1, 90, 250], [0, 130])
 
 
@@ -180,3 +191,50 @@ def test_a_flash_package_is_given_tokens_before_heads_and_the_window(tmp_path, m
     attend = from_package(FA3_MODULES[0])
     for is_full in (False, True):
         assert self_test(attend, _case(is_full=is_full)) < 1e-5
+
+
+def test_a_kernel_of_the_hub_is_asked_for_by_its_repository(monkeypatch):
+    def flash_attn_func(q, k, v, *, softmax_scale, causal, window_size=(-1, 0)):
+        window = q.size(1) if window_size[0] < 0 else window_size[0]
+        q, k, v = (x.transpose(1, 2) for x in (q * softmax_scale, k, v))
+        return blocked_attention(q, k, v, window=window), None
+
+    asked = []
+    loader = types.ModuleType("kernels")
+    loader.get_kernel = lambda name: asked.append(name) or types.SimpleNamespace(flash_attn_func=flash_attn_func)
+    monkeypatch.setitem(sys.modules, "kernels", loader)
+    attend = from_hub(FA3_OF_THE_HUB)
+    assert asked == [FA3_OF_THE_HUB]
+    for is_full in (False, True):
+        assert self_test(attend, _case(is_full=is_full)) < 1e-5
+
+
+def test_passes_of_any_length_use_nothing_that_plans_or_compiles_for_one():
+    gpu = {"device": torch.device("cuda"), "dtype": torch.bfloat16}
+    assert RUNGS["flex"].obstacle(_case(**gpu)) is None
+    assert RUNGS["flex"].obstacle(_case(**gpu, has_free_length=True)) == "compiles anew for every length"
+    assert RUNGS["cudnn"].obstacle(_case(**gpu, is_full=True, has_free_length=True)) == "plans anew for every length"
+
+
+def test_a_compiled_attention_takes_many_shapes_and_says_when_there_are_too_many(monkeypatch):
+    import torch._dynamo
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    monkeypatch.setattr(flex_attention, "SHAPES", 12)
+    flex_attention._attention.cache_clear()
+    saved = {name: getattr(torch._dynamo.config, name) for name in DYNAMO}
+    try:
+        compiled = flex_attention._attention(is_compiled=True)
+        mask = flex_attention._window_mask(32, 8, CPU)
+        for rows in range(1, 13):
+            compiled(*(torch.randn(rows, 1, 32, 16) for _ in range(3)), block_mask=mask, scale=1.0)
+        assert counter.frame_count == 12, "eight are torch's own limit"
+        with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+            compiled(*(torch.randn(13, 1, 32, 16) for _ in range(3)), block_mask=mask, scale=1.0)
+    finally:
+        for name, value in saved.items():
+            setattr(torch._dynamo.config, name, value)
+        torch._dynamo.reset()
+        flex_attention._attention.cache_clear()

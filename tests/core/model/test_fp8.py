@@ -154,12 +154,12 @@ def test_values_that_outgrow_the_headroom_saturate_once_and_are_counted():
 
 def test_weights_are_cast_again_only_when_they_change():
     product, weight = Fp8Product(_state(), "a"), _randn(O, C).requires_grad_()
-    first = product.weights((weight,))
+    first = product.weights((weight,), torch.float32)
     assert isinstance(first, Operand)
-    assert product.weights((weight,)) is first
+    assert product.weights((weight,), torch.float32) is first
     with torch.no_grad():
         weight.mul_(2)
-    again = product.weights((weight,))
+    again = product.weights((weight,), torch.float32)
     assert again is not first
     torch.testing.assert_close(again.values.float() * again.inverse, 2 * first.values.float() * first.inverse)
 

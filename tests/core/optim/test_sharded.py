@@ -13,6 +13,7 @@ from gloo_ranks import (
     round_trip,
     steps,
     train_early_and_late,
+    train_in_fp8,
     train_on_exact_gradients,
 )
 from threads import one_thread as one_thread
@@ -112,3 +113,14 @@ def test_a_sharded_checkpoint_is_loaded_by_any_number_of_ranks(tmp_path):
     expected = alone(2, range(2))
     for name, tensor in one.state_dict().items():
         torch.testing.assert_close(tensor, expected[f"optim.{name}"], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("scaling", ["dynamic", "delayed"])
+def test_fp8_has_the_same_bits_with_a_save_and_a_resume_in_between(scaling, tmp_path):
+    plain, *others = (
+        on_ranks(2, train_in_fp8, tmp_path / then, scaling=scaling, then=then)[0]
+        for then in ("nothing", "save", "resume")
+    )
+    for found in others:
+        assert found.keys() == plain.keys()
+        assert [name for name, tensor in plain.items() if not torch.equal(found[name], tensor)] == []

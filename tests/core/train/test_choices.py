@@ -174,6 +174,12 @@ def test_layers_are_compiled_when_asked_for(pretrain_job, tmp_path, monkeypatch)
     assert modes == [None, None, "max-autotune-no-cudagraphs", "max-autotune-no-cudagraphs"]
 
 
+def test_compiled_layers_and_fp8_are_refused_together(pretrain_job, tmp_path) -> None:
+    job = asking(pretrain_job(tmp_path, compile="blocks"), fp8="delayed", dtype="bf16")
+    with pytest.raises(ConfigError, match="does not go together with fp8"):
+        pretrain.build(job, world=World(), device=CPU)
+
+
 @pytest.mark.torture
 def test_compiled_layers_train_to_the_same_loss(pretrain_job, tmp_path) -> None:
     losses = {}

@@ -1,6 +1,7 @@
 """The supervisor of real ranks: what it does when they hang, run out of memory, or out of money."""
 
 import dataclasses
+import json
 import os
 import re
 import resource
@@ -24,7 +25,7 @@ from nanochat_core.train import checkpoint, heartbeat, launch
 from nanochat_core.train.launch import run_booked, run_training
 from nanochat_core.train.settings import TrainJob
 from nanochat_core.train.timesheet import BudgetSpentError
-from nanochat_core.train.worker import is_out_of_memory
+from nanochat_core.train.worker import EXIT_CODES, is_out_of_memory
 
 pytestmark = pytest.mark.slow
 MEMORY_BYTES = 2200 << 20  # of private memory: a rank of this model takes 0.7 GB, and 2 GB more for its largest batch
@@ -104,6 +105,30 @@ def test_memory_that_never_suffices_is_tried_down_to_one_row_and_then_an_error(
     with pytest.raises(OutOfMemoryError):
         run_training(pretrain_job(tmp_path, device_batch_rows=asked), lambda record: None)
     assert tried == [asked, *([8, 4, 2, 1] if chosen else [])]
+
+
+BLOCKED = """
+import sys, threading, time
+from nanochat_core.base import distributed
+from nanochat_core.train import worker
+import torch
+
+def train(job, is_stopping):
+    threading.Thread(target=time.sleep, args=(300,)).start()  # as a watchdog that waits for the other ranks
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+worker._train, distributed.stop = train, lambda: time.sleep(300)
+worker.main()
+"""
+
+
+def test_a_rank_that_failed_waits_for_nobody(pretrain_job, tmp_path: Path) -> None:
+    job = pretrain_job(tmp_path)
+    Path(job.paths.work).mkdir(parents=True, exist_ok=True)
+    job.save(tmp_path / "plan.json")
+    done = subprocess.run([sys.executable, "-c", BLOCKED, tmp_path / "plan.json"], capture_output=True, timeout=60)
+    assert done.returncode == EXIT_CODES["out_of_memory"], done.stderr
+    assert json.loads((Path(job.paths.work) / "result.json").read_text())["status"] == "out_of_memory"
 
 
 def test_only_a_lack_of_memory_is_taken_for_one() -> None:

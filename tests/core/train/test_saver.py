@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,15 @@ def test_parts_that_two_ranks_wrote_are_read_by_one(tmp_path: Path) -> None:
 def test_parts_are_read_by_any_number_of_ranks(num: int, tmp_path: Path) -> None:
     on_ranks(2, "save", tmp_path)
     on_ranks(num, "load", tmp_path)
+
+
+def test_the_thread_that_writes_is_on_the_device_of_its_rank(saver: Saver, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(saver, 1, {"w": torch.zeros(4)})
+    saver.wait()
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append((device, threading.current_thread())))
+    saver.device = torch.device("cuda", 3)
+    monkeypatch.setattr(Saver, "_copy", lambda self, tensors: (dict(tensors), None, False))
+    begin(saver, 2, {"w": torch.zeros(4)})
+    saver.wait()
+    assert [(str(device), thread.name) for device, thread in chosen] == [("cuda:3", "checkpoint")]

@@ -8,6 +8,7 @@ import fcntl
 import json
 import random
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ SETS = (
     "pretrain.n_kv_head=1", "pretrain.sequence_len_tokens=64", "pretrain.total_batch_tokens=256",
     "pretrain.max_tokens=28160",  # 110 steps: every row once
     "pretrain.warmup_steps=5", "pretrain.validate_every_steps=none", "pretrain.validation_tokens=512",
-    "runtime.device_batch_rows=4", "runtime.num_threads=1", "corpus.source=path", "sft.source=path",
+    "runtime.device_batch_rows=4", "runtime.num_threads=1", 
     "sft.mmlu_repeats=0", "sft.gsm8k_repeats=0", "sft.num_spellings=0", "sft.num_letter_counts=0", "rl.enabled=false",
 )  # fmt: skip
 
@@ -43,6 +44,8 @@ class Planted:
 
     home: Path
     run_id: str
+    cleaned_id: str
+    """Another run, of two sources whose duplicates were taken out; it trained nothing."""
     bad: str
 
     @property
@@ -71,7 +74,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     home = tmp_path_factory.mktemp("planted") / "home"
     shutil.copytree(made / "home", home, symlinks=True)
     said = json.loads((made / "said.json").read_text())
-    return Planted(home, said["run_id"], said["bad"])
+    return Planted(home, **said)
 
 
 @pytest.fixture
@@ -116,18 +119,48 @@ def make_planted(folder: Path) -> None:
     talks = folder / "talks.jsonl"
     several = [TALKS[number % len(TALKS)] for number in range(40)]
     talks.write_text("".join(json.dumps(talk) + "\n" for talk in several))
-    plan = plan_run(load_config("tiny", [*SETS, f"corpus.path={folder / 'text'}", f"sft.path={talks}"]))
+    plan = plan_run(
+        load_config(
+            "tiny",
+            [*SETS, "sft.source=path", "corpus.source=path", f"corpus.path={folder / 'text'}", f"sft.path={talks}"],
+        )
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_HOME", str(folder / "home"))
         patch.setenv("NANOCHAT_STORE", str(folder / "home/store"))
+        cleaned_id = make_cleaned(folder)
         text = make(corpus, plan)
         words = make(tokenizer, plan, text, None)
         rows = make(tokens, plan, text, words)
         model = make(pretrain, plan, words, rows, None)
         said = make(conversations, plan, words, None)
         refs = [ref for ref in (text, words, rows, model, said) if ref]
-        run = finish_run(plan, refs, started_at=0.0)
-    (folder / "said.json").write_text(json.dumps({"run_id": run.run_id, "bad": bad}))
+        run = finish_run(plan, refs, started_at=time.time())
+    (folder / "said.json").write_text(json.dumps({"run_id": run.run_id, "cleaned_id": cleaned_id, "bad": bad}))
+
+
+def make_cleaned(folder: Path) -> str:
+    """A run of the same text and of one that has some of it again, without what is there twice; its id."""
+    from nanochat_core.pipeline.execute import make
+    from nanochat_core.pipeline.finish import finish_run
+    from nanochat_core.plan import plan_run
+    from nanochat_core.presets import load_config
+    from nanochat_core.steps.corpus import corpus
+    from nanochat_core.steps.deduplicate import deduplicate
+    from nanochat_core.steps.tokenizer import tokenizer
+    from nanochat_core.steps.tokens import tokens
+
+    again = (folder / "text/a.jsonl").read_text().splitlines(keepends=True)[4:7]
+    (folder / "own").mkdir()
+    notes = [json.dumps({"text": f"My own note {number}, " * 30}) + "\n" for number in range(40)]
+    (folder / "own/mine.jsonl").write_text("".join([*again, *notes]))
+    sources = (f"corpus.sources.docs.path={folder / 'text'}", f"corpus.sources.own.path={folder / 'own'}")
+    plan = plan_run(load_config("tiny", [*SETS, *sources, "clean.duplicates=near"]))
+    text = make(corpus, plan)
+    once = make(deduplicate, plan, text)
+    words = make(tokenizer, plan, once, None)
+    rows = make(tokens, plan, once, words)
+    return finish_run(plan, [ref for ref in (text, once, words, rows) if ref], started_at=time.time()).run_id
 
 
 def state_of_source() -> str:

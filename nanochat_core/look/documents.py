@@ -30,7 +30,7 @@ class FoundDocument:
     number: int
     """In its split, from 0."""
     file: str
-    """Empty where the corpus does not say."""
+    """Empty where the corpus does not say; below its source, where there are several."""
     line: int
     text: str
 
@@ -58,7 +58,7 @@ class Documents:
 
     def __getitem__(self, number: int) -> FoundDocument:
         unit, row = self._find(number)
-        return _document(_read(*self._units[unit]), row, number)
+        return _document(_read(*self._units[unit]), row, number, self._source(unit))
 
     def of_source(self, source: str) -> tuple[int, int]:
         """The numbers from and up to which documents are of one of several sources; all of them for an empty name."""
@@ -71,7 +71,12 @@ class Documents:
         """(file, line) of a document, without reading its text; ("", 0) where the corpus does not say."""
         unit, row = self._find(number)
         places = _places(*self._units[unit])
-        return ("", 0) if places is None else (places["file"][row].as_py() or "", places["line"][row].as_py() or 0)
+        if places is None:
+            return "", 0
+        return named(places["file"][row].as_py(), self._source(unit)), places["line"][row].as_py() or 0
+
+    def _source(self, unit: int) -> str:
+        return shards.source_of(self._units[unit][0].name) or ""
 
     def _find(self, number: int) -> tuple[int, int]:
         """Its row group, and its row there."""
@@ -94,11 +99,12 @@ class Documents:
             if late_s > (0 if found else look_s):
                 return found, max(start, first)
             table = _read(*self._units[unit])
-            for row in _rows_with(table, wanted, file):
+            source = self._source(unit)
+            for row in _rows_with(table, wanted, file, source):
                 if first + row >= start:
                     if len(found) == most:
                         return found, first + row
-                    found.append(_document(table, row, first + row))
+                    found.append(_document(table, row, first + row, source))
         return found, None
 
 
@@ -116,17 +122,22 @@ def _places(path: Path, group: int) -> pa.Table | None:
     return file.read_row_group(group, columns=["file", "line"]) if has_places else None
 
 
-def _document(table: pa.Table, row: int, number: int) -> FoundDocument:
+def named(file: str | None, source: str | None) -> str:
+    """What a file is called where there may be several sources: docs/a.jsonl."""
+    return f"{source}/{file}" if file and source else file or ""
+
+
+def _document(table: pa.Table, row: int, number: int, source: str) -> FoundDocument:
     values = {name: table[name][row].as_py() for name in table.column_names}
-    return FoundDocument(number=number, file=values.get("file") or "", line=values.get("line") or 0,
-                         text=values["text"])  # fmt: skip
+    file, line = named(values.get("file"), source), values.get("line") or 0
+    return FoundDocument(number=number, file=file, line=line, text=values["text"])
 
 
-def _rows_with(table: pa.Table, wanted: str, file: str) -> Iterator[int]:
+def _rows_with(table: pa.Table, wanted: str, file: str, source: str) -> Iterator[int]:
     holds = pc.match_substring(table["text"], wanted, ignore_case=True)
     if file:
         if "file" not in table.column_names:
             return
-        named = pc.fill_null(pc.match_substring(table["file"], file, ignore_case=True), False)
-        holds = pc.and_(holds, named)
+        names = pa.array([named(each, source) for each in table["file"].to_pylist()], pa.string())
+        holds = pc.and_(holds, pc.match_substring(names, file, ignore_case=True))
     yield from pc.indices_nonzero(holds).to_pylist()

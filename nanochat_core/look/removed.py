@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from nanochat_core.base.errors import MissingError
+from nanochat_core.data import shards
+from nanochat_core.look.documents import named
 from nanochat_core.look.run_data import NEAR, REMOVED
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def removed(run: "RunData", *, is_kept: bool = False, rule: str = "", wanted: st
         where = run.folder(artifact, f"{folder}/") if names else None
         for name in names:
             assert where is not None
+            source = shards.source_of(name.rpartition("/")[2].partition("-")[2])
             for batch in pq.ParquetFile(where / name).iter_batches(batch_size=256, columns=list(COLUMNS)):
                 for row in batch.to_pylist():
                     rules = (row["rule"] or "").split(", ")
@@ -55,6 +58,6 @@ def removed(run: "RunData", *, is_kept: bool = False, rule: str = "", wanted: st
                     if (rule and rule not in rules) or wanted.casefold() not in text.casefold():
                         continue
                     yield RemovedDocument(
-                        step=step, is_kept=is_kept, text=text, file=row["file"] or "", line=row["line"] or 0,
+                        step=step, is_kept=is_kept, text=text, file=named(row["file"], source), line=row["line"] or 0,
                         rule=row["rule"] or "", twin=row["twin"] or "", score=row["score"],
                     )  # fmt: skip

@@ -53,6 +53,9 @@ class DataSource:
         with self._lock:
             try:
                 run_id = resolve_run(self.store, run)
+            except NanochatError as error:  # it names the store, which is nobody's business
+                raise ApiError(404, "there is no such run here", param="run") from error
+            try:
                 view = self._views.pop(run_id, None) or DataView(RunData.open(self.store, run_id))
                 self._views[run_id] = view
                 if len(self._views) > VIEWS_KEPT:

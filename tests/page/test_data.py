@@ -77,6 +77,15 @@ def test_a_conversation_shows_what_is_learnt_and_text_makes_no_markup(look: Look
     assert page.locator(".tokens b").count() == 0
 
 
+def test_what_was_removed_is_shown_with_its_rule_and_twin(look: Look, planted: Planted) -> None:
+    page = look(f"removed?run={planted.cleaned_id}&rule=exact%20duplicate")
+    assert page.locator(".card").count() == 3
+    first = page.locator(".card").first.inner_text()
+    assert "own/mine.jsonl, line 1" in first
+    assert "twin: a.jsonl, line 5" in first
+    assert "removed by deduplicate" in first
+
+
 def test_what_is_looked_for_is_marked_and_what_is_not_there_is_said(look: Look) -> None:
     page = look("documents")
     page.fill("[name=search]", "ESTRADA")
@@ -89,8 +98,11 @@ def test_what_is_looked_for_is_marked_and_what_is_not_there_is_said(look: Look) 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_to_complain_of_and_a_phone_shows_everything(look: Look, scheme: str) -> None:
-    for view in VIEWS:
+def test_axe_finds_nothing_to_complain_of_and_a_phone_shows_everything(
+    look: Look, planted: Planted, scheme: str
+) -> None:
+    removed = f"removed?run={planted.cleaned_id}"
+    for view in (*VIEWS, removed) if scheme == "light" else ("rows?row=5", "steps", removed):
         page = look(view)
         page.emulate_media(color_scheme=scheme)
         found = axe.Axe().run(page).response["violations"]

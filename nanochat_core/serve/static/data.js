@@ -31,10 +31,12 @@ function asked() {
   return { view, query: Object.fromEntries(new URLSearchParams(query)) };
 }
 
-/** The address of a view of the run that is shown. */
+/** The run that is shown: the address says it, else the list of runs, whose first is the newest. */
+const shownRun = () => asked().query.run ?? byId("run").value;
+
+/** The address of a view of that run. */
 function link(view, query = {}) {
-  const run = asked().query.run ?? byId("run").value;
-  const said = Object.entries({ run, ...query }).filter(([, value]) => value !== "" && value !== null);
+  const said = Object.entries({ run: shownRun(), ...query }).filter(([, value]) => value !== "" && value !== null);
   return `#${view}?${new URLSearchParams(said)}`;
 }
 
@@ -47,7 +49,7 @@ async function draw() {
   const look = {
     query,
     link,
-    ask: (path, said = {}) => api.data(path, { run: query.run, ...said }),
+    ask: (path, said = {}) => api.data(path, { run: shownRun(), ...said }),
     go: (said) => (location.hash = link(view, said)),
   };
   try {

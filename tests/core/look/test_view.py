@@ -59,6 +59,36 @@ def test_every_stretch_of_every_row_is_those_tokens_of_that_document(view: DataV
     assert len(covered) == view.documents()["num_documents"]
 
 
+def test_rows_of_several_sources_that_were_cleaned_lead_to_their_documents(planted: Planted) -> None:
+    view = DataView(RunData.open(planted.store, planted.cleaned_id))
+    rows, tokenizer = view.rows("text", "train"), view.run.tokenizer
+    sources = set()
+    for row in range(len(rows)):
+        shown = rows.show(row)
+        sources.add(shown.source)
+        for part in shown.stretches:
+            whole = [tokenizer.bos, *tokenizer.encode(view.document("train", part.document)["text"])]
+            mine = shown.ids[part.start : part.start + part.length]
+            assert mine == [tokenizer.bos] * bool(part.offset) + whole[part.offset : part.until]
+            assert part.file.startswith(f"{shown.source}/")
+    assert sources == {"docs", "own"}
+    assert view.documents(search="My own note 7,", file="own/")["documents"][0]["line"] == 11
+
+
+def test_what_was_removed_is_shown_with_its_rule_its_place_and_its_twin(planted: Planted) -> None:
+    view = DataView(RunData.open(planted.store, planted.cleaned_id))
+    found = view.removed(rule="exact duplicate")
+    assert [(each["file"], each["line"]) for each in found["documents"]] == [("own/mine.jsonl", n) for n in (1, 2, 3)]
+    for each in found["documents"]:
+        kept = view.documents(search=each["text"][:200])["documents"][0]
+        assert kept["text"] == each["text"]
+        assert f"line {kept['line']}" in each["twin"]
+    assert found["steps"]["deduplicate"]["exact duplicate"] == 3
+    assert view.removed(rule="exact duplicate", most=2)["next"] == 2
+    assert view.removed(search="nobody wrote this")["documents"] == []
+    assert all(each["is_kept"] for each in view.removed(near=True)["documents"])
+
+
 def test_a_search_finds_documents_by_text_and_file_and_goes_on_where_it_stopped(
     view: DataView, planted: Planted
 ) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from nanochat_core.gate import rule
-from nanochat_core.gate.evidence import weigh
+from nanochat_core.gate.evidence import Found, weigh
 from nanochat_core.gate.level import Level, Looks, estimate_level
 from nanochat_core.gate.metrics import PRIMARY, NightRun
 from nanochat_core.gate.posterior import MAX_TRAININGS, Posterior
@@ -86,8 +86,7 @@ def live(baseline: list[Looks], drawn: np.ndarray, *, prior_frac: float, budget:
     for values in drawn.tolist():
         level = estimate_level(baseline, later, prior_frac=prior_frac)
         assert level is not None
-        looks = judged(level, values, budget=budget)
-        found = weigh(level, looks, later, budget=budget)
+        looks, found = judged(level, values, later, budget=budget)
         red = found.outcome == "red"
         later.append(replace(looks, recipe=f"{len(later)}", is_red=red, effect_sd=found.effect / level.scale))
         lived.is_red.append(red)
@@ -95,12 +94,14 @@ def live(baseline: list[Looks], drawn: np.ndarray, *, prior_frac: float, budget:
     return lived
 
 
-def judged(level: Level, values: list[float], *, budget: float) -> Looks:
-    """A night's trainings, as many as the rule asks for."""
-    number = 1
-    while rule.look(level, values[:number], budget=budget) == "unsure":
-        number += 1
-    return Looks("tonight", tuple(values[:number]))
+def judged(level: Level, values: list[float], later: list[Looks], *, budget: float) -> tuple[Looks, Found]:
+    """A night's trainings, as many as the rule asks for, and what it is by them."""
+    for number in range(1, len(values) + 1):
+        looks = Looks("tonight", tuple(values[:number]))
+        found = weigh(level, looks, later, budget=budget)
+        if found.outcome != "unsure":
+            break
+    return looks, found
 
 
 def world(

@@ -5,8 +5,8 @@
 
 A repository of its own with the product's code, a home of its own, a depth-2 model of width 64 and 640 steps. A
 baseline of twelve trainings in six nights is promoted; then each change is made in a copy and `nanochat nightly`
-runs there; once where a probe decides, which has the same seeds and so the same figures each time, else as often as
-asked. The home is put back before each, so no night knows of another change. Four of the twelve are innocent.
+runs there, as often as asked: a probe has the same seeds each time, a training in full has its own. The home is put
+back before each, so no night knows of another change. Four of the twelve are innocent.
 
 --spread: what other seeds and what twins (gate/probe.py) come to at four lengths, as relative standard deviations, and
 what a tenth less of Muon's rate does.
@@ -167,9 +167,7 @@ def play(repeats: int, only: Sequence[str]) -> str:
         for change in CHANGES:
             if change.name not in only:
                 continue
-            nights = [bench.night(change)]
-            while nights[0][0]["runs"] and len(nights) < repeats:
-                nights.append(bench.night(change))
+            nights = [bench.night(change) for _ in range(repeats)]
             rows.append(cells(change, nights))
             print(rows[-1], file=sys.stderr)
             if change.is_innocent and any(record["state"] == "red" for record, _ in nights):

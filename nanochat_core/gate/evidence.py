@@ -1,11 +1,13 @@
 """What a night is by bits per byte: its own evidence, a regression that is not over, or many nights together.
 
-In this order, and the first that says red decides. Pure and small, because the simulation of benchmarks/gate.py lives
-whole years through it.
+In this order, and the first that says red decides; nights that look bad together train further seeds first, as one that
+looks bad alone does. Each regression that is over leaves less of the budget to the next one by many nights. Pure and
+small, because the simulation of benchmarks/gate.py lives whole years through it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from nanochat_core.gate import rule, trend
 from nanochat_core.gate.level import Level, Looks
@@ -47,11 +49,19 @@ def weigh(level: Level, tonight: Looks, later: Sequence[Looks], *, budget: float
         return replace(plain, outcome="red", decided_by="a regression that is not over", first=(calm - begin,) * 2)
     nights = [*later[calm:], tonight]
     worse, better = trend.evidence(nights, level), trend.evidence(_mirrored(nights), _mirror(level), hold=HOLD)
+    budget /= 1 + num_regressions(later)
     if worse is not None and trend.is_alarm(worse, level, budget=budget):
         return Found("red", f"{worse.num_nights} nights together", worse.effect, worse.p_value, worse.first)
+    if len(tonight.values) < rule.MAX_LOOKS and trend.is_suspect(worse, level, budget=budget):
+        return replace(plain, outcome="unsure")
     if better is not None and better.p_value < IMPROVED:
         return replace(plain, first=better.first, is_improved=True)
     return plain
+
+
+def num_regressions(nights: Sequence[Looks]) -> int:
+    """Runs of red nights: over a baseline that was better than its level by luck there are ever more of them."""
+    return sum(night.is_red and not before.is_red for before, night in pairwise([Looks("", ()), *nights]))
 
 
 def _mirror(level: Level) -> Level:

@@ -128,7 +128,7 @@ def estimate_level(
     differences = [min((new - old) ** 2 / 2, most) for old, new in zip(firsts, firsts[LAG:], strict=False)][-60:]
     share = _share(later, location, scale)
     scale, degrees = pooled(share, differences)
-    carry = _carry(later, scale)
+    carry = _carry([*parts[-1], *later], scale)
     level = Level(location=location, scale=scale, num_runs=len(newest), degrees=degrees, share=share, carry=carry)
     between = share * level.inflation / len(parts[-1])
     error = scale * math.sqrt(between + (1 - share) / len(newest))
@@ -212,9 +212,9 @@ def _share(later: Sequence[Looks], location: float, scale: float) -> float:
     return min(max(both / first, 0.0), MAX_SHARE)
 
 
-def _carry(later: Sequence[Looks], scale: float) -> float:
+def _carry(nights: Sequence[Looks], scale: float) -> float:
     """By differences of successive first trainings against those of nights apart; a lasting shift is one of each."""
-    firsts, most = [night.values[0] for night in later], (HOLD * scale) ** 2
+    firsts, most = [night.values[0] for night in nights], (HOLD * scale) ** 2
 
     def mean_square(lag: int, expected: float) -> float:
         squares = [min((new - old) ** 2 / 2, most) for old, new in zip(firsts, firsts[lag:], strict=False)]

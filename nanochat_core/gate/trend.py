@@ -15,7 +15,8 @@ from nanochat_core.gate.level import Level, Looks
 from nanochat_core.record.significance import student_t_tail
 
 MIN_NIGHTS, MAX_NIGHTS = 3, 14
-ALARM = 0.019  # for rule.BUDGET, where nights are independent
+ALARM = 0.028  # for rule.BUDGET, where nights are independent
+SUSPECT = 0.3  # nights together that look so bad train further seeds
 CARRIED = 2.0  # exponent of what is not carried over
 HOLD = 2.0  # standard deviations above the baseline that a night counts at most: one night is no trend
 LIKELY = 20.0  # a shift may have begun where the mean since then is at most so many times as likely by chance
@@ -58,8 +59,12 @@ def evidence(nights: Sequence[Looks], level: Level, *, hold: float = HOLD) -> Tr
 
 def is_alarm(trend: Trend | None, level: Level, *, budget: float = rule.BUDGET) -> bool:
     """Whether that is a regression, at `budget` false alarms a year."""
-    allowed = ALARM * (1 - level.decay) ** CARRIED * budget / rule.BUDGET
-    return trend is not None and trend.p_value < min(allowed, 0.1)
+    return trend is not None and trend.p_value < min(_allowed(ALARM, level, budget), 0.1)
+
+
+def is_suspect(trend: Trend | None, level: Level, *, budget: float = rule.BUDGET) -> bool:
+    """Whether further trainings tonight are worth their price: they tell more of a shift that may be there."""
+    return trend is not None and trend.p_value < min(_allowed(SUSPECT, level, budget), 0.4)
 
 
 def is_over(nights: Sequence[Looks], level: Level, effect: float) -> bool:
@@ -69,6 +74,10 @@ def is_over(nights: Sequence[Looks], level: Level, effect: float) -> bool:
     for weight, deviation in reversed(_weighted(nights, level)):
         odds = max(-OVER, odds + weight * effect * (effect / 2 - deviation) / level.scale**2)
     return odds > OVER
+
+
+def _allowed(share: float, level: Level, budget: float) -> float:
+    return share * (1 - level.decay) ** CARRIED * budget / rule.BUDGET
 
 
 def _weighted(nights: Sequence[Looks], level: Level, hold: float = HOLD) -> list[tuple[float, float]]:

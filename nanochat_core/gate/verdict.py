@@ -5,13 +5,13 @@ Pure: runs in, verdict out. Effects are oriented so that above 0 is worse. A nig
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from nanochat_core.base.errors import NanochatError
 from nanochat_core.gate import rule
 from nanochat_core.gate.compared import Row, compare
-from nanochat_core.gate.evidence import Found, weigh
+from nanochat_core.gate.evidence import Found, num_regressions, weigh
 from nanochat_core.gate.level import Level, Looks, estimate_level
 from nanochat_core.gate.metrics import PRIMARY, NightRun
 from nanochat_core.gate.probe import Pairs
@@ -63,6 +63,12 @@ class Verdict:
     """The level is better than the baseline's, by several nights."""
     multiplier: dict[str, Any] | None = None
     """Of tonight's first run over the baseline's most typical one: below 1, tonight needs more compute."""
+    alarms_a_year: float | None = None
+    """False alarms that nights may cost."""
+    alarms_spent: float | None = None
+    """Of those, what chance alone would have made of the nights since the baseline, tonight among them."""
+    num_regressions: int | None = None
+    """Found in those nights."""
     rows: tuple[Row, ...] = ()
     notes: tuple[str, ...] = field(default_factory=tuple)
 
@@ -117,6 +123,9 @@ def judge(
         since=since,
         is_improved=found.is_improved,
         multiplier=_multiplier(runs[0], baseline, level),
+        alarms_a_year=budget,
+        alarms_spent=budget * (len(later) + 1) / rule.NIGHTS_A_YEAR,
+        num_regressions=num_regressions([*later, replace(tonight, is_red=found.outcome == "red")]),
         rows=rows,
         notes=tuple(_notes(level, rows, found, since)),
     )
@@ -244,7 +253,18 @@ def markdown(night: dict[str, Any]) -> str:
     decided = f" Decided by {verdict['decided_by']}." if verdict.get("decided_by") else ""
     lines += ["", f"Night `{night['run_id']}`; seeds (bits per byte): {seeds}.{decided}"]
     baseline = night.get("baseline") or "none"
-    return "\n".join([*lines, f"Baseline: {baseline}, {verdict['num_baseline']} runs.", ""])
+    return "\n".join([*lines, f"Baseline: {baseline}, {verdict['num_baseline']} runs.{_budget(verdict)}", ""])
+
+
+def _budget(verdict: dict[str, Any]) -> str:
+    allowed = verdict.get("alarms_a_year")
+    if allowed is None:
+        return ""
+    found = verdict["num_regressions"]
+    return (
+        f" Of {allowed:g} false alarms a year the nights since have spent {verdict['alarms_spent']:.2f}; "
+        f"{found or 'no'} regression{'' if found == 1 else 's'} found in them."
+    )
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -48,8 +48,18 @@ class Nights:
         self.page.until_state(state, 600)
         self.page.open_again()
         self.page.open_artifact("nightly-verdict", says="the verdict")
-        self.page.page.get_by_role("heading", name=heading).wait_for()  # the page draws it when it has the rest
-        return self.page.text()
+        return self._drawn(heading)
+
+    def _drawn(self, heading: str) -> str:
+        """The verdict's page from its heading to its last line: it is drawn piece by piece."""
+        seen = list[str]()
+
+        def is_whole() -> bool:
+            seen.append(self.page.text())
+            return heading in seen[-1] and re.search(r"Baseline: .*\d+ runs", seen[-1]) is not None
+
+        self.page.until(is_whole, 60)
+        return seen[-1]
 
     def _new(self) -> list[str]:
         return [name for name in FLOW_RUN.findall(self.page.text()) if name not in self.seen]

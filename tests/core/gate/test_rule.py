@@ -33,10 +33,10 @@ def test_a_run_at_the_baseline_is_green_at_once_and_a_bad_one_asks_for_more() ->
     assert rule.look(LEVEL, [1.0]) == "green"
     assert rule.look(LEVEL, [0.9]) == "green"
     assert rule.look(LEVEL, [1.03]) == "unsure"
-    assert rule.look(LEVEL, [1.03, 1.03]) == "red"
+    assert rule.look(LEVEL, [1.04, 1.04]) == "red"
     assert rule.look(LEVEL, [1.02, 1.015]) == "unsure"
     assert rule.look(LEVEL, [1.02, 1.015, 1.0, 1.0]) == "green"
-    assert rule.look(LEVEL, [1.02, 1.015, 1.015, 1.015]) == "red"
+    assert rule.look(LEVEL, [1.02, 1.018, 1.018, 1.018]) == "red"
 
 
 def test_one_outlier_alone_is_no_regression_however_large() -> None:
@@ -136,8 +136,7 @@ def test_a_small_shift_is_found_by_many_nights_with_when_it_began_and_stays_red(
     for values in np.random.default_rng(12).normal(1.011, 0.01, (30, 4)).tolist():
         level = estimate_level(baseline, later)
         assert level is not None
-        tonight = simulation.judged(level, values, budget=rule.BUDGET)
-        found = evidence.weigh(level, tonight, later)
+        tonight, found = simulation.judged(level, values, later, budget=rule.BUDGET)
         later.append(replace(tonight, is_red=found.outcome == "red", effect_sd=found.effect / level.scale))
         colours.append(found.outcome)
         told.append((found.decided_by, found.first))
@@ -148,6 +147,23 @@ def test_a_small_shift_is_found_by_many_nights_with_when_it_began_and_stays_red(
     assert first is not None
     assert begun - first[0] <= 1, f"it may have begun with the first of them: {told[begun]}"
     assert colours[begun : begun + 12].count("red") >= 11, "it does not flap"
+
+
+def test_nights_that_look_bad_together_train_further_seeds() -> None:
+    a_week = alone([1.004] * 7)
+    assert evidence.weigh(LEVEL, Looks("tonight", (1.004,)), a_week[:1]).outcome == "green"
+    assert evidence.weigh(LEVEL, Looks("tonight", (1.004,)), a_week).outcome == "unsure"
+    assert evidence.weigh(LEVEL, Looks("tonight", (1.0, 1.001, 0.999, 1.0)), a_week).outcome == "green"
+
+
+def test_each_regression_that_is_over_leaves_less_to_the_next_one_by_many_nights() -> None:
+    shift = alone([1.008] * 6)
+    tonight = Looks("tonight", (1.008,) * rule.MAX_LOOKS)
+    before = [replace(night, is_red=True, effect_sd=1.0) for night in alone([1.01])]
+    calm = alone([1.0] * 20)
+    assert evidence.weigh(LEVEL, tonight, [*calm, *shift]).outcome == "red"
+    often = [night for _ in range(40) for night in (*before, *calm[:4])]
+    assert evidence.weigh(LEVEL, tonight, [*often, *calm, *shift]).outcome == "green"
 
 
 def test_a_regression_is_over_when_the_nights_say_so() -> None:
@@ -169,7 +185,7 @@ def test_a_better_level_is_named() -> None:
 def test_a_few_years_cost_a_few_alarms(noise: str) -> None:
     years = [simulation.year(noise, 24, seed) for seed in range(10)]
     assert np.mean([alarms for alarms, _ in years]) <= 3.5, "2 a year, in the mean of very many"
-    assert np.mean([trainings for _, trainings in years]) < 1.5
+    assert np.mean([trainings for _, trainings in years]) < 1.7
 
 
 def test_three_standard_deviations_are_found_also_after_an_improvement() -> None:

@@ -95,6 +95,7 @@ def test_a_regression_is_red_after_one_confirming_seed(judged: Trainer, micro_pl
     assert finished.plot is not None
     assert finished.plot.read_bytes().startswith(b"\x89PNG")
     assert "# RED: tiny at" in finished.markdown
+    assert "Of 2 false alarms a year the nights since have spent 0.01; 1 regression found in them." in finished.markdown
     with pytest.raises(RegressionError) as raised:
         raise_if_red(finished)
     assert raised.value.exit_code == 5

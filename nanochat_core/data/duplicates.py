@@ -175,7 +175,7 @@ class Index:
 
 def _neighbours(keys: np.ndarray, documents: np.ndarray, distance: int) -> np.ndarray:
     """Pairs of documents that stand so far from each other among those with the same key."""
-    later = np.flatnonzero(keys[distance:] == keys[: len(keys) - distance]) + distance
+    later = np.flatnonzero(keys[distance:] == keys[: max(0, len(keys) - distance)]) + distance
     return (documents[later] << np.uint64(32)) | documents[later - distance]
 
 

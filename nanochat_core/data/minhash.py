@@ -66,8 +66,9 @@ def _prints(shape: Shape | None, unit: Unit) -> Prints:
     texts = documents_of(read_table(unit), unit).texts
     exact = np.array([int.from_bytes(document_key(text)[:8], "little") for text in texts], dtype=np.uint64)
     if shape is None:
-        nothing = np.zeros(len(texts), dtype=np.uint64)
-        return Prints(exact, nothing, nothing[None, :0], np.empty((len(texts), 0), np.uint32), nothing.astype(bool))
+        num = len(texts)
+        nothing = np.empty((0, num), np.uint64), np.empty((num, 0), np.uint32), np.zeros(num, bool)
+        return Prints(exact, np.zeros(num, np.uint64), *nothing)
     batch = hash_words(texts)
     words = np.zeros(len(texts), dtype=np.uint64)
     wholes = batch.wholes()

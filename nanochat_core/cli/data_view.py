@@ -12,6 +12,7 @@ from nanochat_core.base.text import one_line
 from nanochat_core.base.units import count
 from nanochat_core.cli.output import Page, grid, said, table
 
+NONE = "–"
 GROUNDS = ("on grey23", "on grey35")
 SPEAKER_CHARS, TEXT_CHARS, LINE_CHARS = 12, 600, 90
 DOCUMENTS_SHOWN = 10
@@ -43,7 +44,7 @@ def show_documents(found: dict[str, Any]) -> None:
     """A document a line."""
     listed = table("number", "file", "line", "begins", right=("number", "line"), wraps=("begins",))
     for each in found["documents"]:
-        listed.add_row(f"{each['number']:,}", said(each["file"]) or "–", f"{each['line']:,}", _begin(each["text"]))
+        listed.add_row(f"{each['number']:,}", *_file_line(each), _begin(each["text"]))
     Page().print(listed)
     _tell_next(found, f"{found['num_documents']:,} documents for {found['split']}")
 
@@ -93,10 +94,10 @@ def show_removed(found: dict[str, Any]) -> None:
                    wraps=("begins", "twin"), spare=("step", "twin"))  # fmt: skip
     for each in found["documents"]:
         score = "–" if each["score"] is None else f"{each['score']:.3f}"
-        listed.add_row(said(each["step"]), said(each["rule"]), score, said(each["file"]) or "–", f"{each['line']:,}",
+        listed.add_row(said(each["step"]), said(each["rule"]), score, *_file_line(each),
                        said(each["twin"]), _begin(each["text"]))  # fmt: skip
     Page().print(listed)
-    _tell_next(found, "; ".join(f"{step} removed {sum(rules.values()):,}" for step, rules in found["steps"].items()))
+    _tell_next(found, "; ".join(f"{step}: {sum(rules.values()):,} in all" for step, rules in found["steps"].items()))
 
 
 def show_step(found: dict[str, Any]) -> None:
@@ -110,7 +111,7 @@ def show_step(found: dict[str, Any]) -> None:
                    right=("adds", "loss", "tokens", "line", "document"), spare=("rows", "tokens"))  # fmt: skip
     for each in found["documents"][:DOCUMENTS_SHOWN]:
         measured = (f"{each['adds']:+.4f}", f"{each['loss']:.3f}", f"{each['num_tokens']:,}")
-        place = (said(each["file"]) or "–", f"{each['line']:,}", f"{each['document']:,}")
+        place = (*_file_line(each), f"{each['document']:,}")
         listed.add_row(*measured, *place, ", ".join(map(str, each["rows"])), _begin(each["text"]))
     Page().print(listed)
     if (left := len(found["documents"]) - DOCUMENTS_SHOWN) > 0:
@@ -152,6 +153,10 @@ def _stretch(part: dict[str, Any], what: str = "document") -> str:
 
 def _place(each: dict[str, Any]) -> str:
     return f"{each['file']}, line {each['line']:,}" if each["file"] else "from no file that is known"
+
+
+def _file_line(each: dict[str, Any]) -> tuple[str, str]:
+    return (said(each["file"]), f"{each['line']:,}") if each["file"] else (NONE, NONE)
 
 
 def _begin(text: str) -> str:

@@ -90,7 +90,8 @@ class DataView:
         end = start + _bounded(most)
         found = list(islice(removed(self.run, is_kept=near, rule=rule, wanted=search), start, end + 1))
         listed = found[: end - start]
-        return {"steps": self.run.summary()["removed"], "next": end if len(found) > len(listed) else None,
+        counts = {step: self.run.of(step).metrics.get("near" if near else "removed", {}) for step in self.run.cleaned}
+        return {"steps": counts, "next": end if len(found) > len(listed) else None,
                 "documents": [each.shown(CHARS) for each in listed]}  # fmt: skip
 
     def step(self, training: str, step: int) -> dict[str, Any]:

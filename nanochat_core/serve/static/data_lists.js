@@ -102,7 +102,7 @@ export async function removedPage(look) {
         `${one.is_kept ? "near the line of" : "removed by"} ${one.step}` +
           (one.score === null ? "" : ` · score ${one.score.toFixed(3)}`) + (one.twin ? ` · twin: ${one.twin}` : ""),
       ),
-      shownText(one.text.slice(0, BEGINNING_CHARS), search, one.num_chars > BEGINNING_CHARS),
+      shownText(one.text, search, one.num_chars > one.text.length),
     ),
   );
   return [

@@ -1,17 +1,23 @@
 """What a look at a run shows is what it learns from: rows, their documents, and the lines that those are from."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from planted_text import BAD_FILE, BAD_LINE, TALKS, Planted
 
 from nanochat_core.base.errors import MissingError
 from nanochat_core.data.loader import BatchOrder
+from nanochat_core.data.shards import row_groups
 from nanochat_core.look import lineage
+from nanochat_core.look.documents import Documents
 from nanochat_core.look.lineage import spikes
 from nanochat_core.look.run_data import RunData
 from nanochat_core.look.scores import _by_frequency
+from nanochat_core.look.talks import TalkRows
 from nanochat_core.look.view import DataView
 
 pytestmark = pytest.mark.slow
@@ -87,6 +93,25 @@ def test_what_was_removed_is_shown_with_its_rule_its_place_and_its_twin(planted:
     assert view.removed(rule="exact duplicate", most=2)["next"] == 2
     assert view.removed(search="nobody wrote this")["documents"] == []
     assert all(each["is_kept"] for each in view.removed(near=True)["documents"])
+
+
+def test_a_text_from_before_places_were_kept_is_shown_without_them(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "00000.parquet")
+    found = Documents(row_groups(tmp_path))
+    assert (found[1].text, found[1].file, found[1].line, found.place(1)) == ("two", "", 0, ("", 0))
+    assert [each.number for each in found.search("TWO")[0]] == [1]
+    assert found.search("two", file="a")[0] == []
+
+
+def test_conversations_from_before_places_were_kept_are_told_by_where_they_begin(
+    view: DataView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = view.rows("conversations", "train")
+    assert isinstance(rows, TalkRows)
+    known = [[turn.text for turn in talk.turns] for row in range(len(rows)) for talk in rows.talks(row)]
+    monkeypatch.setattr(rows, "_places", None)
+    told = [[turn.text for turn in talk.turns] for row in range(len(rows)) for talk in rows.talks(row)]
+    assert told == known
 
 
 def test_a_search_finds_documents_by_text_and_file_and_goes_on_where_it_stopped(

@@ -16,7 +16,6 @@ import numpy as np
 
 from nanochat_core.base.arrays import open_raw
 from nanochat_core.base.errors import CorruptError, MissingError
-from nanochat_core.data import shards
 from nanochat_core.data.workers import Unit, each_unit
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
@@ -56,6 +55,8 @@ def tokenize_split(
 
     `encoded` holds what `encode_file` made of some of the files, by file name.
     """
+    from nanochat_core.data import shards  # with Arrow, which whoever reads tokens need not have
+
     out.mkdir(parents=True, exist_ok=True)
     units = shards.row_groups(folder, source=source)
     if not units:
@@ -74,6 +75,8 @@ def tokenize_split(
 
 def encode_file(path: Path, out: Path, *, tokenizer_folder: Path) -> dict[str, int]:
     """Encode one parquet file for a later `tokenize_split`; returns its documents and tokens."""
+    from nanochat_core.data import shards
+
     tokenizer = Tokenizer.load(tokenizer_folder)
     groups = [unit for unit in shards.row_groups(path.parent) if unit[0] == path]
     counts = {"docs": 0, "tokens": 0}
@@ -96,6 +99,8 @@ def _encoder(tokenizer_folder: Path) -> Callable[[Unit], tuple[np.ndarray, np.nd
 
 def _encode_unit(tokenizer: Tokenizer, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
     """(ids uint16 of all documents one after the other, each led by BOS; tokens per document)."""
+    from nanochat_core.data import shards
+
     bos = np.array([tokenizer.bos], dtype=np.uint16)
     parts, lengths = [], []
     for text in shards.read_row_group(*unit):

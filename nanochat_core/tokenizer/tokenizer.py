@@ -13,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import tiktoken
 
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.base.foreign import NO_VALUES, loads, read_bounded
@@ -68,6 +67,8 @@ class Tokenizer:
         plain = [token for token in self.added if not token.is_special]
         passes = (_any_of([each.content for each in plain if each.is_late == is_late]) for is_late in (False, True))
         self._in_text = [found for found in passes if found]
+        import tiktoken  # whoever needs the ids of special tokens alone need not wait for it
+
         self._encoding = tiktoken.Encoding(
             "nanochat",
             pat_str=compiled_pattern(pattern),

@@ -16,8 +16,6 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast, get_args
 
-import yaml
-
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.base.foreign import MAX_SETTINGS_BYTES, NO_VALUES
 from nanochat_core.base.text import parse_json, read_text
@@ -117,6 +115,8 @@ def _root(folder: Path) -> Path:
 
 
 def _tasks(path: Path) -> list[dict[str, Any]]:
+    import yaml
+
     try:
         content = yaml.safe_load(read_text(path, error=CorruptError, most=MAX_SETTINGS_BYTES))
     except (yaml.YAMLError, *NO_VALUES) as error:

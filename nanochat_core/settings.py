@@ -52,7 +52,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "clean.duplicate_jaccard": (0.2, 1),
     "clean.duplicate_ngram_words": (1, 100),
     "clean.minhash_permutations": (16, 1024),
-    "tokenizer.vocab_size": (265, 65_536),
+    "tokenizer.vocab_size": (265, 400_000),
     "tokenizer.max_train_bytes": (1, INF),
     "tokenizer.max_doc_bytes": (1, INF),
     "pretrain.depth": (1, 128),

@@ -29,7 +29,7 @@ from nanochat_core.data import files, forms, streams
 from nanochat_core.data.asked import Asked
 from nanochat_core.data.rows import Row
 from nanochat_core.tokenizer.conversation import check_messages, render_conversation
-from nanochat_core.tokenizer.tokenizer import Added, Tokenizer
+from nanochat_core.tokenizer.tokenizer import Added, Tokenizer, id_type
 
 Conversation = dict[str, Any]
 AS_IT_IS = Asked()  # each row is told by what it holds
@@ -113,7 +113,7 @@ class _Pieces:
     """Rendered conversations, cut so that each piece fits into a row."""
 
     ids: np.ndarray
-    """(tokens,) uint16, piece after piece."""
+    """(tokens,) uint16 or uint32, piece after piece."""
     mask: np.ndarray
     """(tokens,) uint8: 1 where the id is to be learnt."""
     lengths: np.ndarray
@@ -135,7 +135,7 @@ def pack_conversations(
     num_workers: int | None = None,
     places: Path | None = None,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """(rows, row_len) ids uint16 and mask uint8, and counts. `num_workers` None: one per core.
+    """(rows, row_len) ids (uint16 or uint32) and mask uint8, and counts. `num_workers` None: one per core.
 
     `places`: a parquet file to write, with what each row has of which conversation, and the file and line of that.
     """
@@ -234,7 +234,7 @@ def _render(tokenizer: Tokenizer, chunk: list[list[dict[str, Any]]], row_len: in
         rendered, learnt = render_conversation(tokenizer, messages)
         before = len(ids)
         for start, end in _cuts(len(rendered), row_len):
-            ids.append(np.array(rendered[start:end], dtype=np.uint16))
+            ids.append(np.array(rendered[start:end], dtype=id_type(tokenizer.vocab_size)))
             mask.append(np.array(learnt[start:end], dtype=np.uint8))
             if start:
                 mask[-1][0] = 0  # the last id of the piece before: its target was learnt there
@@ -291,7 +291,7 @@ def _write_places(
 def _filled(
     pieces: _Pieces, rows: Sequence[Sequence[int]], *, row_len: int, padding: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    ids = np.full((len(rows), row_len), padding, dtype=np.uint16)
+    ids = np.full((len(rows), row_len), padding, dtype=pieces.ids.dtype)
     mask = np.zeros((len(rows), row_len), dtype=np.uint8)
     ends = np.cumsum(pieces.lengths).tolist()
     lengths = pieces.lengths.tolist()

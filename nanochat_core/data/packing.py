@@ -67,7 +67,7 @@ class RowIndex:
             return cls(stored["pieces"], stored["row_starts"])
 
     def read(self, shards: TokenShards, row: int) -> np.ndarray:
-        """(row_len,) uint16 ids of one row."""
+        """(row_len,) ids of one row, uint16 or uint32."""
         pieces = self.pieces[self.row_starts[row] : self.row_starts[row + 1]]
         return np.concatenate([shards.tokens[s][start : start + length] for s, start, length in pieces.tolist()])
 

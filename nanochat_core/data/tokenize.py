@@ -1,4 +1,5 @@
-"""Documents to token shards: folder/00000.bin of uint16 ids, each document led by BOS, and where each one starts.
+"""Documents to token shards: folder/00000.bin of ids (uint16, or uint32 where the vocabulary is past
+65,536), each document led by BOS, and where each one starts.
 
 Work is cut into units of one parquet row group; worker processes encode units, the parent writes them in order. The
 result does not depend on the number of workers, so neither does the artifact's digest. Other machines may encode whole
@@ -17,9 +18,9 @@ import numpy as np
 from nanochat_core.base.arrays import open_raw
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.data.workers import Unit, each_unit
-from nanochat_core.tokenizer.tokenizer import Tokenizer
+from nanochat_core.tokenizer.tokenizer import Tokenizer, id_type
 
-SHARD_TOKENS = 1 << 28  # 512 MiB of uint16: one file is one upload
+SHARD_TOKENS = 1 << 28  # 512 MiB of uint16, 1 GiB of uint32: one file is one upload
 INDEX_NAME = "index.json"
 
 
@@ -28,7 +29,7 @@ class TokenShards:
     """Token ids of a split: memory-mapped files and the start of every document."""
 
     tokens: list[np.ndarray]
-    """One (num_tokens,) uint16 memory map per shard."""
+    """One (num_tokens,) memory map of uint16 or uint32 per shard."""
     doc_starts: list[np.ndarray]
     """One (num_docs + 1,) int64 array per shard; the last entry is the shard's length."""
 
@@ -98,16 +99,17 @@ def _encoder(tokenizer_folder: Path) -> Callable[[Unit], tuple[np.ndarray, np.nd
 
 
 def _encode_unit(tokenizer: Tokenizer, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
-    """(ids uint16 of all documents one after the other, each led by BOS; tokens per document)."""
+    """(ids of all documents one after the other, each led by BOS; tokens per document)."""
     from nanochat_core.data import shards
 
-    bos = np.array([tokenizer.bos], dtype=np.uint16)
+    kept_as = id_type(tokenizer.vocab_size)
+    bos = np.array([tokenizer.bos], dtype=kept_as)
     parts, lengths = [], []
     for text in shards.read_row_group(*unit):
-        ids = tokenizer.encode_to_numpy(text).astype(np.uint16)
+        ids = tokenizer.encode_to_numpy(text).astype(kept_as)
         parts += [bos, ids]
         lengths.append(len(ids) + 1)
-    return np.concatenate(parts) if parts else np.empty(0, np.uint16), np.array(lengths, dtype=np.int64)
+    return np.concatenate(parts) if parts else np.empty(0, kept_as), np.array(lengths, dtype=np.int64)
 
 
 class _ShardWriter:
@@ -150,11 +152,12 @@ def load_shards(folder: Path, *, vocab_size: int) -> TokenShards:
             f"{folder} holds ids of a vocabulary of {index['vocab_size']}, the tokenizer has {vocab_size}",
             hint="remake them: --fresh tokens",
         )
+    kept_as = np.dtype(id_type(vocab_size))
     tokens, starts = [], []
     for number, count in enumerate(index["shard_tokens"]):
         path = folder / f"{number:05d}.bin"
-        if path.stat().st_size != 2 * count:
-            raise CorruptError(f"{path} holds {path.stat().st_size} bytes, not {2 * count}", hint="--fresh tokens")
-        tokens.append(open_raw(path, np.uint16) if count else np.empty(0, np.uint16))
+        if path.stat().st_size != (wanted := kept_as.itemsize * count):
+            raise CorruptError(f"{path} holds {path.stat().st_size} bytes, not {wanted}", hint="--fresh tokens")
+        tokens.append(open_raw(path, kept_as) if count else np.empty(0, kept_as))
         starts.append(np.load(folder / f"{number:05d}.starts.npy"))
     return TokenShards(tokens, starts)

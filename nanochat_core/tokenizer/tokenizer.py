@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,11 @@ class Added:
     """It is looked for in what the others leave (`normalized` in the `tokenizers` library)."""
     is_first: bool = False
     """Its id is before those of the vocabulary, from 0 on; such tokens stand before the others."""
+
+
+def id_type(vocab_size: int) -> type[np.unsignedinteger[Any]]:
+    """What token ids are kept as in files: 16 bits while they are enough."""
+    return np.uint16 if vocab_size <= 1 << 16 else np.uint32
 
 
 class Tokenizer:

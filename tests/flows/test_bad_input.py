@@ -123,7 +123,7 @@ def test_a_refusal_is_an_error_and_a_hint_on_the_terminal(tmp_path: Path) -> Non
     [
         ("pretrain.depth=0", "a whole number, 1 to 128: The one dial"),
         ("pretrain.depth=200", "1 to 128"),
-        ("tokenizer.vocab_size=200", "265 to 65,536"),
+        ("tokenizer.vocab_size=200", "265 to 400,000"),
         ("pretrain.total_batch_tokens=500", "does not divide"),
         ("pretrain.head_dim=33", "not an even number"),
         ("pretrain.n_embd=65", "does not divide into heads"),

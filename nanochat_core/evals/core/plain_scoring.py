@@ -55,7 +55,7 @@ def _difference(config: GPTConfig) -> str | None:
     generator = np.random.default_rng(0)
 
     def ids(length: int) -> np.ndarray:
-        return generator.integers(0, config.vocab_size, length).astype(np.uint16)
+        return generator.integers(0, config.vocab_size, length).astype(np.int32)
 
     prompts = [Prompt(ids(prefix), list(map(ids, suffixes)), list(scored), 0) for prefix, suffixes, scored in SHAPES]
     try:

@@ -167,13 +167,22 @@ def _licences(made_from: Mapping[str, Artifact]) -> Iterator[str]:
     """What is recorded of each source; of what was made before it was, that nothing is."""
     for step, what in (("corpus", "text"), ("conversations", "conversations")):
         if artifact := made_from.get(step):
-            metrics = artifact.metrics
-            origin = f" (from: {_short(str(metrics['origin']))})" if metrics.get("origin") else ""
-            yield f"Licence of the {what}{origin}: {metrics.get('licence', 'not recorded')}."
+            parts = artifact.metrics.get("sources") or {"": artifact.metrics}
+            for name, metrics in parts.items():
+                origin = f" (from: {_short(str(metrics['origin']))})" if metrics.get("origin") else ""
+                told = f"{what} of the source {name}" if name else what
+                yield f"Licence of the {told}{origin}: {metrics.get('licence', 'not recorded')}."
 
 
 def _text(corpus: Artifact) -> str:
-    config = corpus.config
+    if sources := corpus.config.get("sources"):
+        return f"a mix of {len(sources)} sources: " + "; ".join(
+            f"{name}, {_place(each)}" for name, each in sources.items()
+        )
+    return _place(corpus.config)
+
+
+def _place(config: Mapping[str, Any]) -> str:
     if config.get("source") == "embedded":
         documented = plain(_named(config.get("documented")))
         return f"the documentation of Python {config.get('python')} and of {documented}"

@@ -24,7 +24,7 @@ from nanochat_core.pipeline.step import Ref, Step, StepKey, StepRun, require, st
 from nanochat_core.plan import RunPlan
 from nanochat_core.store import provenance, why
 from nanochat_core.store.lease import Lease
-from nanochat_core.store.manifest import Artifact
+from nanochat_core.store.manifest import PARTS, Artifact
 from nanochat_core.store.partial import Partial
 from nanochat_core.store.store import FENCING_NUMBER
 from nanochat_core.workspace import Workspace
@@ -254,6 +254,8 @@ def _make(
         metrics = step.body(run)
     _check_unchanged(step, plan, key)
     run.lease.check()  # whoever took it over has cleared what a quality check would look at
+    if parts:
+        metrics |= {PARTS: {name: ref.digest for name, (_, ref) in parts.items()}}
     metrics |= require(step.name, step.checks(run, metrics) if step.checks else [])
     told = provenance.collect(arguments=sys.argv[1:], started_at=started)
     if unfinished.is_training(step, key):

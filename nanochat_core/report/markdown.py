@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat_core.accounting.ledger import Windows, ledger_rows
 from nanochat_core.plan import RunPlan
-from nanochat_core.report import outline, scores
+from nanochat_core.report import outline, scores, sources
 from nanochat_core.report.tables import Table
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def summarize(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None = None,
         f"# nanochat: {plain(outline.title(plan))}",
         _numbers(plan, refs, seconds),
         _steps(refs),
+        _sources(refs),
         _core(refs),
         _stages(refs),
         _benchmarks(refs),
@@ -55,6 +56,11 @@ def _steps(refs: "list[Ref]") -> str:
         for row in outline.step_rows(refs)
     ]
     return "## Steps\n\n" + Table(("step", "", "took", "result", "artifact"), rows, numbers=[2]).markdown()
+
+
+def _sources(refs: "list[Ref]") -> str:
+    rows = [tuple(map(plain, row.cells)) for row in sources.source_rows(refs)]
+    return f"## Text by source\n\n{Table(sources.HEADERS, rows, numbers=sources.NUMBERS).markdown()}" if rows else ""
 
 
 def _benchmarks(refs: "list[Ref]") -> str:

@@ -103,6 +103,8 @@ def headline_numbers(plan: RunPlan, refs: "list[Ref]", *, seconds: float | None 
         if row.name == "arithmetic":
             numbers.append(Number("arithmetic", row.accuracy, f"± {row.standard_error} of {row.num_asked:,} held out"))
     licence = metrics.get("corpus", {}).get("licence", "not recorded")
+    if num_sources := len(metrics.get("corpus", {}).get("sources", ())):
+        licence = f"that of each of {num_sources} sources, below"
     about = f"tokens, {derived.num_steps:,} steps; licence of the text: {licence}"
     trained = Number("trained on", count(derived.num_tokens), about)
     if begun := metrics.get("base"):

@@ -19,7 +19,7 @@ from nanochat_core.accounting.ledger import ledger_rows, window
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.units import count, duration
 from nanochat_core.plan import RunPlan
-from nanochat_core.report import outline, scores
+from nanochat_core.report import outline, scores, sources
 from nanochat_core.report.core_table import core_rows
 from nanochat_core.report.markdown import summarize
 from nanochat_core.report.reproduce import reproduction
@@ -103,6 +103,9 @@ def _values(
         "core_rows": core_rows(report["core"]),
         "stages": scores.stage_table(report["chat_benchmarks"]),
         "steps": outline.step_rows(refs),
+        "source_headers": sources.HEADERS,
+        "source_numbers": sources.NUMBERS,
+        "source_rows": sources.source_rows(refs),
         "ledger": ledger_rows(plan, refs, seconds=seconds, windows=_windows(artifacts)),
         "benchmarks": outline.benchmark_rows(refs),
         "facts": _plan_facts(plan),

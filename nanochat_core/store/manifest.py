@@ -21,6 +21,7 @@ from nanochat_core.base.foreign import loads
 
 FORMAT = 1
 SEAL = "seal"
+PARTS = "parts"  # among the metrics
 LOG_FOLDER = "log"  # files below it (metrics, output) are kept with an artifact and are no part of its result
 SHA256 = re.compile(r"[0-9a-f]{64}")
 TEXTS = ("step", "fingerprint")
@@ -67,6 +68,12 @@ class Artifact:
         """Like `digest`, without the logs: two runs that made the same thing agree, whatever their logs say."""
         results = {name: entry.sha256 for name, entry in self.files.items() if not name.startswith(f"{LOG_FOLDER}/")}
         return identity_digest(results)
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """Name -> `result_digest` of the artifacts of the same step that it was put together from, if any."""
+        parts = self.metrics.get(PARTS)
+        return parts if isinstance(parts, dict) and all(isinstance(each, str) for each in parts.values()) else {}
 
     @property
     def num_bytes(self) -> int:

@@ -202,7 +202,7 @@ def _reachable(seen: Snapshot, policy: Policy, by_digest: Mapping[str, set[Name]
 
 def _sources(seen: Snapshot, name: Name, by_digest: Mapping[str, set[Name]]) -> list[Name]:
     artifact = seen.artifacts.get(name)
-    digests = artifact.inputs.values() if artifact else ()
+    digests = [*artifact.inputs.values(), *artifact.parts.values()] if artifact else []
     return [source for digest in digests for source in by_digest.get(digest, ())]
 
 

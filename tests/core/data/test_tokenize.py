@@ -8,8 +8,13 @@ import pytest
 
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.data import shards, tokenize, workers
+from nanochat_core.data.conversations import pack_conversations
+from nanochat_core.data.loader import PackedDocuments, read_batch
+from nanochat_core.data.packing import pack_rows
 from nanochat_core.data.tokenize import load_shards, tokenize_split
 from nanochat_core.tokenizer.bpe import train_tokenizer
+from nanochat_core.tokenizer.conversation import render_conversation
+from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 TEXTS = [f"Document {n}: " + "the fox said été 🙂 <|bos|> " * (n % 7) for n in range(95)]
 
@@ -107,3 +112,45 @@ def test_a_folder_without_shards_is_refused(tokenizer_folder, tmp_path):
 def test_shards_are_mapped_not_read(corpus, tokenizer_folder, tmp_path):
     made, _ = _tokenize(corpus, tmp_path, tokenizer_folder)
     assert all(isinstance(ids, np.memmap) for ids in made.tokens)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A vocabulary past 16 bits, in which pairs of letters have the last ids."""
+    pairs = [bytes([a, b]) for a in range(256) for b in range(256)]
+    letters = [bytes([a, b]) for a in range(97, 123) for b in range(97, 123)]
+    tokens = [
+        *(bytes([value]) for value in range(256)),
+        *(pair for pair in pairs if pair not in set(letters)),
+        *letters,
+    ]
+    folder = tmp_path_factory.mktemp("wide")
+    (tokenizer := Tokenizer(tokens)).save(folder)
+    assert tokenizer.vocab_size == 65_801
+    return tokenizer, folder
+
+
+def test_past_65536_tokens_have_32_bits_in_shards_and_in_rows(corpus, wide, tmp_path):
+    tokenizer, folder = wide
+    made, _ = _tokenize(corpus, tmp_path, folder)
+    assert {ids.dtype for ids in made.tokens} == {np.dtype(np.uint32)}
+    assert list(_documents(made, tokenizer)) == TEXTS
+    assert max(int(ids.max()) for ids in made.tokens) > np.iinfo(np.uint16).max
+    assert (tmp_path / "00000.bin").stat().st_size == 4 * made.num_tokens
+    rows = pack_rows(made, row_len=16)
+    rows.save(tmp_path.parent / f"{tmp_path.name}.rows.npz")
+    source = PackedDocuments(tmp_path.parent, tmp_path.name, vocab_size=tokenizer.vocab_size)
+    batch = read_batch(source, np.arange(4))
+    assert batch.ids.max() > np.iinfo(np.uint16).max
+    assert batch.targets[:, :-1].equal(batch.ids[:, 1:])
+
+
+def test_conversations_have_32_bits_as_well(wide):
+    tokenizer, _ = wide
+    talk = {"messages": [{"role": "user", "content": "abcd"}, {"role": "assistant", "content": "efgh"}]}
+    ids, mask, _ = pack_conversations(tokenizer, [talk], row_len=12, progress=lambda done: None)
+    rendered, learnt = render_conversation(tokenizer, talk["messages"])
+    assert ids.dtype == np.uint32
+    assert ids[0][: len(rendered)].tolist() == rendered
+    assert mask[0][: len(rendered)].tolist() == learnt
+    assert max(rendered) > np.iinfo(np.uint16).max

@@ -51,6 +51,16 @@ def test_the_digest_of_results_is_the_one_that_steps_know_their_inputs_by(memory
     assert memory_bench.publish({"model": b"m", "logs": b"no log"}).result_digest == artifact.result_digest
 
 
+def test_a_mix_that_stays_keeps_the_sources_that_it_was_put_together_from(bench):
+    source = bench.publish({"own": b"own"}, fingerprint="own")
+    other = bench.publish({"web": b"web"}, fingerprint="web")
+    mix = bench.publish({"all": b"all"}, fingerprint="mix", metrics={"parts": {"own": source.result_digest}})
+    bench.store.set_ref("kept", "1", mix)
+    assert kinds(bench.store) == ["manifest", "blob"]
+    assert bench.store.find("tokens", "own") is not None
+    assert bench.store.find("tokens", other.fingerprint) is None
+
+
 def test_what_nothing_names_goes_with_its_blobs(bench):
     bench.publish({"a": b"a", "b": b"b"})
     assert kinds(bench.store) == ["manifest", "blob", "blob"]

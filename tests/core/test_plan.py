@@ -121,7 +121,7 @@ def test_max_tokens_is_a_ceiling():
         (["pretrain.max_tokens=1000"], "1,000"),
         (["tokenizer.vocab_size=264"], "vocab_size = 264"),
         (["tokenizer.vocab_size=-1"], "vocab_size = -1"),
-        (["tokenizer.vocab_size=65537"], "vocab_size = 65537"),
+        (["tokenizer.vocab_size=400001"], "vocab_size = 400001"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

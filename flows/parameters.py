@@ -41,6 +41,10 @@ SETTINGS = {
     "corpus_path": "corpus.path",
     "corpus_dataset": "corpus.dataset",
     "corpus_max_shards": "corpus.max_shards",
+    "clean_languages": "clean.languages",
+    "clean_quality": "clean.quality",
+    "clean_duplicates": "clean.duplicates",
+    "clean_benchmarks": "clean.benchmarks",
     "tokens_per_param": "pretrain.tokens_per_param",
     "max_tokens": "pretrain.max_tokens",
     "sft_epochs": "sft.epochs",
@@ -175,6 +179,18 @@ class Settings(BaseModel):
         **_bounds("corpus.max_shards"),
         title="Text: shards at most",
         description="Only the first ones, and the last to validate.",
+    )
+    clean_languages: str | None = Field(
+        None, title="Cleaning: languages", description="Keep text in these alone, as en,de; empty: all."
+    )
+    clean_quality: Literal["off", "gopher", "c4", "gopher+c4"] | None = Field(
+        None, title="Cleaning: quality", description="Leave out what breaks published rules of English prose."
+    )
+    clean_duplicates: Literal["off", "exact", "near"] | None = Field(
+        None, title="Cleaning: duplicates", description="Leave out text that is there already, or nearly (MinHash)."
+    )
+    clean_benchmarks: bool | None = Field(
+        None, title="Cleaning: benchmarks", description="Leave out text that holds items of this run's benchmarks."
     )
     num_processes: int | None = Field(
         None,

@@ -42,7 +42,8 @@ def test_code_packages_and_settings_at_their_neutral_values_may_differ() -> None
 
 
 def test_a_step_stands_for_what_it_is_made_from() -> None:
-    assert above(["tokens"]) == ("corpus", "base", "tokenizer", "tokens")
+    cleaning = ("filter_language", "filter_quality", "deduplicate", "core_bundle", "benchmarks", "decontaminate")
+    assert above(["tokens"]) == ("corpus", *cleaning, "base", "tokenizer", "tokens")
     assert "report" in above(["all"])
 
 

@@ -58,6 +58,15 @@ def _weights(config: "RunConfig") -> list[Mapping[str, float]]:
     return [phase.weights or own for phase in config.pretrain.phases] or [own]
 
 
+def unused_text(config: "RunConfig") -> str | None:
+    """The setting and value of what `corpus` says of itself, where no source is that; a preset may have said it."""
+    corpus = config.corpus
+    field = {"path": "path", "hub": "dataset"}.get(corpus.source, "")
+    place = getattr(corpus, field, None)
+    is_used = any(getattr(each, field, None) == place and each.source == corpus.source for each in corpus.sources)
+    return f"corpus.{field} = {place}" if place and not is_used else None
+
+
 def phases_of(config: "RunConfig", *, num_steps: int) -> tuple[Phase, ...]:
     """The phases of a training of so many steps; none where there is one source only.
 

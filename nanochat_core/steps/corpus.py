@@ -142,6 +142,10 @@ def notes(plan: RunPlan) -> list[str]:
 def mix_notes(plan: RunPlan) -> list[str]:
     """What is taken of each source, and what each is told of its own."""
     told = [f"{name} weighs 0 and is left out, of the vocabulary as well" for name in mixing.left_out(plan.config)]
+    if unused := mixing.unused_text(plan.config):
+        told.append(
+            f"{unused} is no source of this mix; --set corpus.sources.NAME.weight=1, and no place, makes it one"
+        )
     told.append(f"shares of the tokens: {mixing.told(plan.phases)}")
     if again := files_in_several(plan):
         told.append(again)

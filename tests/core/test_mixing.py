@@ -58,6 +58,13 @@ def test_what_weighs_nothing_is_left_out_unless_a_phase_takes_it():
     assert list(plan(*SOURCES, *PHASES, "corpus.sources.own.weight=0").sources) == ["docs", "own", "web"]
 
 
+def test_what_the_preset_would_take_alone_is_named_where_no_source_is_that():
+    dataset = load_config("d12").corpus.dataset
+    assert mixing.unused_text(load_config("d12", ["corpus.sources.own.path=."])) == f"corpus.dataset = {dataset}"
+    both = load_config("d12", ["corpus.sources.own.path=.", "corpus.sources.web.weight=2"])
+    assert mixing.unused_text(both) is mixing.unused_text(load_config("tiny", SOURCES)) is None
+
+
 @pytest.mark.parametrize(
     ("sets", "message", "hint"),
     [

@@ -43,7 +43,7 @@ def show(
     number: Annotated[
         int | None, typer.Argument(help="The document, row or step; where a list begins.", show_default=False)
     ] = None,
-    run: Annotated[str, typer.Option(help="A run: its id, the beginning of one, or latest.")] = "latest",
+    run: Annotated[str, typer.Option(help="A run: its id, the beginning of one, latest, or unfinished.")] = "latest",
     split: Annotated[Split, typer.Option(help="train or validation.")] = "train",
     search: Annotated[str, typer.Option(help="Only what holds this text, whatever its capitals.")] = "",
     file: Annotated[str, typer.Option(help="Only documents of files whose name holds this.")] = "",
@@ -62,9 +62,12 @@ def show(
     from nanochat_core import workspace
     from nanochat_core.cli import data_view
     from nanochat_core.look.run_data import RunData
+    from nanochat_core.look.unfinished import UNFINISHED, open_unfinished
     from nanochat_core.look.view import ROWS_OF, DataView
 
-    view = DataView(RunData.open(workspace.current().store, run))
+    space = workspace.current()
+    chosen = open_unfinished(space.store, space.home) if run == UNFINISHED else RunData.open(space.store, run)
+    view = DataView(chosen)
     at = number or 0
     listing: dict[str, Any] = {"start": at, "most": count, "search": search}
     asked: dict[str, tuple[Callable[[], dict[str, Any]], Callable[[dict[str, Any]], None]]] = {

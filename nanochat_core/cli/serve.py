@@ -74,9 +74,10 @@ def serve(
     )  # fmt: skip
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     limit_log()
-    store = workspace.current().store
+    space = workspace.current()
+    store = space.store
     pool = ModelPool.from_store(store, refs or [], device=device, dtype=dtype, limits=limits, may_be_empty=data)
-    run_server(pool, host=host, port=port, token=token, data=DataSource(store) if data else None)
+    run_server(pool, host=host, port=port, token=token, data=DataSource(store, space.home) if data else None)
 
 
 def run_server(pool: "ModelPool", *, host: str, port: int, token: str | None, data: "DataSource | None" = None) -> None:

@@ -1,5 +1,6 @@
 """The artifacts of one run that hold what it learns from, fetched when they are looked at."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ class RunData:
     run_id: str
     artifacts: dict[str, Artifact]
     """By step, in the run's order."""
+    attempts: Mapping[str, Path] = field(default_factory=dict)
+    """Of trainings that are not done (unfinished.py): where each writes its log."""
     _folders: dict[tuple[str, str], Path] = field(default_factory=dict)
     _tokenizer: "Tokenizer | None" = None
 
@@ -75,6 +78,11 @@ class RunData:
 
     def log(self, step: str, name: str) -> bytes:
         """A file of the logs that a step left."""
+        if step in self.attempts:
+            path = self.attempts[step] / name
+            if not path.is_file():
+                raise MissingError(f"{step} of {self.run_id} has no {name} yet", hint="look again when it has begun")
+            return path.read_bytes()
         artifact, file = self.of(step), f"{LOG_FOLDER}/{name}"
         if file not in artifact.files:
             raise MissingError(f"{step} of {self.run_id} has no {name}", hint="a model that was taken was not trained")

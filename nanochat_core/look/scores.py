@@ -119,6 +119,8 @@ def _by_model(run: "RunData", rows: Rows, numbers: Sequence[int], *, training: s
     from nanochat_core.model.weights import load_model
     from nanochat_core.pipeline.training import MODEL_FILES
 
+    if training not in run.artifacts:
+        return None  # it goes on, or broke off
     made = run.of(training)
     settings = made.config
     try:

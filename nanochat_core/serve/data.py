@@ -18,6 +18,7 @@ from fastapi.responses import FileResponse
 
 from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.look.run_data import RunData
+from nanochat_core.look.unfinished import UNFINISHED, attempts, open_unfinished
 from nanochat_core.look.view import DataView
 from nanochat_core.record.runs import list_runs, resolve_run
 from nanochat_core.serve.errors import ApiError
@@ -38,32 +39,43 @@ Text = Annotated[str, Query(max_length=1000)]
 class DataSource:
     """The runs of a store, one question at a time."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, home: Path) -> None:
+        self.store, self.home = store, home
         self._views: OrderedDict[str, DataView] = OrderedDict()
         self._lock = threading.Lock()
 
     def runs(self) -> list[dict[str, Any]]:
         """All runs, the newest first."""
         names = ("run_id", "started_at", "preset", "depth", "last_step")
-        return [{name: asdict(run)[name] for name in names} for run in list_runs(self.store)]
+        found = [{name: asdict(run)[name] for name in names} for run in list_runs(self.store)]
+        going = [attempt.parent.name.rpartition("-")[0] for attempt in attempts(self.home)[-1:]]
+        return [*found, *({"run_id": UNFINISHED, "last_step": training} for training in going)]
 
     def ask(self, run: str, question: Callable[[DataView], Any]) -> Any:
         """The answer for a run; ApiError where there is none."""
         with self._lock:
+            if run == UNFINISHED:  # its log grows
+                return _answered(lambda: question(DataView(open_unfinished(self.store, self.home))))
             try:
                 run_id = resolve_run(self.store, run)
             except NanochatError as error:  # it names the store, which is nobody's business
                 raise ApiError(404, "there is no such run here", param="run") from error
-            try:
-                view = self._views.pop(run_id, None) or DataView(RunData.open(self.store, run_id))
-                self._views[run_id] = view
-                if len(self._views) > VIEWS_KEPT:
-                    self._views.popitem(last=False)
-                return question(view)
-            except NanochatError as error:
-                status = 404 if isinstance(error, MissingError) else 400
-                raise ApiError(status, error.message + (f" ({error.hint})" if error.hint else "")) from error
+            return _answered(lambda: question(self._view(run_id)))
+
+    def _view(self, run_id: str) -> DataView:
+        view = self._views.pop(run_id, None) or DataView(RunData.open(self.store, run_id))
+        self._views[run_id] = view
+        if len(self._views) > VIEWS_KEPT:
+            self._views.popitem(last=False)
+        return view
+
+
+def _answered(look: Callable[[], Any]) -> Any:
+    try:
+        return look()
+    except NanochatError as error:
+        status = 404 if isinstance(error, MissingError) else 400
+        raise ApiError(status, error.message + (f" ({error.hint})" if error.hint else "")) from error
 
 
 def add_data(app: FastAPI, source: DataSource | None, lane: Lane) -> None:

@@ -20,7 +20,7 @@ VIEWS = ("overview", "documents?search=graph", "document?number=3", "rows?row=5"
 
 @pytest.fixture(scope="module")
 def data_url(planted: Planted) -> Iterator[str]:
-    with serve_here(ModelPool([], may_be_empty=True), data=DataSource(planted.store)) as address:
+    with serve_here(ModelPool([], may_be_empty=True), data=DataSource(planted.store, planted.home)) as address:
         yield address
 
 
@@ -114,7 +114,7 @@ def test_axe_finds_nothing_to_complain_of_and_a_phone_shows_everything(
 
 def test_a_token_is_asked_for_and_the_data_is_shown_with_it(browser: Any, planted: Planted) -> None:
     pool = ModelPool([], may_be_empty=True)
-    with serve_here(pool, token=SECRET, data=DataSource(planted.store)) as address:
+    with serve_here(pool, token=SECRET, data=DataSource(planted.store, planted.home)) as address:
         assert requests.get(f"{address}/data/runs", timeout=30).status_code == 401
         context = browser.new_context()
         page = context.new_page()

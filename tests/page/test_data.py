@@ -97,7 +97,7 @@ def test_what_is_looked_for_is_marked_and_what_is_not_there_is_said(look: Look) 
     page.wait_for_selector("text=There is no such document.")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.torture)])
 def test_axe_finds_nothing_to_complain_of_and_a_phone_shows_everything(
     look: Look, planted: Planted, scheme: str
 ) -> None:

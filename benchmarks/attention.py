@@ -69,10 +69,10 @@ def main() -> None:
     options = vars(parser.parse_args())
     device = pick_device(options.pop("device"))
     sizes = (LARGE if device.type == "cuda" else SMALL) | {key: value for key, value in options.items() if value}
-    shape = (sizes["rows"], sizes["heads"], sizes["tokens"], sizes["head_dim"])
+    shape = (sizes["rows"], sizes["tokens"], sizes["heads"], sizes["head_dim"])
     make = partial(torch.randn, shape, device=device, dtype=torch.bfloat16)
-    inputs = [make().requires_grad_() for _ in range(3)]
-    grad = make().transpose(1, 2).contiguous()
+    inputs = [make().transpose(1, 2).requires_grad_() for _ in range(3)]  # as kernels/heads.py hands them on
+    grad = make()
     cases = []
     for window in (sizes["tokens"], *sizes["windows"]):
         is_full = window >= sizes["tokens"] - 1

@@ -2,13 +2,17 @@
 
     .venv/bin/python benchmarks/gpu_steps.py steps [--device cuda]
     .venv/bin/python benchmarks/gpu_steps.py compare [--text FOLDER] [--steps 300]
+    .venv/bin/python benchmarks/gpu_steps.py loop [--steps 12]
 
 `steps`: depth 12 in bf16, depth 24 in fp8 and bf16: milliseconds of a micro-step and of the optimizer, tokens/s at
 the preset's batch, MFU against the measured rate of one large bf16 product, and milliseconds by kind of kernel.
 `compare`: the same steps of depth 12 from one seed in bf16 and in fp8 with dynamic and delayed scales: bits per byte,
 time, saturations.
-FOLDER holds .parquet shards, the last of them for validation; without it the text is Python's documentation. On a CPU
-both run a tiny model, to show that they work. Prints one JSON object.
+`loop`: the training loop itself at depth 24 as the preset has it (fp8, as many rows as fit, its optimizer), a dozen
+steps on random tokens with a checkpoint in their middle: what a step takes, and how long the save holds it up.
+FOLDER holds .parquet shards, the last of them for validation; without it the text is Python's documentation, by a
+vocabulary of its own, or by bytes where nothing is installed that makes one. On a CPU a tiny model runs, to show that
+it works. Prints one JSON object.
 """
 
 import argparse
@@ -18,20 +22,22 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from timing import matrix_rate, median_s
 
+from nanochat_core.base.distributed import World
 from nanochat_core.base.errors import MissingError
 from nanochat_core.base.hardware import describe, peak_memory_gib, pick_device
-from nanochat_core.data import documentation
 from nanochat_core.data.loader import BatchOrder, PackedDocuments, read_batch
 from nanochat_core.data.packing import pack_rows
-from nanochat_core.data.shards import read_documents, write_shards
-from nanochat_core.data.tokenize import tokenize_split
+from nanochat_core.data.tokenize import load_shards
 from nanochat_core.evals.bpb import bits_per_byte
 from nanochat_core.model.fp8_scaling import Scaling
 from nanochat_core.model.gpt import GPT
@@ -40,7 +46,6 @@ from nanochat_core.optim.optimizer import MuonAdamW
 from nanochat_core.plan import RunPlan, optim_values, plan_run
 from nanochat_core.presets import load_config
 from nanochat_core.schedules import lr_multiplier, muon_momentum, weight_decay_multiplier
-from nanochat_core.tokenizer.bpe import train_tokenizer
 
 TINY = ("pretrain.depth=2", "pretrain.n_embd=64", "pretrain.sequence_len_tokens=64", "tokenizer.vocab_size=512")
 KINDS = (  # the first that is found in a kernel's name says what it does
@@ -83,6 +88,9 @@ def _new_model(plan: RunPlan, device: torch.device, fp8: Scaling | None) -> tupl
 
 def step_figures(measured: Measured, device: torch.device, rate: float) -> dict[str, object]:
     """Times of one model."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     plan = _plan(measured.preset, device)
     model, optimizer = _new_model(plan, device, measured.fp8)
     if model.fp8 is not None:
@@ -144,7 +152,11 @@ def compare(
     device_rows = 32 if is_gpu else 4
     plan = _plan("d12" if is_gpu else "tiny", device, *sets, f"runtime.device_batch_rows={device_rows}")
     with tempfile.TemporaryDirectory() as work:
-        sources = _rows(folder, Path(work), plan, max_texts=None if is_gpu else 400)
+        is_bare = not all(map(find_spec, ("pyarrow", "rustbpe", "tiktoken")))
+        if is_bare:
+            sources = _rows_of_bytes(Path(work), plan, max_files=None if is_gpu else 40)
+        else:
+            sources = _rows(folder, Path(work), plan, max_texts=None if is_gpu else 400)
         runs = [_train(plan, *sources, device, fp8, device_rows) for fp8 in (None, "dynamic", "delayed")]
     for run in runs:
         run["bpb_over_bf16"] = run["bits_per_byte"] - runs[0]["bits_per_byte"]
@@ -152,7 +164,7 @@ def compare(
     return {
         "batch_tokens": batch,
         "num_steps": num_steps,
-        "text": str(folder or "Python's documentation"),
+        "text": "Python's modules, by bytes" if is_bare else str(folder or "Python's documentation"),
         "runs": runs,
     }
 
@@ -161,6 +173,10 @@ def _rows(
     folder: Path | None, work: Path, plan: RunPlan, *, max_texts: int | None
 ) -> tuple[PackedDocuments, PackedDocuments, torch.Tensor]:
     """(training rows, validation rows, bytes of each token) of a tokenizer trained on the text."""
+    from nanochat_core.data.shards import read_documents, write_shards
+    from nanochat_core.data.tokenize import tokenize_split
+    from nanochat_core.tokenizer.bpe import train_tokenizer
+
     for split, texts in zip(("train", "validation"), _texts(folder, max_texts), strict=True):
         write_shards(texts, work / "text" / split)
     vocab_size = plan.pretrain.model.vocab_size
@@ -182,7 +198,90 @@ def _rows(
     return sources[0], sources[1], torch.from_numpy(tokenizer.token_bytes())
 
 
+def _rows_of_bytes(
+    work: Path, plan: RunPlan, *, max_files: int | None
+) -> tuple[PackedDocuments, PackedDocuments, torch.Tensor]:
+    """The same of Python's own modules, a token for each byte: neither Arrow nor rustbpe is asked for."""
+    files = sorted(Path(json.__file__).parents[1].rglob("*.py"))[:max_files]
+    documents = [np.frombuffer(path.read_bytes(), dtype=np.uint8) for path in files if path.stat().st_size]
+    vocab_size = plan.pretrain.model.vocab_size
+    for split, part in (("train", documents[8:]), ("validation", documents[:8])):
+        write_tokens(work, split, [np.append(vocab_size - 1, each) for each in part], plan)
+    rows, held_out = (PackedDocuments(work, split, vocab_size=vocab_size) for split in ("train", "validation"))
+    return rows, held_out, (torch.arange(vocab_size) < 256).long()
+
+
+def write_tokens(folder: Path, split: str, documents: list[np.ndarray], plan: RunPlan) -> None:
+    """Documents of ids, packed into rows as the step `tokens` leaves them."""
+    (folder / split).mkdir(parents=True)
+    starts = np.cumsum([0, *map(len, documents)], dtype=np.int64)
+    np.concatenate(documents).astype(np.uint16).tofile(folder / split / "00000.bin")
+    np.save(folder / split / "00000.starts.npy", starts)
+    index = {"vocab_size": plan.pretrain.model.vocab_size, "shard_tokens": [int(starts[-1])]}
+    (folder / split / "index.json").write_text(json.dumps(index))
+    shards = load_shards(folder / split, vocab_size=plan.pretrain.model.vocab_size)
+    index = pack_rows(shards, row_len=plan.pretrain.model.sequence_len + 1, long_documents="split")
+    index.save(folder / f"{split}.rows.npz")
+
+
+def loop(device: torch.device, *, num_steps: int) -> dict[str, object]:
+    """The loop's own steps, with a save in their middle."""
+    from nanochat_core.train import pretrain
+    from nanochat_core.train.loop import TrainingLoop
+    from nanochat_core.train.settings import TrainJob, TrainPaths, TrainRuntime, TrainSettings
+
+    is_gpu = device.type == "cuda"
+    plan = _plan("gpt2" if is_gpu else "tiny", device)
+    shape, told = plan.pretrain.model, list[dict[str, Any]]()
+    generator = np.random.Generator(np.random.PCG64(0))
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        for split, number in (("train", 64), ("validation", 4)):
+            ids = [generator.integers(0, shape.vocab_size, 4 * shape.sequence_len) for _ in range(number)]
+            write_tokens(work / "rows", split, ids, plan)
+        (work / "tokenizer").mkdir()
+        np.save(work / "tokenizer/token_bytes.npy", np.ones(shape.vocab_size, dtype=np.int64))
+        settings = TrainSettings(
+            model=shape, optim=optim_values(plan), total_batch_rows=plan.pretrain.total_batch_rows, seed=0,
+            schedule=replace(plan.pretrain.schedule, num_steps=num_steps), validate_every_steps=None,
+            validation_rows=4, dtype="bf16", fp8="auto" if is_gpu else "off",
+        )  # fmt: skip
+        runtime = TrainRuntime(
+            device=device.type, num_processes=1, device_batch_rows=None, num_threads=None, checkpoint_every_s=1e9,
+            log_every_steps=1, checkpoint_every_steps=num_steps // 2,
+        )  # fmt: skip
+        paths = TrainPaths(
+            rows=str(work / "rows"), tokenizer=str(work / "tokenizer"), base=None,
+            checkpoints=str(work / "checkpoints"), work=str(work), out=str(work / "out"),
+        )  # fmt: skip
+        job = TrainJob(entry="", settings=settings, runtime=runtime, paths=paths)
+        training = pretrain.build(job, world=World(), device=device)
+        began = time.perf_counter()
+        TrainingLoop(training, job, world=World(), device=device, is_stopping=lambda: False).run()
+        seconds = time.perf_counter() - began
+        told = [json.loads(line) for line in (work / "metrics.jsonl").read_text().splitlines()]
+        saved = sorted((work / "checkpoints").glob("step-*"))
+        num_bytes = sum(path.stat().st_size for path in saved[-1].rglob("*") if path.is_file()) if saved else 0
+    steps = [record for record in told if record["event"] == "step"]
+    usual = sorted(record["step_ms"] for record in steps[2:])[(len(steps) - 2) // 2]
+    around = [r["step_ms"] for r in steps if num_steps // 2 <= r["step"] <= num_steps // 2 + 2]
+    return {
+        "depth": shape.n_layer,
+        "choices": training.choices["choices"],
+        "rows_of_a_pass": training.objective.batch_rows,
+        "step_ms": usual,
+        "tokens_per_s": plan.pretrain.total_batch_tokens / usual * 1e3,
+        "longest_step_about_the_save_ms": max(around),
+        "checkpoint_gib": num_bytes / 2**30,
+        "peak_memory_gib": peak_memory_gib(device),
+        "all_s": seconds,
+    }
+
+
 def _texts(folder: Path | None, max_texts: int | None) -> tuple[Iterable[str], Iterable[str]]:
+    from nanochat_core.data import documentation
+    from nanochat_core.data.shards import read_documents
+
     if folder is None:
         texts = list(islice(documentation.documents(), max_texts))
         return texts[20:], texts[:20]
@@ -238,10 +337,10 @@ def _train(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["steps", "compare"])
+    parser.add_argument("what", choices=["steps", "compare", "loop"])
     parser.add_argument("--device", default="auto")
     parser.add_argument("--text", type=Path)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, help="300 to compare, 12 of the loop")
     parser.add_argument("--batch-tokens", type=int)
     options = parser.parse_args()
     device = pick_device(options.device)
@@ -249,8 +348,10 @@ def main() -> None:
         rate = matrix_rate(device)
         cases = GPU_STEPS if device.type == "cuda" else CPU_STEPS
         figures = {"matrix_rate_tflops": rate / 1e12, "models": [step_figures(case, device, rate) for case in cases]}
+    elif options.what == "loop":
+        figures = loop(device, num_steps=options.steps or 12)
     else:
-        figures = compare(options.text, device, num_steps=options.steps, batch_tokens=options.batch_tokens)
+        figures = compare(options.text, device, num_steps=options.steps or 300, batch_tokens=options.batch_tokens)
     print(json.dumps({"machine": describe().record(), "torch": torch.__version__, **figures}))
 
 

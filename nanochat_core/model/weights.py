@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.base.neutral import identity
@@ -18,6 +16,8 @@ WEIGHTS, CONFIG, OPTIMIZER = "model.safetensors", "config.json", "optimizer.safe
 
 def save_model(folder: Path, model: GPT, optimizer_state: Mapping[str, torch.Tensor] | None = None) -> None:
     """Write the fp32 weights and the shape; the bytes depend on the values only, so equal models have equal digests."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
     save_file(tensors, folder / WEIGHTS)
@@ -64,6 +64,9 @@ def load_optimizer_state(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     if not path.is_file():
         raise MissingError(f"there is no {path}", hint="the training step makes it")
     try:

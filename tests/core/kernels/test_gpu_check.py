@@ -3,10 +3,16 @@
 import json
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
+import torch
 
+BARE = (
+    "torch", "torchgen", "functorch", "numpy", "numpy.libs", "sympy", "mpmath", "networkx", "jinja2", "markupsafe",
+    "fsspec", "filelock", "typing_extensions.py", "setuptools", "triton", "torch-*", "numpy-*",
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -17,7 +23,7 @@ def _check(*arguments):
 
 @pytest.mark.slow
 def test_a_check_gives_figures_as_json_and_as_tables(tmp_path):
-    result = _check("--parts", "products,attention,steps", "--out", str(tmp_path / "out.json"))
+    result = _check("products", "attention", "steps", "--out", str(tmp_path / "out.json"))
     assert result.returncode == 0, result.stdout + result.stderr
     parts = json.loads((tmp_path / "out.json").read_text())["parts"]
     assert [part["part"] for part in parts] == ["products", "attention", "steps"]
@@ -33,9 +39,33 @@ def test_a_check_gives_figures_as_json_and_as_tables(tmp_path):
     assert "| blocked |" in result.stdout
 
 
+@pytest.fixture
+def bare(tmp_path):
+    """An environment with torch, numpy and what they need alone: what a rented machine's image has."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    [target] = (tmp_path / "bare/lib").glob("python*/site-packages")
+    source = Path(torch.__file__).parents[1]
+    for name in BARE:
+        for path in source.glob(name):
+            (target / path.name).symlink_to(path)
+    return tmp_path / "bare/bin/python"
+
+
+@pytest.mark.slow
+def test_a_bare_machine_runs_the_loop_and_decodes(bare, tmp_path):
+    assert subprocess.run([bare, "-c", "import tiktoken"], capture_output=True).returncode == 1
+    command = [bare, "-m", "benchmarks.gpu_check", "--device", "cpu", "loop", "decode", "tests"]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "longest_step_about_the_save_ms" in done.stdout
+    assert "quiet_tokens_per_s" in done.stdout
+    assert "pytest is not installed here" in done.stdout
+
+
 @pytest.mark.slow
 def test_a_part_that_fails_is_reported_and_the_next_goes_on(tmp_path):
-    result = _check("--parts", "casts,products", "--limit-s", "0.01", "--out", str(tmp_path / "out.json"))
+    result = _check("casts", "products", "--limit-s", "0.01", "--out", str(tmp_path / "out.json"))
     assert result.returncode == 1
     parts = json.loads((tmp_path / "out.json").read_text())["parts"]
     assert [part["problem"] for part in parts] == ["not finished within 0.01 s"] * 2
@@ -43,6 +73,6 @@ def test_a_part_that_fails_is_reported_and_the_next_goes_on(tmp_path):
 
 
 def test_an_unknown_part_is_refused_with_the_known_ones():
-    result = _check("--parts", "everything")
+    result = _check("everything")
     assert result.returncode == 2
     assert "compare" in result.stderr

@@ -182,16 +182,25 @@ class GPT(nn.Module):
         return logits.float().mul(2 / cap).sigmoid().mul(2 * cap).sub(cap)
 
     def loss(
-        self, ids: Tensor, targets: Tensor, *, reduction: Reduction = "mean", documents: Documents | None = None
+        self,
+        ids: Tensor,
+        targets: Tensor,
+        *,
+        reduction: Reduction = "mean",
+        documents: Documents | None = None,
+        is_full: bool = False,
     ) -> Tensor:
-        """Cross entropy of targets (B, T) in nats; -1 is ignored. `none`: (B, T), without gradient."""
+        """Cross entropy of targets (B, T) in nats; -1 is ignored. `none`: (B, T), without gradient.
+
+        `is_full`: known to have no ignored target (cross_entropy.py).
+        """
         if not is_loss_of_logits(self.config):
             return _plain_loss(self(ids, documents=documents), targets, reduction)
         hidden, weight = self.hidden(ids, documents=documents), self.head.weight
         vocab_size, softcap = self.config.vocab_size, self.config.softcap
         if reduction == "none":
             return token_losses(hidden, weight, targets, vocab_size=vocab_size, softcap=softcap)
-        total = linear_cross_entropy(hidden, weight, targets, vocab_size=vocab_size, softcap=softcap)
+        total = linear_cross_entropy(hidden, weight, targets, vocab_size=vocab_size, softcap=softcap, is_full=is_full)
         return total if reduction == "sum" else total / (targets >= 0).sum().clamp(min=1)
 
     def _smear(self, embedding: Tensor, documents: Documents | None) -> Tensor:

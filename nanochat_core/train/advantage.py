@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat_core.data.loader import IGNORED
+from nanochat_core.model.admission import is_loss_of_logits
+from nanochat_core.model.cross_entropy import Head, policy_sums
 from nanochat_core.model.gpt import GPT
 
 # B rows, T tokens, N sampled tokens of all rows, C model width, V vocabulary
@@ -45,8 +47,25 @@ def policy_terms(
     model: GPT, ids: Tensor, targets: Tensor, *, row_advantages: Tensor, reference: GPT | None = None
 ) -> PolicyTerms:
     """Loss, entropy and divergence of targets (B, T), IGNORED where nothing was chosen, under `model`."""
+    if not is_loss_of_logits(model.config):
+        return plain_terms(model, ids, targets, row_advantages=row_advantages, reference=reference)
+    with torch.no_grad():
+        usual = None if reference is None else (reference.hidden(ids).flatten(0, 1), reference.head.weight)
+    head = Head(
+        vocab_size=model.config.vocab_size,
+        softcap=model.config.softcap,
+        factors=row_advantages.unsqueeze(1).expand_as(targets).flatten(),
+        usual=usual,
+    )
+    sums = policy_sums(model.hidden(ids).flatten(0, 1), model.head.weight, targets.flatten(), head)
+    return PolicyTerms(*sums, num_tokens=int((targets != IGNORED).sum()))
+
+
+def plain_terms(
+    model: GPT, ids: Tensor, targets: Tensor, *, row_advantages: Tensor, reference: GPT | None = None
+) -> PolicyTerms:
+    """The same from all logits of the chosen tokens, and some ten copies of them: whatever formula they are of."""
     is_chosen = targets != IGNORED
-    # the head is most of a small model's work and its logits most of the memory: only where tokens were chosen
     log_probs = F.log_softmax(model.logits(model.hidden(ids)[is_chosen]), dim=-1)  # (N, V)
     weights = row_advantages.unsqueeze(1).expand_as(targets)[is_chosen]  # (N,)
     chosen = log_probs.gather(1, targets[is_chosen].unsqueeze(1)).squeeze(1)  # (N,)

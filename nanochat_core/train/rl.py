@@ -8,7 +8,7 @@ The recipe's numbers are nanochat's (July 2026).
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from nanochat_core.train.loop import Learnt, Training
 from nanochat_core.train.rollouts import Rollout, SamplingSettings, prompt_of, roll_out
 from nanochat_core.train.settings import RLSettings, TrainJob
 
-GPU_ROWS = 32  # answers of a pass: they are far shorter than the context
+GPU_ROWS = 32  # of a pass, where the context allows no more on a processor
 TRAIN_FILE, HELD_OUT_FILE = "train.jsonl", "held_out.jsonl"
 
 
@@ -48,7 +48,9 @@ def build(job: TrainJob, *, world: World, device: torch.device) -> Training:
     choices = prepare_products(model, job, device=device)
     chosen = max(GPU_ROWS if device.type == "cuda" else 1, usual_rows(model.config.sequence_len))
     choices.batch_rows = job.runtime.device_batch_rows or chosen
-    choices.told.append(f"{choices.batch_rows} answers in a pass")
+    choices.told.append(
+        f"answers of {choices.batch_rows * model.config.sequence_len:,} tokens in a pass, padding included"
+    )
     reference.compute_dtype = model.compute_dtype
     reference.requires_grad_(False)
     tokenizer = Tokenizer.load(Path(job.paths.tokenizer))
@@ -91,7 +93,7 @@ class Practice:
     questions_per_step: int
     world: World
     batch_rows: int
-    """Answers of one forward and backward pass."""
+    """Of one forward and backward pass, as long as the context; of answers, which are shorter, so many more."""
     loss_scale: float = 1.0
 
     def backward(self, step: int) -> Learnt:
@@ -151,12 +153,10 @@ class Practice:
         ]
         parts = []
         for is_useful in (True, False):
-            chosen = sorted(
-                (pair for pair in weighted if (pair[0] != 0) == is_useful), key=lambda pair: len(pair[1].tokens)
-            )  # rows of similar length: less padding
-            for first in range(0, len(chosen), self.batch_rows):
+            chosen = [pair for pair in weighted if (pair[0] != 0) == is_useful]
+            for rows in in_passes(chosen, num_tokens=self.batch_rows * self.model.config.sequence_len):
                 with torch.set_grad_enabled(is_useful):
-                    parts.append(self._terms(chosen[first : first + self.batch_rows]))
+                    parts.append(self._terms(rows))
                 if is_useful:
                     (parts[-1].loss * self.loss_scale).backward()
         loss, entropy, kl = torch.stack([torch.stack([p.loss.detach(), p.entropy, p.kl]) for p in parts]).sum(0)
@@ -173,6 +173,18 @@ class Practice:
         return policy_terms(
             self.model, ids.to(device), targets.to(device), row_advantages=row_advantages, reference=self.reference
         )
+
+
+def in_passes(chosen: Sequence[tuple[float, Rollout]], *, num_tokens: int) -> Iterator[list[tuple[float, Rollout]]]:
+    """Answers with their advantages, those of similar length together, up to `num_tokens` with their padding."""
+    rows: list[tuple[float, Rollout]] = []
+    for pair in sorted(chosen, key=lambda pair: len(pair[1].tokens)):
+        if rows and (len(rows) + 1) * len(pair[1].tokens) > num_tokens:
+            yield rows
+            rows = []
+        rows.append(pair)
+    if rows:
+        yield rows
 
 
 @dataclass

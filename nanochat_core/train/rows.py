@@ -44,23 +44,24 @@ class RowPrediction:
         self.order = order_of(rows, total_batch_rows=settings.total_batch_rows, seed=settings.seed, mix=settings.mix)
         self._feed = Feed(rows, self.order, world=world, device=model.device)
 
-    def loss(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Summed over the targets (B, T), in nats."""
-        return self.model.loss(ids, targets, reduction="sum", documents=Documents.of(ids, bos=self.bos))
+    def loss(self, ids: Tensor, targets: Tensor, *, is_full: bool = False) -> Tensor:
+        """Summed over the targets (B, T), in nats; `is_full`: none is ignored."""
+        documents = Documents.of(ids, bos=self.bos)
+        return self.model.loss(ids, targets, reduction="sum", documents=documents, is_full=is_full)
 
     def backward(self, step: int) -> Learnt:
         """Gradients of this rank's micro-batches."""
         batch = self._feed.at(step)
+        num_tokens = self.order.total_batch_rows * (self.rows.row_len - 1)
         losses = []
         parts = list(zip(batch.ids.split(self.batch_rows), batch.targets.split(self.batch_rows), strict=True))
         for number, (ids, targets) in enumerate(parts, start=1):
-            loss = self.loss(ids, targets)
+            loss = self.loss(ids, targets, is_full=batch.num_targets == num_tokens)
             if number == len(parts):
                 self.before_last()
             (loss / (batch.num_targets / self.loss_scale)).backward()
             losses.append(loss.detach())
         self._feed.prepare(step + 1)
-        num_tokens = self.order.total_batch_rows * (self.rows.row_len - 1)
         return Learnt(_total(losses), divisor=batch.num_targets, num_tokens=num_tokens)
 
 

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from nudge import nudge
 
+from nanochat_core.model import cross_entropy
 from nanochat_core.model.gpt import GPT
-from nanochat_core.train.advantage import advantages, batch_of, policy_terms
+from nanochat_core.train.advantage import advantages, batch_of, plain_terms, policy_terms
 
 from .conftest import CONFIG
 
@@ -84,3 +86,32 @@ def test_the_divergence_is_zero_from_itself_and_above_zero_from_another(picker):
     terms = policy_terms(picker, ids, targets, row_advantages=zero, reference=other)
     # from a uniform one it is log V - entropy
     assert float(terms.kl) == pytest.approx(3 * math.log(265) - float(terms.entropy), rel=1e-5)
+
+
+def test_the_sweep_in_chunks_is_the_formula_over_all_logits(picker, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "CHUNK_TOKENS", 7)
+    monkeypatch.setattr(cross_entropy, "SLICE_ELEMENTS_CPU", 3 * CONFIG.vocab_size)
+    reference = GPT(CONFIG)
+    reference.load_state_dict(picker.state_dict())
+    nudge(reference, 0.05, seed=2)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, CONFIG.vocab_size, (5, 30), generator=generator)
+    targets = torch.randint(0, CONFIG.vocab_size, (5, 30), generator=generator).masked_fill(ids % 3 == 0, -1)
+    told = {"row_advantages": torch.tensor([0.75, -0.25, -0.25, 0.5, -0.75]), "reference": reference}
+    found = []
+    for terms_of in (policy_terms, plain_terms):
+        picker.zero_grad()
+        terms = terms_of(picker, ids, targets, **told)
+        terms.loss.backward()
+        grads = [parameter.grad.clone() for parameter in picker.parameters()]
+        found.append((terms, grads))
+    (ours, our_grads), (plain, plain_grads) = found
+    assert ours.num_tokens == plain.num_tokens
+    for name in ("loss", "entropy", "kl"):
+        assert float(getattr(ours, name)) == pytest.approx(float(getattr(plain, name)), rel=1e-6), name
+    ours, plain = (torch.cat([grad.flatten() for grad in grads]) for grads in (our_grads, plain_grads))
+    assert (ours - plain).norm() <= 1e-6 * plain.norm()
+    with torch.no_grad():
+        measured = policy_terms(picker, ids, targets, **told)
+    for name in ("loss", "entropy", "kl"):
+        assert float(getattr(measured, name)) == pytest.approx(float(getattr(found[0][0], name)), rel=1e-6), name

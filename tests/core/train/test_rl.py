@@ -63,6 +63,13 @@ def rollout(tokens, reward):
     return Rollout(tokens, [False] * (len(tokens) - 1) + [True], reward, "")
 
 
+def test_answers_of_similar_length_share_a_pass_up_to_its_tokens():
+    lengths = [9, 2, 5, 3, 3, 30]
+    passes = list(rl.in_passes([(0.5, rollout([1] * length, 1.0)) for length in lengths], num_tokens=12))
+    assert [[len(pair[1].tokens) for pair in rows] for rows in passes] == [[2, 3, 3], [5], [9], [30]]
+    assert list(rl.in_passes([], num_tokens=12)) == []
+
+
 def test_answers_that_are_all_right_or_all_wrong_give_no_gradient(make_job, tmp_path):
     practice = practice_of(make_job(tmp_path))
     same = [[rollout([261, 5, 6], 1.0), rollout([261, 5, 7], 1.0)], [rollout([261, 8], 0.0), rollout([261, 9], 0.0)]]

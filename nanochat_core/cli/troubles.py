@@ -30,7 +30,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "a-dataset-does-not-come": ("could not be fetched", "cannot be listed"),
     "a-batch-does-not-divide": ("does not divide over", "does not divide into rows"),
     "the-gpu-is-not-used": (
-        "but torch sees no CUDA GPU",
+        "sees no CUDA GPU",
         "has no GPU: torch sees",
         "want a GPU each, and this machine shows",
     ),

@@ -67,11 +67,11 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, vocab_size:
 
 def _sums(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
     if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return _Swept.apply(hidden, weight, targets, head)
+        return _LinearCrossEntropy.apply(hidden, weight, targets, head)
     return _sweep(hidden.detach(), weight.detach(), targets, head).sum(1)
 
 
-class _Swept(torch.autograd.Function):
+class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
         grads = torch.zeros_like(hidden), torch.zeros_like(weight)

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
@@ -19,12 +19,14 @@ from fastapi.responses import FileResponse
 from nanochat_core.base.errors import MissingError, NanochatError
 from nanochat_core.look.run_data import RunData
 from nanochat_core.look.unfinished import UNFINISHED, attempts, open_unfinished
-from nanochat_core.look.view import DataView
 from nanochat_core.record.runs import list_runs, resolve_run
 from nanochat_core.serve.errors import ApiError
 from nanochat_core.serve.guards import client_of
 from nanochat_core.serve.lane import SMALL_BYTES, Lane
 from nanochat_core.store.store import Store
+
+if TYPE_CHECKING:
+    from nanochat_core.look.view import DataView
 
 PAGE = Path(__file__).parent / "static/data.html"
 NO_DATA = "this server shows no data: nanochat serve --data does"
@@ -51,23 +53,29 @@ class DataSource:
         going = [attempt.parent.name.rpartition("-")[0] for attempt in attempts(self.home)[-1:]]
         return [*found, *({"run_id": UNFINISHED, "last_step": training} for training in going)]
 
-    def ask(self, run: str, question: Callable[[DataView], Any]) -> Any:
+    def ask(self, run: str, question: Callable[["DataView"], Any]) -> Any:
         """The answer for a run; ApiError where there is none."""
         with self._lock:
             if run == UNFINISHED:  # its log grows
-                return _answered(lambda: question(DataView(open_unfinished(self.store, self.home))))
+                return _answered(lambda: question(_look_at(open_unfinished(self.store, self.home))))
             try:
                 run_id = resolve_run(self.store, run)
             except NanochatError as error:  # it names the store, which is nobody's business
                 raise ApiError(404, "there is no such run here", param="run") from error
             return _answered(lambda: question(self._view(run_id)))
 
-    def _view(self, run_id: str) -> DataView:
-        view = self._views.pop(run_id, None) or DataView(RunData.open(self.store, run_id))
+    def _view(self, run_id: str) -> "DataView":
+        view = self._views.pop(run_id, None) or _look_at(RunData.open(self.store, run_id))
         self._views[run_id] = view
         if len(self._views) > VIEWS_KEPT:
             self._views.popitem(last=False)
         return view
+
+
+def _look_at(data: RunData) -> "DataView":
+    from nanochat_core.look.view import DataView  # with Arrow: 80 MB that a server without this page does not need
+
+    return DataView(data)
 
 
 def _answered(look: Callable[[], Any]) -> Any:

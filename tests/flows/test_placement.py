@@ -234,3 +234,6 @@ def test_a_configuration_survives_the_way(micro_plan: RunPlan) -> None:
     assert config_of(values) == micro_plan.config
     with pytest.raises(ConfigError, match="does not fit"):
         config_of({**values, "sft": {"epoches": 2}})
+    mix = ["corpus.sources.a.weight=2", "corpus.sources.b.weight=1", "pretrain.phases.late.weights.b=1"]
+    mixed = load_config("tiny", [*mix, "corpus.sources.a.source=embedded", "corpus.sources.b.source=embedded"])
+    assert config_of(json.loads(json.dumps(dataclasses.asdict(mixed)))) == mixed

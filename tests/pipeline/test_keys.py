@@ -48,8 +48,8 @@ def changed(sets: list[str], *more: str) -> list[str]:
         (
             "seed=7",
             [
-                "pretrain",
                 "benchmarks",
+                "pretrain",
                 "benchmark_base",
                 "conversations",
                 "sft",

@@ -48,6 +48,7 @@ DECIDES_NOTHING = {
 }
 DECIDES_NOTHING_FOR = {
     ("corpus", "numpy"): "counts documents that are there again",
+    ("filter_language", "numpy"): "in modules that hash words, which the language does not ask for",
     ("tokenizer", "numpy"): "encodes to an array, to count",
     ("benchmarks", "numpy"): "in modules that read conversations",
     ("benchmarks", "pyarrow"): "reads what datasets wrote",
@@ -57,14 +58,9 @@ DECIDES_NOTHING_FOR = {
     ("benchmark_chat", "datasets"): "in modules that fetch, which an evaluation does not call",
     ("benchmark_rl", "pyarrow"): "in modules that fetch, which an evaluation does not call",
     ("benchmark_rl", "datasets"): "in modules that fetch, which an evaluation does not call",
-    ("evaluate_base", "pyarrow"): "reads text shards, which are inputs",
-    ("evaluate_chat", "pyarrow"): "reads text shards, which are inputs",
-    ("evaluate_rl", "pyarrow"): "reads text shards, which are inputs",
     ("base", "numpy"): "in modules that read tokens, which a copy does not call",
     ("base", "tiktoken"): "the tokenizer that comes along is copied",
-    ("pretrain", "pyarrow"): "rows are tokens already",
     ("pretrain", "tiktoken"): "rows are tokens already",
-    ("sft", "pyarrow"): "rows are tokens already",
     ("sft", "tiktoken"): "rows are tokens already",
     ("rl_questions", "numpy"): "in modules that read conversations",
     ("rl_questions", "pyarrow"): "reads what datasets wrote",

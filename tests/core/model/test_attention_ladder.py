@@ -225,6 +225,7 @@ def test_a_compiled_attention_takes_many_shapes_and_says_when_there_are_too_many
     monkeypatch.setattr(flex_attention, "SHAPES", 12)
     flex_attention._attention.cache_clear()
     saved = {name: getattr(torch._dynamo.config, name) for name in DYNAMO}
+    torch._dynamo.config.recompile_limit, torch._dynamo.config.accumulated_recompile_limit = 8, 256  # torch's own
     try:
         compiled = flex_attention._attention(is_compiled=True)
         mask = flex_attention._window_mask(32, 8, CPU)

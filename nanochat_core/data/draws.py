@@ -110,9 +110,8 @@ def _permutation(name: str, num_rows: int, seed: int, epoch: int) -> np.ndarray:
 def in_turn(num_rows: Mapping[str, int], most: int) -> dict[str, int]:
     """How many of at most `most` rows are each source's, when they take turns until they have none: for what is held
     out, which no weight is to change."""
-    found, left = dict.fromkeys(num_rows, 0), most
-    while left and (waiting := [name for name in sorted(num_rows) if found[name] < num_rows[name]]):
-        for number, name in enumerate(waiting):
-            taken = min(num_rows[name] - found[name], max(1, left // (len(waiting) - number)), left)
-            found[name], left = found[name] + taken, left - taken
+    found, left = dict[str, int](), most
+    for number, name in enumerate(sorted(num_rows, key=lambda name: (num_rows[name], name))):
+        found[name] = min(num_rows[name], left // (len(num_rows) - number))  # who has fewest first: the rest is shared
+        left -= found[name]
     return found

@@ -5,7 +5,7 @@ from collections import Counter
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from nanochat_core.base.errors import MissingError
 from nanochat_core.data.draws import MixOrder, in_turn, mix_order, shared_out
@@ -78,6 +78,7 @@ def test_a_cap_leaves_the_rows_beyond_it():
         order(web=9)
 
 
+@example({"a": 3, "b": 1, "c": 4}, 7)
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 30), min_size=1), st.integers(0, 60))
 def test_held_out_rows_are_taken_in_turn(rows, most):
     found = in_turn(rows, most)

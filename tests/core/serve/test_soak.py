@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 QUESTION = {"model": "tiny-chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 16, "seed": 1}
 SLACK_S = {1: (1.5, 0.1), 10: (0.1, 0.0), 50: (0.1, 0.0)}  # in a short run other tests share the two cores
 """By rounds, of both clocks: beside other tests the server gets less of its processor, not less of the attack."""
-MOST_MIB = 600
+MOST_MIB = 250  # more than before the attack
 ROUND_S = 6
 
 
@@ -70,6 +70,9 @@ def test_honest_clients_hardly_notice_hostile_ones(tmp_path, processors, rounds,
         pid, address = server.process.pid, ("127.0.0.1", int(server.url.rpartition(":")[2]))
         _on(own, pid)
         _waits(address, pid, 1)
+        begun = (
+            psutil.Process(pid).memory_info().rss
+        )  # half of it are pages of torch's files, as many as a kernel likes
         alone, beside, counts = [], [], Counter()
         for _ in range(rounds):
             alone += _waits(address, pid, ROUND_S / 3)
@@ -88,6 +91,8 @@ def test_honest_clients_hardly_notice_hostile_ones(tmp_path, processors, rounds,
         assert beside_s <= 2 * alone_s + slack_s
         assert worst_s < 10
         assert server.process.poll() is None
-        assert psutil.Process(pid).memory_info().rss < MOST_MIB << 20
+        grown = psutil.Process(pid).memory_info().rss - begun
+        print(f"memory {begun >> 20} MiB and {grown >> 20} more")
+        assert grown < MOST_MIB << 20
         assert server.log.stat().st_size < 100_000
         assert "Traceback" not in (said := server.log.read_text()), said[-4000:]

@@ -26,7 +26,6 @@ from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -232,7 +231,7 @@ def loop(device: torch.device, *, num_steps: int) -> dict[str, object]:
 
     is_gpu = device.type == "cuda"
     plan = _plan("gpt2" if is_gpu else "tiny", device)
-    shape, told = plan.pretrain.model, list[dict[str, Any]]()
+    shape = plan.pretrain.model
     generator = np.random.Generator(np.random.PCG64(0))
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)

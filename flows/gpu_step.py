@@ -5,7 +5,6 @@ its progress, retries what can heal, and goes on from the last checkpoint of who
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from prefect import runtime
@@ -17,11 +16,11 @@ from flows.recorded import flow
 from nanochat_core import workspace
 from nanochat_core.base.errors import ConfigError, MissingError
 from nanochat_core.config import RunConfig
-from nanochat_core.named_tables import TABLES
 from nanochat_core.pipeline.execute import ref_of
 from nanochat_core.pipeline.step import Ref, step_key
 from nanochat_core.pipeline.table import STEPS
 from nanochat_core.plan import RunPlan, plan_run
+from nanochat_core.presets import config_from_record
 from tasks import policy
 
 
@@ -78,27 +77,12 @@ def gpu_step(
 
 def config_of(values: Mapping[str, Any]) -> RunConfig:
     """A configuration from its plain values."""
-    sections = {field.name: field.default_factory for field in fields(RunConfig) if is_dataclass(field.default_factory)}
     try:
-        return RunConfig(
-            **{
-                name: sections[name](**_with_tables(name, value)) if name in sections else value
-                for name, value in values.items()
-            }
-        )
-    except TypeError as error:
+        return config_from_record(values)
+    except (ConfigError, TypeError) as error:
         raise ConfigError(
             f"the configuration does not fit this worker's code: {error}", hint="give both pools the same commit"
         ) from error
-
-
-def _with_tables(section: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a section, with its lists of tables (`[[corpus.sources]]`) as what they are."""
-    kinds = {name: kind for name, kind in TABLES.items() if name.startswith(f"{section}.")}
-    made = {name.partition(".")[2]: kind for name, kind in kinds.items()}
-    return {
-        name: tuple(made[name](**table) for table in value) if name in made else value for name, value in values.items()
-    }
 
 
 def found(inputs: Mapping[str, SentArtifact]) -> dict[str, Ref]:

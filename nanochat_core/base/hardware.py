@@ -66,9 +66,8 @@ def repeat_exactly() -> None:
 
     Flash attention's backward pass, scattered sums and some of cuBLAS's products are not such by default on a GPU.
     """
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # docs.nvidia.com/cuda/cublas, "Results reproducibility"
+    # docs.nvidia.com/cuda/cublas, "Results reproducibility"
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
 
 

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 
 from nanochat_core.base.errors import MissingError
 from nanochat_core.data import shards
+from nanochat_core.data.shards import SPLITS as SPLITS
 from nanochat_core.data.workers import Unit, each_unit
 
-SPLITS = ("train", "validation")
 REMOVED, NEAR = "removed", "near"
 NEAR_CHARS = 500  # of a document that stays, whose text is in the corpus
 RECORD = pa.schema(
@@ -196,10 +196,7 @@ class _Writer:
         if folder not in self._open:
             path = self.out / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._open[folder] = (
-                name,
-                pq.ParquetWriter(path, table.schema, compression="zstd", compression_level=3),
-            )
+            self._open[folder] = name, shards.open_writer(path, table.schema)
         self._open[folder][1].write_table(table)
 
     def close(self) -> None:

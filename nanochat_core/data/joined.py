@@ -5,8 +5,6 @@ does not teach. A shard without such a document keeps its bytes, so the store ho
 knows (where a document is from) go along.
 """
 
-import os
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat_core.base.errors import MissingError
-from nanochat_core.data.shards import document_key, open_parquet, read_documents
-
-SPLITS = ("train", "validation")
+from nanochat_core.base.files import link_or_copy
+from nanochat_core.data.shards import SPLITS, document_key, open_parquet, open_writer, read_documents
 
 
 def join(folders: Mapping[str, Path], out: Path) -> dict[str, tuple[int, int]]:
@@ -38,7 +35,7 @@ def join(folders: Mapping[str, Path], out: Path) -> dict[str, tuple[int, int]]:
                 docs, num_bytes = _write_without(path, target, others) if split == "train" and others else (0, 0)
                 lost[name] = lost[name][0] + docs, lost[name][1] + num_bytes
                 if not docs:
-                    _place(path, target)
+                    link_or_copy(path.resolve(), target)
     for name in folders:
         if not any((out / "train").glob(f"{name}.[0-9]*.parquet")):
             raise MissingError(
@@ -50,14 +47,6 @@ def join(folders: Mapping[str, Path], out: Path) -> dict[str, tuple[int, int]]:
 
 def _keys(folder: Path) -> set[bytes]:
     return {document_key(text) for text in read_documents(folder)}
-
-
-def _place(path: Path, target: Path) -> None:
-    """The same bytes, by a link where both are on one disk."""
-    try:
-        os.link(path.resolve(), target)
-    except OSError:
-        shutil.copyfile(path, target)
 
 
 def _write_without(path: Path, target: Path, keys: Collection[bytes]) -> tuple[int, int]:
@@ -72,7 +61,7 @@ def _write_without(path: Path, target: Path, keys: Collection[bytes]) -> tuple[i
         table: Any = file.read_row_group(group)
         keeps = [document_key(text) not in keys for text in _texts(file, group)]
         if any(keeps):
-            writer = writer or pq.ParquetWriter(target, table.schema, compression="zstd", compression_level=3)
+            writer = writer or open_writer(target, table.schema)
             writer.write_table(table.filter(pa.array(keeps)))
     if writer:
         writer.close()

@@ -20,6 +20,7 @@ from nanochat_core.base.foreign import FREE_BYTES, PARQUET_RATIO
 from nanochat_core.data.placed import PlacedText
 from nanochat_core.data.streams import BROKEN, for_arrow
 
+SPLITS = ("train", "validation")
 ROW_GROUP_DOCS = 1000
 ROW_GROUP_BYTES = 2_000_000  # of documents so long that fewer make a row group: one is in memory at a time
 SHARD_TEXT_BYTES = 64_000_000
@@ -72,7 +73,12 @@ def _shown_name(file: str) -> str:
 
 
 def _open(folder: Path, shard: int) -> pq.ParquetWriter:
-    return pq.ParquetWriter(folder / f"{shard:05d}.parquet", SCHEMA, compression="zstd", compression_level=3)
+    return open_writer(folder / f"{shard:05d}.parquet", SCHEMA)
+
+
+def open_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A shard to write tables to, packed as all are."""
+    return pq.ParquetWriter(path, schema, compression="zstd", compression_level=3)
 
 
 def open_parquet(path: Path | str, *, column: str) -> pq.ParquetFile:

@@ -61,7 +61,7 @@ def weigh(level: Level, tonight: Looks, later: Sequence[Looks], *, budget: float
 
 def num_regressions(nights: Sequence[Looks]) -> int:
     """Runs of red nights: over a baseline that was better than its level by luck there are ever more of them."""
-    return sum(night.is_red and not before.is_red for before, night in pairwise([Looks("", ()), *nights]))
+    return sum(red and not before for before, red in pairwise([False, *(night.is_red for night in nights)]))
 
 
 def _mirror(level: Level) -> Level:

@@ -6,7 +6,7 @@ with how often each token is in the text at all. Which of the two it was is said
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -98,7 +98,7 @@ def _by_frequency(run: "RunData", rows: Rows, numbers: Sequence[int]) -> list[np
     return [np.where(learnt, surprise[ids], np.nan) for ids, learnt in map(rows_learnt(rows), numbers)]
 
 
-def rows_learnt(rows: Rows):  # type: ignore[no-untyped-def]
+def rows_learnt(rows: Rows) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
     """Reads a row as (ids, (row_len,) bool of what is learnt of it)."""
 
     def read(number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -49,7 +48,7 @@ class DataSource:
     def runs(self) -> list[dict[str, Any]]:
         """All runs, the newest first."""
         names = ("run_id", "started_at", "preset", "depth", "last_step")
-        found = [{name: asdict(run)[name] for name in names} for run in list_runs(self.store)]
+        found = [{name: getattr(run, name) for name in names} for run in list_runs(self.store)]
         going = [attempt.parent.name.rpartition("-")[0] for attempt in attempts(self.home)[-1:]]
         return [*found, *({"run_id": UNFINISHED, "last_step": training} for training in going)]
 

@@ -1,17 +1,20 @@
 """The nightly as a team runs it: a real server, a repository of its own, a planted regression, a webhook, a search."""
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import first_home
 import pytest
-from conftest import MICRO
+from conftest import MICRO, ROOT
 from own_repository import Repository
 from prefect_team import Team
 
@@ -136,3 +139,35 @@ def test_a_regression_is_red_told_and_found(bench: Bench) -> None:
 
 
 WHY = "# why, at length\n@torch.no_grad()\ndef muon_step"
+
+
+@pytest.mark.torture
+def test_git_bisect_run_is_told_by_the_exit_code(tmp_path: Path, small_corpus: Path) -> None:
+    """The lines of docs/nightly.md, with git's own search."""
+    block = re.search(r"```sh\n(git bisect start.*?)```", (ROOT / "docs/nightly.md").read_text(), re.DOTALL)
+    assert block is not None
+    repository = Repository(tmp_path / "repository")
+    sets = [*MICRO, *SHORT, "corpus.source=path", f"corpus.path={small_corpus}"]
+    night = [sys.executable, "-m", "flows.cli", "nightly", "--no-prefect", "--preset", "tiny"]
+    night += [part for value in sets for part in ("--set", value)]
+    environment = {**os.environ, "NANOCHAT_HOME": str(tmp_path / "home"), "NANOCHAT_STORE": str(tmp_path / "store")}
+    environment["PYTHONPATH"] = str(repository.folder)
+
+    def done(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command, cwd=repository.folder, env=environment, capture_output=True, text=True, timeout=900
+        )
+
+    assert done(*night, "--seeds", "3").returncode == 0
+    assert done(*night[:4], "promote").returncode == 0
+    good = repository.git("rev-parse", "HEAD")
+    loop = "nanochat_core/train/loop.py"
+    repository.commit("Break", loop, "import math\n", "import math\nimport nothing_of_that_name\n")
+    repository.commit("Mend", loop, "import math\nimport nothing_of_that_name\n", "import math\n")
+    planted = repository.commit("Simplify", "nanochat_core/optim/adamw.py", "lr=lr,", "lr=lr / 8,")
+    repository.commit("Say why", "nanochat_core/optim/muon.py", "@torch.no_grad()\ndef muon_step", WHY)
+    repository.git("bisect", "start", "HEAD", good)
+    case = re.search(r"case .* esac", block[1])
+    assert case is not None
+    found = done("git", "bisect", "run", "sh", "-c", f"{shlex.join(night)}; {case[0]}")
+    assert f"{planted} is the first bad commit" in found.stdout, found.stdout + found.stderr

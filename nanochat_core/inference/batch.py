@@ -115,8 +115,7 @@ class Batch:
         parts = []
         if rows:
             is_full = len(rows) == self.num_rows
-            logits = self.decoder.step([self._unfed[row] for row in rows], None if is_full else rows)  # (R, V)
-            parts.append(logits if is_full else logits[rows])
+            parts.append(self.decoder.step([self._unfed[row] for row in rows], None if is_full else rows))
         if complete:
             parts.append(torch.stack(list(complete.values())))
         return [*rows, *complete], parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.inference.decoder_cache import Places, RingCache
+from nanochat_core.inference.native_step import NATIVE_ROWS, NativeStep
 from nanochat_core.inference.packed import decode_weights, rounded_rows
 from nanochat_core.model.attention import causal_attention
 from nanochat_core.model.gpt import GPT
@@ -32,7 +33,10 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 class Decoder:
     """`num_rows` sequences of at most `max_len` tokens; the model's weights may not change while it lives."""
 
-    def __init__(self, model: GPT, *, num_rows: int, max_len: int, weights: str = "auto") -> None:
+    def __init__(
+        self, model: GPT, *, num_rows: int, max_len: int, weights: str = "auto", is_compiled: bool = True
+    ) -> None:
+        """`is_compiled`: steps of few rows come from compiled code where this machine has it (native_step.py)."""
         if num_rows < 1 or max_len < 1:
             raise ConfigError(f"a decoder of {num_rows} rows of {max_len} tokens", hint="both must be at least 1")
         self.model, self.max_len = model, max_len
@@ -40,14 +44,14 @@ class Decoder:
         self.cache = self._new_cache(num_rows)
         self._windows = window_sizes(model.config)
         cos, sin = model.rotary(max_len, dtype=torch.float32)
-        self._rotations = torch.stack((cos[:max_len], sin[:max_len]), dim=1)  # (positions, 2, D)
-        self._scale = model.config.qk_gain**2 / math.sqrt(model.config.head_dim)
+        self.rotations = torch.stack((cos[:max_len], sin[:max_len]), dim=1)  # (positions, 2, D)
+        self.scale = model.config.qk_gain**2 / math.sqrt(model.config.head_dim)
         # reading a learned scalar from a tensor is an operation, and on a GPU a wait, for every layer of every token
-        self._residual: list[float] = model.residual_weights.tolist()
+        self.residual: list[float] = model.residual_weights.tolist()
         self._skip = model.skip_weights.detach().view(-1, 1, 1)  # (layers, 1, 1)
-        self._smear, self._backout = model.smear_weight.item(), model.backout_weight.item()
-        self._smear_gate = F.pad(model.smear_gate.weight.detach(), (0, model.config.n_embd - SMEAR_CHANNELS))
-        self._tables = {
+        self.smear, self.backout = model.smear_weight.item(), model.backout_weight.item()
+        self.smear_gate = F.pad(model.smear_gate.weight.detach(), (0, model.config.n_embd - SMEAR_CHANNELS))
+        self.tables = {
             layer: model.get_submodule(f"value_embeds.{layer}").get_parameter("weight").detach()
             for layer in range(model.config.n_layer)
             if has_value_embed(model.config, layer)
@@ -55,7 +59,9 @@ class Decoder:
         self._zero = torch.zeros((), device=model.device)
         widths = (model.config.n_embd, model.config.head_dim)
         self._eps = {width: torch.tensor(math.sqrt(width * RMS_EPS), device=model.device) for width in widths}
-        self.ids = torch.zeros(num_rows, dtype=torch.long, device=model.device)  # what a step feeds
+        self.ids = torch.zeros(num_rows, dtype=torch.long, device=model.device)  # what a step on the device feeds
+        self.is_compiled = is_compiled and NativeStep.fits(self)
+        self._native: NativeStep | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -91,28 +97,17 @@ class Decoder:
         return logits
 
     def step(self, tokens: Sequence[int] | Tensor, rows: Sequence[int] | None = None) -> Tensor:
-        """One token for each of `rows` (None: all); fp32 logits (R, V), where the other rows' mean nothing.
-
-        The others do not change. Rows between the first and the last active one are computed all the same.
-        """
+        """One token for each of A `rows` (None: all); fp32 logits (A, V). The other rows do not change."""
         active = list(range(self.num_rows)) if rows is None else list(rows)
         if len(active) != len(tokens) or not active:
             raise ConfigError(f"{len(tokens)} tokens for rows {active}", hint="one token for each active row")
         self.cache.check_room(active, 1)
-        new = torch.as_tensor(tokens, dtype=torch.long, device=self.model.device)
-        if len(active) == self.num_rows:
-            logits = self._new_logits(self.num_rows)
-        else:
-            logits = torch.zeros(self.num_rows, self.model.config.vocab_size, device=self.model.device)
-        first, last = min(active), max(active) + 1
+        ids = torch.as_tensor(tokens, dtype=torch.long, device=self.model.device)
+        if self.is_compiled and len(active) <= NATIVE_ROWS:
+            return self._native_step(active, ids)
+        logits = self._new_logits(len(active))
         with torch.inference_mode():
-            is_all = len(active) == last - first
-            if is_all and active == sorted(active):
-                self.ids[first:last] = new
-            else:
-                self.ids[torch.tensor(active, device=self.model.device)] = new
-            embedding = self._step(first, last, logits[first:last])
-            self._commit(active, first, last, embedding)
+            self._step(active, ids, logits)
         return logits
 
     def copy_row(self, source: int, target: int) -> None:
@@ -130,6 +125,7 @@ class Decoder:
     def shrink(self, rows: Sequence[int]) -> None:
         """Keep `rows` only, in that order."""
         self.cache.keep_rows(rows)
+        self._native = None  # it holds the addresses of the old cache
         self.ids = self.ids[torch.tensor(rows, device=self.model.device)]
 
     def check_room(self, rows: Sequence[int]) -> None:
@@ -148,8 +144,13 @@ class Decoder:
         from the device, so a captured graph may hold this; running it twice changes nothing.
         """
         logits = torch.empty(rows, self.model.config.vocab_size, device=self.model.device)
-        places = self.cache.step_places(0, rows, longest=visible - 1, is_uniform=False)
-        return logits, self._step_at(0, rows, places, logits)
+        cache = self.cache
+        attend = self._step_attention(0, rows, cache.step_places(0, rows, longest=visible - 1, is_uniform=False))
+        # a full row may idle here: its position has no rotation, and nobody reads what comes of it
+        positions = cache.positions[:rows].clamp(max=self.max_len - 1)
+        hidden, embedding = self._hidden(self.ids[:rows].unsqueeze(1), cache.last_embedding[:rows], positions, attend)
+        self._logits(hidden, logits)
+        return logits, embedding
 
     def _new_cache(self, num_rows: int) -> RingCache:
         device = self.model.device
@@ -160,30 +161,32 @@ class Decoder:
         # made outside inference mode, so that a caller may write into them
         return torch.empty(rows, self.model.config.vocab_size, device=self.model.device)
 
-    def _step(self, first: int, last: int, logits: Tensor) -> Tensor:
-        """Logits of the next token of rows first .. last - 1; returns their embeddings."""
-        lengths = self.cache.lengths[first:last]
+    def _native_step(self, active: list[int], ids: Tensor) -> Tensor:
+        """Logits (A, V) of the active rows by compiled code, which counts on the device itself."""
+        if self._native is None:
+            self._native = NativeStep(self)
+        logits = self._native(active, ids)
+        self.count(active)
+        return logits
+
+    def _step(self, active: list[int], ids: Tensor, logits: Tensor) -> None:
+        """Feed ids (A,) to the active rows; their logits go into (A, V).
+
+        Attention alone looks at all rows between the first and the last of them, where the cache needs no copy.
+        """
+        cache, first, last = self.cache, min(active), max(active) + 1
+        lengths = [cache.lengths[row] for row in active]
+        index = None
+        if active != list(range(first, last)):
+            index = torch.tensor(active, device=self.model.device) - first
+        rows = slice(first, last) if index is None else index + first
         longest = max(lengths)
-        places = self.cache.step_places(first, last, longest=longest, is_uniform=min(lengths) == longest)
-        return self._step_at(first, last, places, logits)
-
-    def _step_at(self, first: int, last: int, places: dict[int, Places], logits: Tensor) -> Tensor:
-        cache, rows = self.cache, slice(first, last)
-        attend = self._step_attention(first, last, places)
-        # a full row may idle here: its position has no rotation, and nobody reads what comes of it
-        positions = cache.positions[rows].clamp(max=self.max_len - 1)
-        hidden, embedding = self._hidden(self.ids[rows].unsqueeze(1), cache.last_embedding[rows], positions, attend)
+        places = cache.step_places(first, last, longest=longest, is_uniform=min(lengths) == longest, index=index)
+        attend = self._step_attention(first, last, places, index)
+        held = cache.last_embedding[rows]
+        hidden, cache.last_embedding[rows] = self._hidden(ids.unsqueeze(1), held, cache.positions[rows], attend)
         self._logits(hidden, logits)
-        return embedding
-
-    def _commit(self, active: list[int], first: int, last: int, embedding: Tensor) -> None:
-        """The active rows have one token more."""
-        if len(active) == last - first:
-            self.cache.last_embedding[first:last] = embedding
-        else:
-            index = torch.tensor(active, device=self.model.device)
-            self.cache.last_embedding[index] = embedding[index - first]
-        self.cache.advance(active, 1)
+        cache.advance(active, 1)
 
     def _hidden(self, ids: Tensor, last_embedding: Tensor, positions: Tensor, attend: Attend) -> tuple[Tensor, Tensor]:
         """The normalised stream (B, C) of the last of ids (B, T), and that token's embedding (B, C).
@@ -193,12 +196,12 @@ class Decoder:
         config, (rows, tokens) = self.model.config, ids.shape
         flat = ids.flatten()
         embedding = self._unit(F.embedding(flat, self.model.embed.weight))  # (N, C)
-        rotation = self._rotations.index_select(0, positions).split_with_sizes((1, 1), 1)  # cos and sin, (N, 1, D)
+        rotation = self.rotations.index_select(0, positions).split_with_sizes((1, 1), 1)  # cos and sin, (N, 1, D)
         x = x0 = self._smeared(embedding, last_embedding, rows)
         skips = (x0 * self._skip).unbind()  # of all layers in one operation
         middle = x
         for layer, products in enumerate(self.weights.layers):
-            x = torch.add(skips[layer], x, alpha=self._residual[layer])
+            x = torch.add(skips[layer], x, alpha=self.residual[layer])
             qkv = products.qkv(self._unit(x)).float()  # (N, (H + 2 K) D [+ K])
             q, k, v = self._heads(layer, qkv, flat, rotation)
             mixed = attend(layer, q, k, v)
@@ -208,7 +211,7 @@ class Decoder:
             x = x + products.mlp_proj(products.fc(self._unit(x)).relu_().square_())
             if layer == config.n_layer // 2:
                 middle = x
-        return self._unit(torch.add(x, middle, alpha=-self._backout)), _last_of_each(embedding, rows)
+        return self._unit(torch.add(x, middle, alpha=-self.backout)), _last_of_each(embedding, rows)
 
     def _unit(self, x: Tensor) -> Tensor:
         """x over its root mean square along the last dimension; three operations, where a CPU's rms_norm makes six."""
@@ -225,14 +228,14 @@ class Decoder:
         if embedding.size(0) != rows:
             by_row = embedding.view(rows, -1, embedding.size(1))  # (B, T, C)
             previous = torch.cat((last_embedding.unsqueeze(1), by_row[:, :-1]), dim=1).flatten(0, 1)
-        gate = torch.sigmoid(F.linear(embedding, self._smear_gate))  # (N, 1)
-        return torch.addcmul(embedding, gate, previous, value=self._smear)
+        gate = torch.sigmoid(F.linear(embedding, self.smear_gate))  # (N, 1)
+        return torch.addcmul(embedding, gate, previous, value=self.smear)
 
     def _heads(self, layer: int, qkv: Tensor, ids: Tensor, rotation: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """q (N, H, D) and k (N, K, D), normalised and rotated, and v (N, K, D) with its value embedding."""
         config, (cos, sin) = self.model.config, rotation
         num, n_head, n_kv_head, head_dim = qkv.size(0), config.n_head, config.n_kv_head, config.head_dim
-        table = self._tables.get(layer)
+        table = self.tables.get(layer)
         num_gates = 0 if table is None else n_kv_head
         qk, v, gates = qkv.split_with_sizes(((n_head + n_kv_head) * head_dim, n_kv_head * head_dim, num_gates), 1)
         qk, v = self._unit(qk.view(num, -1, head_dim)), v.view(num, -1, head_dim)
@@ -243,17 +246,21 @@ class Decoder:
         q, k = rotated.split_with_sizes((n_head, n_kv_head), 1)
         return q, k, v
 
-    def _step_attention(self, first: int, last: int, places: dict[int, Places]) -> Attend:
+    def _step_attention(self, first: int, last: int, places: dict[int, Places], index: Tensor | None = None) -> Attend:
+        """One new token for rows first .. last - 1, or for those of them that `index` (A,) names."""
         cache, config = self.cache, self.model.config
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             at = places[cache.sizes[layer]]
             cache.write(layer, at, k.unsqueeze(2), v.unsqueeze(2))
             keys, values = (store[layer][first:last, :, : at.length] for store in (cache.keys, cache.values))
+            if index is not None:
+                q = q.new_zeros(last - first, *q.shape[1:]).index_copy_(0, index, q)
             # the queries of one key head stand where a sequence's would: nothing is repeated for grouped heads
             q = q.reshape(last - first, config.n_kv_head, -1, config.head_dim).to(cache.dtype)  # (B, K, G, D)
-            mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=at.mask, scale=self._scale)
-            return mixed.reshape(last - first, -1)
+            mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=at.mask, scale=self.scale)
+            mixed = mixed.reshape(last - first, -1)
+            return mixed if index is None else mixed.index_select(0, index)
 
         return attend
 
@@ -270,7 +277,7 @@ class Decoder:
             at = places[cache.sizes[layer]]
             q, k, v = (part.view(num_rows, tokens, -1, config.head_dim).transpose(1, 2) for part in heads)
             if at.mask is None:
-                padded = (F.pad(part.to(dtype), (0, 0, 0, extra)) for part in (q * self._scale, k, v))
+                padded = (F.pad(part.to(dtype), (0, 0, 0, extra)) for part in (q * self.scale, k, v))
                 mixed = causal_attention(*padded, window=self._windows[layer])[:, :tokens]  # (B, T, H, D)
                 cache.write(layer, at, k, v)
                 return mixed.reshape(num_rows * tokens, -1)
@@ -282,7 +289,7 @@ class Decoder:
                 keys,
                 values,
                 attn_mask=at.mask,
-                scale=self._scale,
+                scale=self.scale,
                 enable_gqa=config.n_head != config.n_kv_head,
             )
             return mixed.transpose(1, 2).reshape(num_rows * tokens, -1)

@@ -61,8 +61,11 @@ class RingCache:
                 hint="make the decoder with a larger max_len, or stop the row earlier",
             )
 
-    def step_places(self, first: int, last: int, *, longest: int, is_uniform: bool) -> dict[int, Places]:
-        """One token for each of rows first .. last - 1, by ring size; `longest` tokens are held at most.
+    def step_places(
+        self, first: int, last: int, *, longest: int, is_uniform: bool, index: Tensor | None = None
+    ) -> dict[int, Places]:
+        """One token for each of rows first .. last - 1, or of those that `index` (A,) names, by ring size; `longest`
+        tokens are held at most.
 
         Everything but those numbers comes from tensors on the device, so that a captured CUDA graph may replay it.
         """
@@ -76,7 +79,8 @@ class RingCache:
                 is_hidden = torch.arange(length, device=self.device) >= held  # (B, L)
                 mask = _bias(is_hidden, self.dtype)[:, None, None]
             place = (positions % size).view(-1, 1, 1)  # (B, 1, 1)
-            found[size] = Places((self._starts[size][first:last] + place).flatten(), length, mask)
+            new = self._starts[size][first:last] + place  # (B, K, 1)
+            found[size] = Places((new if index is None else new[index]).flatten(), length, mask)
         return found
 
     def chunk_places(self, rows: Sequence[int], tokens: int) -> dict[int, Places]:

@@ -13,7 +13,8 @@ Weights are packed once per model, and again when a parameter has changed.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat_core.base.errors import ConfigError
+from nanochat_core.inference.native import BlockedMatrix, library
 from nanochat_core.model.attention import Attention
 from nanochat_core.model.gpt import GPT
 
@@ -31,8 +33,16 @@ FP16_ROWS = 8  # 1.4 times slower than packed bf16 at 16
 INT8_ROWS = 4  # 1.3 to 1.6 times slower at 8
 INT8_MAX = 127
 
-Product = Callable[[Tensor], Tensor]
-"""x (N, I) to (N, O), in and out in fp32 or bf16 as it comes."""
+
+class Product(Protocol):
+    """x (N, I) to (N, O), in and out in fp32 or bf16 as it comes."""
+
+    @property
+    def blocked(self) -> BlockedMatrix | None:
+        """The same matrix for the compiled step; None where that has no such weights."""
+
+    def __call__(self, x: Tensor) -> Tensor: ...
+
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +70,11 @@ class PlainProduct:
         self.weight = weight.detach().to(dtype)
         self._is_rounded = weight.device.type == "cpu" and dtype == torch.bfloat16
 
+    @cached_property
+    def blocked(self) -> BlockedMatrix | None:
+        is_exact = self.weight.device.type == "cpu" and self.weight.dtype == torch.float32
+        return BlockedMatrix(self.weight, torch.float32) if is_exact else None
+
     def __call__(self, x: Tensor) -> Tensor:
         rows, x = x.size(0), x.to(self.weight.dtype)
         return F.linear(pad_rows(x), self.weight)[:rows] if self._is_rounded else F.linear(x, self.weight)
@@ -67,6 +82,8 @@ class PlainProduct:
 
 class PackedProduct:
     """A bf16 matrix in oneDNN's blocked layout."""
+
+    blocked = None
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().bfloat16(), 1)
@@ -81,17 +98,24 @@ class Fp16Product:
     """A matrix in fp16 for few rows and in bf16 for many."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._few_rows = torch.ops.quantized.linear_prepack_fp16(weight.detach().float().contiguous(), None)
+        weight = weight.detach().float().contiguous()
+        is_compiled = library() is not None
+        self.blocked = BlockedMatrix(weight, torch.float16) if is_compiled else None
+        self._few_rows = None if is_compiled else torch.ops.quantized.linear_prepack_fp16(weight, None)
         self._many_rows = PackedProduct(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.size(0) > FP16_ROWS:
             return self._many_rows(x)
+        if self.blocked is not None:
+            return self.blocked(x)
         return torch.ops.quantized.linear_dynamic_fp16.default(x.float(), self._few_rows)
 
 
 class Int8Product:
     """An int8 matrix with a scale per output row. Activations are bf16: torch's kernel is 50x slower with fp32."""
+
+    blocked = None
 
     def __init__(self, weight: Tensor) -> None:
         self.integers, self.scales = int8_from_float(weight)
@@ -130,6 +154,11 @@ class LayerProducts:
     fc: Product
     mlp_proj: Product
 
+    @property
+    def all(self) -> tuple[Product, ...]:
+        """In the order of their use."""
+        return self.qkv, self.attn_proj, self.fc, self.mlp_proj
+
 
 @dataclass(frozen=True)
 class DecodeWeights:
@@ -143,6 +172,11 @@ class DecodeWeights:
     """What attention over a fresh prompt runs in, and a GPU's cache."""
     layers: list[LayerProducts]
     head: Product
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether the compiled step can read them: fp32 and fp16 on a CPU."""
+        return self.head.blocked is not None
 
 
 _kept: WeakKeyDictionary[GPT, dict[str, tuple[object, DecodeWeights]]] = WeakKeyDictionary()

@@ -41,12 +41,10 @@ class PlainDecoder:
         return self._next(rows)
 
     def step(self, tokens: Sequence[int] | Tensor, rows: Sequence[int] | None = None) -> Tensor:
-        """One token for each of `rows` (None: all); fp32 logits (R, V), zero for the other rows."""
+        """One token for each of A `rows` (None: all); fp32 logits (A, V)."""
         active = list(range(self.num_rows)) if rows is None else list(rows)
         self._append(active, [[token] for token in torch.as_tensor(tokens).tolist()])
-        logits = torch.zeros(self.num_rows, self.model.config.vocab_size, device=self.model.device)
-        logits[active] = self._next(active)
-        return logits
+        return self._next(active)
 
     def copy_row(self, source: int, target: int) -> None:
         """Make row `target` what row `source` is."""

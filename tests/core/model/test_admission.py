@@ -17,8 +17,10 @@ from nanochat_core.evals.core.prompts import Prompt
 from nanochat_core.evals.core.scoring import GPTScorer
 from nanochat_core.export.admission import check_modeling_file
 from nanochat_core.inference import admission as decoding
+from nanochat_core.inference import native_step
 from nanochat_core.inference.decoder import Decoder
 from nanochat_core.inference.engine import Engine
+from nanochat_core.inference.native import library
 from nanochat_core.inference.next_token import next_token_logits
 from nanochat_core.inference.plain_decoder import PlainDecoder
 from nanochat_core.inference.sampling import Sampling
@@ -62,7 +64,7 @@ def make_model(tokenizer):
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    caches = (decoding.why_plain, plain_scoring.why_plain, admission.is_loss_of_logits)
+    caches = (decoding.why_plain, decoding.is_compiled, plain_scoring.why_plain, admission.is_loss_of_logits)
     for cached in caches:
         cached.cache_clear()
     for module in (decoding, plain_scoring, admission):  # ours may have been silenced by a test before
@@ -131,10 +133,24 @@ def test_no_path_answers_with_another_network(part, make_model, tokenizer, monke
         check_modeling_file(model.config, tokenizer)
 
 
+@pytest.mark.skipif(library() is None, reason="no C compiler")
+def test_a_compiled_step_that_is_off_gives_way_to_operations(make_model, tokenizer, monkeypatch, caplog):
+    """As a compiler's fault would be, or a change of the model that the operations have followed and the C has not."""
+    monkeypatch.setattr(native_step, "RMS_EPS", 0.5)
+    model = make_model()
+    with caplog.at_level(logging.WARNING):
+        decoder = Engine(model, tokenizer).decoder(num_rows=1, max_len=8)
+    assert isinstance(decoder, Decoder)
+    assert not decoder.is_compiled
+    assert "compiled decoding steps are not used: its logits differ" in caplog.text
+
+
 def test_the_network_as_it_is_takes_every_fast_path(make_model, tokenizer, caplog):
     model = make_model()
     assert {path: off for path, off in paths(model, tokenizer).items() if off > 1e-3} == {}
-    assert isinstance(Engine(model, tokenizer).decoder(num_rows=1, max_len=8), Decoder)
+    decoder = Engine(model, tokenizer).decoder(num_rows=1, max_len=8)
+    assert isinstance(decoder, Decoder)
+    assert decoder.is_compiled == (library() is not None)
     assert isinstance(plain_scoring.scorer_for(model, batch_tokens=64), GPTScorer)
     assert admission.is_loss_of_logits(model.config)
     assert not caplog.text

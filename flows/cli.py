@@ -13,6 +13,7 @@ from rich.console import Console
 
 from flows import deploy, nightly_cli, stack_cli, sweeps_cli, uninstall_cli
 from flows.configured import settings
+from flows.recorded import leave_out_prefect
 from flows.server import EmbeddedServer, prefect_server
 from flows.session import confirm_cost, leave, run_flow
 from nanochat_core import observe
@@ -63,15 +64,16 @@ def run(
         sets = [*sets, f"runtime.max_cost_usd={max_cost_usd}"]
     plan = derived_plan(preset, sets, fresh=fresh, accept_drift=accept_drift, verify_inputs=verify_inputs)
     check_step(until, plan)
-    settings()
-    from flows.parameters import check_cost  # Prefect reads its settings when it is imported, so nobody does at the top
+    from flows.parameters import check_cost
 
     check_cost(plan, plan.config.runtime.max_cost_usd)
     if no_prefect:
+        leave_out_prefect()
         _announce(plan, until, yes=yes)
         finished = _run_bare(plan, until)
     else:
         with prefect_server() as server:
+            settings()  # while the server starts, as all that follows: Prefect's import alone takes most of a second
             _announce(plan, until, yes=yes)
             finished = _run_flow(server, preset, sets, plan, until)
     _conclude(finished, plan)

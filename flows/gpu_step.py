@@ -44,7 +44,7 @@ def gpu_step_name() -> str:
     name="gpu_step",
     description="One step of a run, made on the gpu pool; the run that wants it sends it.",
     flow_run_name=gpu_step_name,
-    **policy.HOOKS,
+    has_steps=True,
 )
 def gpu_step(
     step: StepName,

@@ -4,14 +4,11 @@ Each depth is the pipeline of flows/speedrun.py up to the base model's evaluatio
 same for all, so they are made once; a depth added later runs that depth's steps only.
 """
 
+import sys
 import time
 from typing import Any
 
-from prefect.context import TaskRunContext
-
-import tasks
 from flows.parameters import Placement, sweep_name
-from flows.placement import placed
 from flows.recorded import flow
 from flows.speedrun import Make, run_until
 from nanochat_core.pipeline.step import Ref
@@ -20,15 +17,13 @@ from nanochat_core.sweep.execute import Execution, run_cells
 from nanochat_core.sweep.finish import FinishedSweep, finish_sweep
 from nanochat_core.sweep.price import check_cost, price_sweep
 from nanochat_core.sweep.report import render_markdown
-from tasks import policy
-from tasks.artifacts import create_markdown_artifact
 
 
 @flow(
     name="miniseries",
     description="One compute-optimal model per depth: loss and CORE over what they cost.",
     flow_run_name=sweep_name,
-    **policy.HOOKS,
+    has_steps=True,
 )
 def miniseries(
     preset: str = "series",
@@ -48,14 +43,17 @@ def miniseries(
         max_cost_usd: Refuse to start a sweep whose plan is over this, and start no further depth once it is spent.
         placement: Where GPU steps run: inline, pool or auto, as for speedrun.
     """
+    from flows.placement import placed
+    from tasks import make
+
     started_at = time.time()
     sweep = plan_miniseries(preset, overrides or (), depths=depths, parallel=parallel)
     with placed(placement, sweep.cells[0].plan):
-        done = run_sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd)
+        done = run_sweep(sweep, make, parallel=parallel, max_cost_usd=max_cost_usd)
     return publish(finish_sweep(sweep, done, started_at=started_at))
 
 
-def run_sweep(sweep: Sweep, *, parallel: int, max_cost_usd: float | None, make: Make = tasks.make) -> Execution:
+def run_sweep(sweep: Sweep, make: Make, *, parallel: int, max_cost_usd: float | None) -> Execution:
     """Run every cell of a sweep with `make`, the Prefect tasks or the core's own functions."""
     check_cost(price_sweep(sweep), max_cost_usd)
 
@@ -67,6 +65,8 @@ def run_sweep(sweep: Sweep, *, parallel: int, max_cost_usd: float | None, make: 
 
 def publish(finished: FinishedSweep) -> FinishedSweep:
     """Attach the report's text to the current flow run."""
+    from tasks.artifacts import create_markdown_artifact
+
     kind: str = finished.record["kind"].replace("_", "-")
     create_markdown_artifact(
         markdown=render_markdown(finished.record),
@@ -78,6 +78,10 @@ def publish(finished: FinishedSweep) -> FinishedSweep:
 
 def _name_task_run(cell: str, step: str) -> None:
     """Let the task run that is going on say which cell it belongs to; without Prefect there is none."""
+    if "prefect" not in sys.modules:
+        return
+    from prefect.context import TaskRunContext
+
     context: Any = TaskRunContext.get()
     if context is not None:
         context.task_run.name = f"{step} {cell}"

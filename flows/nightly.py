@@ -6,11 +6,7 @@ retry of the run goes on with the same night, from its last checkpoint.
 
 from collections.abc import Sequence
 
-from prefect import runtime
-
-import tasks
 from flows.parameters import Placement, PresetName, check_cost, depth_of, run_name
-from flows.placement import placed
 from flows.recorded import flow
 from flows.speedrun import Make, run_until
 from nanochat_core.gate.finish import FinishedNight, finish_night, raise_if_red
@@ -19,12 +15,12 @@ from nanochat_core.pipeline.step import Ref
 from nanochat_core.plan import RunPlan, plan_run
 from nanochat_core.presets import load_config
 from nanochat_core.sweep.cells import last_step
-from tasks import policy
-from tasks.gate import publish_night
 
 
 def nightly_name() -> str:
     """nightly-d12-2026-11-22-a1b2."""
+    from prefect import runtime
+
     return run_name("nightly", depth_of(runtime.flow_run.parameters))
 
 
@@ -32,7 +28,7 @@ def nightly_name() -> str:
     name="nightly",
     description="Train again, compare with the pinned baseline, tell a regression from noise.",
     flow_run_name=nightly_name,
-    **policy.HOOKS,
+    has_steps=True,
 )
 def nightly(
     preset: PresetName = "d12",
@@ -53,12 +49,18 @@ def nightly(
             auto: on the pool where it has a live worker, else here where this machine has a GPU, else it waits for one.
         full: Train in full, also where a short training says that nothing changed or that it is worse.
     """
+    from prefect import runtime
+
+    from flows.placement import placed
+    from tasks import make, policy
+    from tasks.gate import publish_night
+
     policy.begin_run()
     plan = plan_run(load_config(preset, overrides or ()))
     check_cost(plan, max_cost_usd)
     asked_by = str(runtime.flow_run.id) if runtime.flow_run.id else None
     with placed(placement, plan):
-        finished = train_and_judge(plan, preset, overrides or [], seeds=seeds, asked_by=asked_by, is_full=full)
+        finished = train_and_judge(plan, preset, overrides or [], make, seeds=seeds, asked_by=asked_by, is_full=full)
     publish_night(finished)
     raise_if_red(finished)
     return finished
@@ -68,11 +70,11 @@ def train_and_judge(
     plan: RunPlan,
     preset: str,
     overrides: Sequence[str],
+    make: Make,
     *,
     seeds: int = 1,
     asked_by: str | None = None,
     is_full: bool = False,
-    make: Make = tasks.make,
 ) -> FinishedNight:
     """One night with `make`, the Prefect tasks or the core's own functions."""
 

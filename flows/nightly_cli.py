@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.recorded import leave_out_prefect
 from flows.server import prefect_server
 from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
@@ -67,6 +68,7 @@ def nightly(
     plan = plan_run(load_config(preset, overrides))
     confirm_cost("night", estimate(plan).usd * seeds, yes=yes)
     if no_prefect:
+        leave_out_prefect()
         with display(_titles(plan)) as watching:
             observe.use(watching)
             finished = _judge(plan, preset, overrides, seeds, full)
@@ -90,7 +92,7 @@ def _judge(plan: RunPlan, preset: str, overrides: list[str], seeds: int, is_full
     from nanochat_core.gate.finish import raise_if_red
     from nanochat_core.pipeline.execute import make
 
-    finished = train_and_judge(plan, preset, overrides, seeds=seeds, is_full=is_full, make=make)
+    finished = train_and_judge(plan, preset, overrides, make, seeds=seeds, is_full=is_full)
     raise_if_red(finished)
     return finished
 

@@ -13,8 +13,6 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import coolname.data
-from prefect import runtime
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, WithJsonSchema, model_serializer
 
 from nanochat_core.base.errors import ConfigError, NanochatError
@@ -234,31 +232,39 @@ def check_cost(plan: RunPlan, max_cost_usd: float | None) -> None:
 
 def speedrun_name() -> str:
     """speedrun-d24-2026-11-22-a1b2: depth, day, and the run's own first four digits, so that a retry keeps it."""
-    return run_name("speedrun", depth_of(runtime.flow_run.parameters))
+    return run_name("speedrun", depth_of(_this_run().parameters))
 
 
 def sweep_name() -> str:
     """miniseries-series-2026-11-22-a1b2: the flow, its preset, the day."""
-    preset = redact(Path(str(runtime.flow_run.parameters.get("preset", ""))).stem)  # before a cut hides its shape
-    return run_name(str(runtime.flow_run.flow_name), preset[:20])
+    preset = redact(Path(str(_this_run().parameters.get("preset", ""))).stem)  # before a cut hides its shape
+    return run_name(str(_this_run().flow_name), preset[:20])
 
 
 def run_name(flow: str, *parts: str) -> str:
     """A name that says what ran and when, for the current flow run; one that a person typed stays."""
-    if not is_generated(str(runtime.flow_run.name or "")):
-        return redact(str(runtime.flow_run.name))
+    if not is_generated(str(_this_run().name or "")):
+        return redact(str(_this_run().name))
     return dated_name(flow, *parts)
+
+
+def _this_run() -> Any:
+    from prefect import runtime  # a form and a plan's price do not wait for it
+
+    return runtime.flow_run
 
 
 def is_generated(name: str) -> bool:
     """Whether a run's name is one that Prefect makes up: two words of its server's list, or of its form's."""
+    import coolname.data
+
     words = {word for kind in coolname.data.config.values() if isinstance(kind, dict) for word in kind.get("words", ())}
     return not name or {*name.split("-")} <= words or re.fullmatch(r"[A-Z][a-z]+-[^\W\d_]{1,6}", name) is not None
 
 
 def dated_name(flow: str, *parts: str) -> str:
     """A name from what ran, the day it was to start, and the run's own first four digits."""
-    run_id, scheduled = str(runtime.flow_run.id or "0000"), runtime.flow_run.scheduled_start_time
+    run_id, scheduled = str(_this_run().id or "0000"), _this_run().scheduled_start_time
     return "-".join([flow, *filter(None, parts), f"{scheduled:%Y-%m-%d}", run_id.replace("-", "")[-4:]])
 
 

@@ -8,18 +8,16 @@ import time
 
 from flows.miniseries import publish, run_sweep
 from flows.parameters import Placement, sweep_name
-from flows.placement import placed
 from flows.recorded import flow
 from nanochat_core.sweep.cells import MIN_STEPS, plan_scaling_laws
 from nanochat_core.sweep.finish import FinishedSweep, finish_sweep
-from tasks import policy
 
 
 @flow(
     name="scaling-laws",
     description="Depths x FLOP budgets: the best size and length at each budget, and exponents.",
     flow_run_name=sweep_name,
-    **policy.HOOKS,
+    has_steps=True,
 )
 def scaling_laws(
     preset: str = "series",
@@ -45,10 +43,13 @@ def scaling_laws(
         noise_bpb: Scatter of bits per byte from seed to seed, where known; else judged by the fit's residuals.
         placement: Where GPU steps run: inline, pool or auto, as for speedrun.
     """
+    from flows.placement import placed
+    from tasks import make
+
     started_at = time.time()
     sweep = plan_scaling_laws(
         preset, overrides or (), budgets=budgets_flops, depths=depths, min_steps=min_steps, parallel=parallel
     )
     with placed(placement, sweep.cells[0].plan):
-        done = run_sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd)
+        done = run_sweep(sweep, make, parallel=parallel, max_cost_usd=max_cost_usd)
     return publish(finish_sweep(sweep, done, started_at=started_at, settings={"noise_bpb": noise_bpb}))

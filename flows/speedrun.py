@@ -8,9 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
-import tasks
 from flows.parameters import DriftName, Placement, PresetName, Settings, StepName, check_cost, speedrun_name
-from flows.placement import placed
 from flows.recorded import flow
 from nanochat_core.cli.app import check_step, derived_plan
 from nanochat_core.pipeline.finish import FinishedRun
@@ -35,7 +33,6 @@ from nanochat_core.steps.rl_questions import rl_questions
 from nanochat_core.steps.sft import sft
 from nanochat_core.steps.tokenizer import tokenizer
 from nanochat_core.steps.tokens import tokens
-from tasks import policy
 
 DEFAULTS = Settings()
 
@@ -98,7 +95,7 @@ def run_until(make: Make, plan: RunPlan, until: str | None) -> list[Ref]:
     name="speedrun",
     description="Train a chat model from raw text: cached, resumable, with a report.",
     flow_run_name=speedrun_name,
-    **policy.HOOKS,
+    has_steps=True,
 )
 def speedrun(
     preset: PresetName = "tiny",
@@ -124,6 +121,9 @@ def speedrun(
             all: whatever can be.
         verify_inputs: Read every input file whole, also those above 256 MiB, and say what differs.
     """
+    from flows.placement import placed
+    from tasks import make, policy, publish_summary
+
     started_at = time.time()
     policy.begin_run()
     sets = [*settings.overrides(), *(overrides or [])]
@@ -131,5 +131,5 @@ def speedrun(
     check_step(until, plan)
     check_cost(plan, plan.config.runtime.max_cost_usd)
     with placed(placement, plan):
-        refs = run_until(tasks.make, plan, until)
-    return tasks.publish_summary(plan, refs, started_at=started_at)
+        refs = run_until(make, plan, until)
+    return publish_summary(plan, refs, started_at=started_at)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.recorded import leave_out_prefect
 from flows.server import prefect_server
 from flows.session import confirm_cost, run_flow
 from nanochat_core import observe
@@ -148,6 +149,7 @@ def _run(
     prices = price_sweep(sweep)
     _announce(sweep, prices, yes=yes, max_cost_usd=max_cost_usd)
     if no_prefect:
+        leave_out_prefect()
         finished = _run_bare(sweep, parallel=parallel, max_cost_usd=max_cost_usd, settings=settings)
     else:
         with prefect_server() as server:
@@ -178,7 +180,7 @@ def _sweep(sweep: Sweep, *, parallel: int, max_cost_usd: float | None, settings:
     from nanochat_core.pipeline.execute import make
 
     started_at = time.time()
-    done = run_sweep(sweep, parallel=parallel, max_cost_usd=max_cost_usd, make=make)
+    done = run_sweep(sweep, make, parallel=parallel, max_cost_usd=max_cost_usd)
     return finish_sweep(sweep, done, started_at=started_at, settings=settings)
 
 

@@ -28,6 +28,7 @@ class SourceTree:
         self.walks: dict[tuple[str, ...], Any] = {}
         self._packages = {parent for module in self.files for parent in self.parents(module)}
         self._split: dict[str, tuple[str, str]] = {}
+        self._below: dict[str, list[str]] = {}
 
     def has(self, module: str) -> bool:
         return module in self.files or module in self._packages
@@ -42,7 +43,11 @@ class SourceTree:
 
     def below(self, path: str) -> list[str]:
         """All modules of the package that a dotted name is; none for the package of all, which is no answer."""
-        return [module for module in self.files if "." in path and module.startswith(f"{path}.")]
+        if path not in self._packages or "." not in path:
+            return []
+        if path not in self._below:
+            self._below[path] = [module for module in self.files if module.startswith(f"{path}.")]
+        return self._below[path]
 
     def split(self, path: str) -> tuple[str, str]:
         """The module in a dotted name, and the name in it; all of the module where nothing follows."""

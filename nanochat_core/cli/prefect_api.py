@@ -9,13 +9,15 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
-
-import requests
 
 from nanochat_core.base.errors import ConfigError, HardwareError, NanochatError
 from nanochat_core.base.proxies import LOOPBACK
 from nanochat_core.base.redaction import redact
+
+if TYPE_CHECKING:
+    import requests  # at run time where a server is asked: a twentieth of a second that other verbs need not wait
 
 WAIT_S = 8.0  # for a server that is restarting: 4 s here
 POLL_S = 0.5
@@ -68,6 +70,8 @@ def authorization(user: str | None, key: str | None) -> dict[str, str]:
 
 def check(server: Configured, *, wait_s: float = WAIT_S) -> None:
     """Raise what is wrong with the server; one that does not answer yet is asked again for `wait_s`."""
+    import requests
+
     _check_address(server)
     deadline = time.monotonic() + wait_s
     while True:
@@ -109,7 +113,9 @@ def _check_address(server: Configured) -> None:
     )
 
 
-def _ask(server: Configured, path: str, timeout_s: float) -> requests.Response:
+def _ask(server: Configured, path: str, timeout_s: float) -> "requests.Response":
+    import requests
+
     with requests.Session() as session:
         session.trust_env = urlsplit(server.url).hostname not in LOOPBACK  # no proxy stands before this machine
         return session.get(
@@ -121,7 +127,7 @@ def _ask(server: Configured, path: str, timeout_s: float) -> requests.Response:
         )
 
 
-def _check_answer(server: Configured, answer: requests.Response) -> None:
+def _check_answer(server: Configured, answer: "requests.Response") -> None:
     if answer.status_code in (401, 403):
         raise ConfigError(
             f"{server.name} wants a key ({answer.status_code} {answer.reason})",
@@ -142,7 +148,7 @@ def _check_answer(server: Configured, answer: requests.Response) -> None:
         )
 
 
-def _version(answer: requests.Response) -> str | None:
+def _version(answer: "requests.Response") -> str | None:
     """The version that a Prefect server answers with; None from anything else."""
     try:
         said = answer.json() if answer.ok else None
@@ -153,6 +159,8 @@ def _version(answer: requests.Response) -> str | None:
 
 def _meant(server: Configured) -> str | None:
     """The usual slip is to leave out /api."""
+    import requests
+
     parts = urlsplit(server.url)
     other = Configured(url=urlunsplit((parts.scheme, parts.netloc, "/api", "", "")), headers=server.headers)
     try:
@@ -171,7 +179,7 @@ def _untrusted(server: Configured, error: Exception) -> NanochatError:
     )
 
 
-def _reason(error: requests.RequestException) -> str:
+def _reason(error: "requests.RequestException") -> str:
     """The end of a chain of wrapped errors, in words."""
     text = str(error)
     for sign, words in (

@@ -11,7 +11,6 @@ from nanochat_core import workspace
 from nanochat_core.base.fingerprint import PACKAGE_ROOT
 from nanochat_core.pipeline.step import Ref
 from nanochat_core.plan import RunPlan
-from nanochat_core.report.page import write_report
 from nanochat_core.store import provenance
 
 MAX_PATCH_CHARS = 1 << 20  # of uncommitted changes that the ledger takes in; larger ones are known by digest alone
@@ -41,7 +40,11 @@ def finish_run(plan: RunPlan, refs: list[Ref], *, started_at: float) -> Finished
     for kind, step in model_steps(by_step).items():
         if artifact := space.store.find(step, by_step[step].fingerprint):
             space.store.set_ref(f"{plan.config.preset}-{kind}", artifact.fingerprint[:12], artifact, expires=True)
-    report = write_report(space, plan, refs, run_id=run_id, seconds=seconds) if "report" in by_step else None
+    report = None
+    if "report" in by_step:
+        from nanochat_core.report.page import write_report  # jinja: no other verb waits for it
+
+        report = write_report(space, plan, refs, run_id=run_id, seconds=seconds)
     record = {
         "run_id": run_id,
         "started_at": datetime.fromtimestamp(started_at, UTC).isoformat(),

@@ -140,14 +140,15 @@ def title(plan: RunPlan) -> str:
 
 def notes(plan: RunPlan) -> list[str]:
     """What of the named files is left out, and on what terms they are."""
+    sft = plan.config.sft
+    if sft.source == "builtin":
+        return []
     from nanochat_core.data.asked import asked
     from nanochat_core.data.conversations import notes_of
 
-    sft = plan.config.sft
     mine = notes_of(sft.path, asked=asked(sft.form, sft.columns)) if sft.source == "path" else []
-    if sft.source != "builtin":
-        mine = [*mine, talk_terms(sft).note("conversations", "sft.licence")]
-    return mine + (notes_of(sft.identity_path, setting="sft.identity_path") if sft.source != "builtin" else [])
+    terms = talk_terms(sft).note("conversations", "sft.licence")
+    return [*mine, terms, *notes_of(sft.identity_path, setting="sft.identity_path")]
 
 
 conversations = Step(

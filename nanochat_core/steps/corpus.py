@@ -130,13 +130,14 @@ def headline(metrics: Metrics) -> str:
 
 def notes(plan: RunPlan) -> list[str]:
     """What of a named folder is left out, and on what terms the text is."""
-    from nanochat_core.data.corpora import notes_of
-
     if plan.is_mix:
         return mix_notes(plan)
     config = plan.config.corpus
-    told = [] if config.source == "embedded" else [corpus_terms(config).note("text", "corpus.licence")]
-    return [*notes_of(config), *told]
+    if config.source == "embedded":
+        return []
+    from nanochat_core.data.corpora import notes_of
+
+    return [*notes_of(config), corpus_terms(config).note("text", "corpus.licence")]
 
 
 def mix_notes(plan: RunPlan) -> list[str]:

@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import fsspec
-from fsspec import AbstractFileSystem
+from typing import TYPE_CHECKING, Any
 
 from nanochat_core.base import files
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.store.failures import explained
 from nanochat_core.store.parallel import in_parallel
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem  # at run time where a store is opened; most verbs open none
 
 READ_ONLY = 0o444
 PART_BYTES = 16 << 20  # s3fs's own 50 MiB parts, several files at once, cost gigabytes of memory
@@ -82,6 +82,8 @@ def _folder_location(text: str) -> Location:
 
 def open_files(url: str) -> "Files":
     """The objects under `url`, checked to be reachable when it is remote. A folder is made by the first write."""
+    import fsspec
+
     location = parse_url(url)
     if location.protocol == "file":
         return FolderFiles(location, fsspec.filesystem("file"))
@@ -104,7 +106,7 @@ class Files:
     """Whether of any number of `create` of one key exactly one succeeds."""
 
     def __init__(
-        self, location: Location, fs: AbstractFileSystem, *, failures: tuple[type[BaseException], ...] = (OSError,)
+        self, location: Location, fs: "AbstractFileSystem", *, failures: tuple[type[BaseException], ...] = (OSError,)
     ) -> None:
         self.location = location
         self.fs = fs
@@ -192,7 +194,7 @@ class FolderFiles(Files):
 
     has_atomic_create = True
 
-    def __init__(self, location: Location, fs: AbstractFileSystem) -> None:
+    def __init__(self, location: Location, fs: "AbstractFileSystem") -> None:
         super().__init__(location, fs)
         self.folder: Path = Path(location.path)
 

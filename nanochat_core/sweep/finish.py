@@ -16,7 +16,6 @@ from nanochat_core.presets import load_config
 from nanochat_core.store.store import Store
 from nanochat_core.sweep.cells import Sweep
 from nanochat_core.sweep.execute import Execution
-from nanochat_core.sweep.report import write_report
 from nanochat_core.sweep.results import CellResult, cell_result, to_record
 
 KINDS = ("miniseries", "scaling_laws")
@@ -64,7 +63,7 @@ def finish_sweep(
         "steps": _ledger(list(done.refs.values())),
     }
     space.store.put_run(run_id, record)
-    return FinishedSweep(run_id, record, results, write_report(space, record), is_complete=not done.left_out)
+    return FinishedSweep(run_id, record, results, _write_report(space, record), is_complete=not done.left_out)
 
 
 def _ledger(cells: Sequence[Sequence[Ref]]) -> list[dict[str, Any]]:
@@ -88,4 +87,10 @@ def render_again(run_id: str) -> Path:
     record = space.store.run(run_id)
     if record.get("kind") not in KINDS:
         raise MissingError(f"{run_id} is the record of a run, not of a sweep", hint="nanochat sweeps lists them")
+    return _write_report(space, record)
+
+
+def _write_report(space: workspace.Workspace, record: dict[str, Any]) -> Path:
+    from nanochat_core.sweep.report import write_report  # numpy and jinja: no other verb waits for them
+
     return write_report(space, record)

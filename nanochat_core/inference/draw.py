@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 # N rows, V vocabulary, K and S of the likeliest candidates
+BLOCK = 128  # tokens whose largest logit is looked at first
 UNITS = 2.0**40  # of the likeliest token's weight; 2^23 tokens of it still fit into 64 bits
 
 
@@ -62,18 +63,48 @@ def kth_largest(logits: Tensor, k: Tensor, *, largest_k: int) -> Tensor:
     return likeliest.gather(1, (k.clamp(max=likeliest.size(1)) - 1).unsqueeze(1))
 
 
-def compact(logits: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-    """Those logits that are at least `last` (N, 1), and their ids, in the order of the ids: (N, K) and (N, K).
+def first_largest(logits: Tensor) -> Tensor:
+    """The id (N,) of the largest of each row of logits (N, V), of equal ones the first: argmax, on a CPU in a third."""
+    num_blocks, is_uneven = divmod(logits.size(1), BLOCK)
+    if is_uneven or logits.is_cuda:
+        return logits.argmax(-1)
+    blocks = logits.view(-1, num_blocks, BLOCK)
+    block = blocks.amax(-1).argmax(-1, keepdim=True)  # (N, 1)
+    read = blocks.gather(1, block.unsqueeze(2).expand(-1, -1, BLOCK))  # (N, 1, BLOCK)
+    return (block * BLOCK + read.argmax(-1)).squeeze(1)
 
-    Rows with fewer than others end in -inf. Drawing from few candidates gives what drawing from all gives, and on a CPU
-    in a fraction of the time; how many there are is asked of the device, so no graph may hold this.
+
+def likeliest(logits: Tensor, top_k: Tensor, *, largest_k: int) -> tuple[Tensor, Tensor]:
+    """Logits and ids, in the order of the ids, of each row's `top_k` (N,) likeliest and of few others: twice (N, K).
+
+    The k likeliest lie in the k blocks of the vocabulary with the largest maxima, unless others are exactly as large,
+    so after the maxima only those blocks are read. Rows with fewer candidates than others end in -inf. Drawing from
+    them gives what drawing from all gives; how many there are is asked of the device, so no graph may hold this.
     """
-    row, token = (logits >= last).nonzero(as_tuple=True)
+    num_blocks, is_uneven = divmod(logits.size(1), BLOCK)
+    if is_uneven or 2 * largest_k > num_blocks:
+        return _compact(logits, kth_largest(logits, top_k, largest_k=largest_k))
+    blocks = logits.view(-1, num_blocks, BLOCK)
+    maxima, block = blocks.amax(-1).topk(largest_k + 1)  # (N, k + 1)
+    last = maxima.gather(1, top_k.unsqueeze(1) - 1)
+    if (maxima[:, -1:] >= last).any():
+        return _compact(logits, kth_largest(logits, top_k, largest_k=largest_k))
+    block = block[:, :-1].sort(-1).values
+    read = blocks.gather(1, block.unsqueeze(2).expand(-1, -1, BLOCK)).flatten(1)  # (N, k BLOCK)
+    found, place = _compact(read, last)
+    return found, block.gather(1, place // BLOCK) * BLOCK + place % BLOCK
+
+
+def _compact(logits: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Those logits that are at least `last` (N, 1), and their places: (N, K) and (N, K)."""
+    row, place = (logits >= last).nonzero(as_tuple=True)
+    if logits.size(0) == 1:
+        return logits[:, place], place.unsqueeze(0)
     counts = row.bincount(minlength=logits.size(0))
-    place = torch.arange(row.numel(), device=logits.device) - (counts.cumsum(0) - counts)[row]
+    column = torch.arange(row.numel(), device=logits.device) - (counts.cumsum(0) - counts)[row]
     found = logits.new_full((logits.size(0), int(counts.max())), -torch.inf)
-    found[row, place] = logits[row, token]
-    return found, torch.zeros(found.shape, dtype=torch.long, device=logits.device).index_put_((row, place), token)
+    found[row, column] = logits[row, place]
+    return found, torch.zeros(found.shape, dtype=torch.long, device=logits.device).index_put_((row, column), place)
 
 
 def _nucleus_floor(weights: Tensor, top_p: Tensor, num_sorted: int) -> Tensor:

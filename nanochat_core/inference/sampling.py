@@ -6,13 +6,13 @@ or in any batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from nanochat_core.base.errors import ConfigError
-from nanochat_core.inference.draw import Cut, RowSettings, compact, draw, kth_largest
+from nanochat_core.inference.draw import Cut, RowSettings, draw, first_largest, likeliest
 from nanochat_core.inference.noise import uniform
 
 # N rows, V vocabulary
@@ -86,14 +86,15 @@ def next_tokens(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
         groups.setdefault(_kind(sampler.sampling, vocab_size), []).append(row)
     if not set(groups) <= {None} and logits.device.type not in ("cpu", "cuda"):
         logits = logits.cpu()  # random numbers are fp64, which other devices lack
-    chosen = torch.empty(logits.size(0), dtype=torch.long, device=logits.device)
+    chosen = [0] * len(samplers)
     for kind, rows in groups.items():
-        index = torch.tensor(rows, device=logits.device)
-        part = logits if len(rows) == logits.size(0) else logits[index]
-        chosen[index] = part.argmax(-1) if kind is None else _draw(part, [samplers[row] for row in rows])
+        part = logits if len(rows) == len(samplers) else logits[rows]
+        found = first_largest(part) if kind is None else _draw(part, [samplers[row] for row in rows])
+        for row, token in zip(rows, found.tolist(), strict=True):
+            chosen[row] = token
     for sampler in samplers:
         sampler.num_drawn += 1
-    return chosen.tolist()
+    return chosen
 
 
 def settings_of(sampler: Sampler, vocab_size: int, *, ahead: int = 0) -> tuple[float, int, float, float]:
@@ -126,5 +127,6 @@ def _draw(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     cut = Cut(num_sorted=NUCLEUS_HEAD if has_top_p else 0)
     if not has_top_k:
         return draw(logits, rows, cut)
-    found, tokens = compact(logits, kth_largest(logits, rows.top_k, largest_k=max(top_k)))
-    return tokens.gather(1, draw(found, rows, cut).unsqueeze(1)).squeeze(1)
+    found, tokens = likeliest(logits, rows.top_k, largest_k=max(top_k))
+    chosen = draw(found, rows, replace(cut, top_k=max(top_k)))
+    return tokens.gather(1, chosen.unsqueeze(1)).squeeze(1)

@@ -64,7 +64,7 @@ class ScriptedDecoder:
         rows = range(len(self.rows)) if rows is None else rows
         for row, token in zip(rows, tokens, strict=True):
             self.rows[row].hear(token, self.model)
-        return self._logits(range(len(self.rows)))
+        return self._logits(rows)
 
     def copy_row(self, source, target):
         self.rows[target] = copy.deepcopy(self.rows[source])

@@ -16,7 +16,7 @@ from nanochat_core.base.errors import ConfigError, CorruptError
 from nanochat_core.inference.logprobs import token_logprobs
 from nanochat_core.inference.prefill import Prefill
 from nanochat_core.inference.request import Request
-from nanochat_core.inference.sampling import next_tokens
+from nanochat_core.inference.sampling import GREEDY, NOT_FINITE, choose, settings_of
 from nanochat_core.inference.tool_loop import Event
 
 if TYPE_CHECKING:
@@ -123,12 +123,6 @@ class Batch:
     def _choose(self, rows: Sequence[int], logits: Tensor) -> Happened:
         """Give the request of each row the token that follows from logits (A, V)."""
         requests = [request for request in (self.rows[row] for row in rows) if request is not None]
-        is_broken = ~logits.amax(-1).isfinite()  # (A,)
-        if is_broken.any():
-            logits = logits.masked_fill(is_broken.unsqueeze(1), 0.0)
-            for request, broken in zip(requests, is_broken.tolist(), strict=True):
-                if broken:
-                    request.fail(not_finite(request))
         tokens = _choose(requests, logits)
         return [self._take(row, *pair) for row, pair in zip(rows, zip(requests, tokens, strict=True), strict=True)]
 
@@ -161,14 +155,22 @@ def not_finite(request: Request) -> CorruptError:
 
 
 def _choose(requests: Sequence[Request], logits: Tensor) -> list[int]:
-    """The next token of each request: a forced one first, else one drawn from its row of logits (A, V)."""
+    """The next token of each request: a forced one first, else one drawn from its row of logits (A, V).
+
+    A request whose logits are none fails, whatever its token is.
+    """
     are_forced = [request.is_forced for request in requests]
-    tokens = [request.loop.forced[0] if request.is_forced else -1 for request in requests]
-    free = [row for row, is_forced in enumerate(are_forced) if not is_forced]
-    if free:
-        part = logits if len(free) == len(requests) else logits[free]
-        for row, token in zip(free, next_tokens(part, [requests[row].sampler for row in free]), strict=True):
-            tokens[row] = token
+    settings = [
+        GREEDY if is_forced else settings_of(request.sampler, logits.size(1))
+        for request, is_forced in zip(requests, are_forced, strict=True)
+    ]
+    tokens = choose(logits, settings)
+    for row, (request, is_forced) in enumerate(zip(requests, are_forced, strict=True)):
+        if tokens[row] == NOT_FINITE:
+            request.fail(not_finite(request))
+        if is_forced:
+            tokens[row] = request.loop.forced[0]
+        request.sampler.num_drawn += not is_forced
     note_logprobs(requests, logits, tokens, are_forced)
     return tokens
 
@@ -177,7 +179,11 @@ def note_logprobs(
     requests: Sequence[Request], logits: Tensor, tokens: Sequence[int], are_forced: Sequence[bool]
 ) -> None:
     """Give those requests that asked for it the log-probs of their token."""
-    asking = [row for row, request in enumerate(requests) if request.sampling.num_logprobs is not None]
+    asking = [
+        row
+        for row, request in enumerate(requests)
+        if request.sampling.num_logprobs is not None and request.failure is None
+    ]
     if not asking:
         return
     found = token_logprobs(

@@ -14,9 +14,9 @@ import torch
 
 from nanochat_core.inference.batch import CHUNK_TOKENS, Batch, Happened, not_finite, note_logprobs
 from nanochat_core.inference.decoder import Decoder
-from nanochat_core.inference.device_steps import NOT_FINITE, ON_DEVICE, Chosen, DeviceSteps, Feed
+from nanochat_core.inference.device_steps import ON_DEVICE, Chosen, DeviceSteps, Feed
 from nanochat_core.inference.request import Request
-from nanochat_core.inference.sampling import settings_of
+from nanochat_core.inference.sampling import NOT_FINITE, settings_of
 
 if TYPE_CHECKING:
     from nanochat_core.inference.engine import Engine

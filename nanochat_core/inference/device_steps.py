@@ -16,15 +16,13 @@ from torch import Tensor
 from nanochat_core.inference.decoder import Decoder
 from nanochat_core.inference.decoder_graphs import Shape, StepGraphs, bucket
 from nanochat_core.inference.draw import Cut, RowSettings, draw
-from nanochat_core.inference.sampling import GREEDY_BELOW
+from nanochat_core.inference.sampling import GREEDY, GREEDY_BELOW, NOT_FINITE, Settings
 
 # R rows, B of them computed, A active, V vocabulary
-NOT_FINITE = -1  # as the token that was chosen: the row's logits hold NaN
 ON_DEVICE = -1  # as the token to feed: the one that the step before chose for this row
 VISIBLE_BUCKET = 256  # a captured graph looks at 256, 512, 1024, ... places of a row
 TOP_K_BUCKETS = (64, 1024)  # largest k that a graph is made for; above: all tokens
 GIVEN, IS_ACTIVE, TEMPERATURE, TOP_K, TOP_P, NUMBER = range(6)  # lines of the table
-GREEDY = (0.0, 1, 1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,8 @@ class Feed:
 
     row: int
     token: int = ON_DEVICE
-    settings: tuple[float, int, float, float] = GREEDY
-    """Temperature (0: greedy), k (V: all), p (1: all) and random number of the token that follows (sampling.py)."""
+    settings: Settings = GREEDY
+    """Of the token that follows."""
 
 
 class Chosen:
@@ -141,7 +139,7 @@ class DeviceSteps:
         self._table[IS_ACTIVE] = is_active
 
 
-def _cut(settings: Sequence[tuple[float, int, float, float]], vocab_size: int) -> Cut | None:
+def _cut(settings: Sequence[Settings], vocab_size: int) -> Cut | None:
     drawn = [(top_k, top_p) for temperature, top_k, top_p, _ in settings if temperature > 0]
     if not drawn:
         return None

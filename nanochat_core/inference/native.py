@@ -1,4 +1,4 @@
-"""The decoding step in C (native_step.c): compiled for this processor when first needed, kept in the user's cache.
+"""Decoding in C (native_step.c, native_draw.c): compiled for this processor when first needed, and then kept.
 
 With a compiler, tokens of few rows come from one call that holds no interpreter lock; without one, or where the
 compiled step does not compute what the model does (admission.py), from decoder.py's operations. This compiles in a
@@ -21,8 +21,8 @@ from torch import Tensor
 
 from nanochat_core.base.hardware import cpu_flags
 
-CLOSURE_FILES = ("native_step.c",)
-SOURCE = Path(__file__).with_name("native_step.c")
+CLOSURE_FILES = ("native_step.c", "native_draw.c", "native_vector.h")
+FOLDER = Path(__file__).parent
 # no -ffast-math: it lets NaN pass for a number, and a library linked with it changes the rounding of the whole process
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 COMPILE_S = 60.0
@@ -42,6 +42,7 @@ def library() -> ctypes.CDLL | None:
         found = ctypes.CDLL(str(_compiled()))
         found.product.argtypes = [Whole, Whole, Whole, Whole, Pointer, Pointer, Pointer, Whole]
         found.scratch_floats.argtypes, found.scratch_floats.restype = [Pointer, Whole, Whole], Whole
+        found.draw.argtypes = [Whole, Whole, *[Pointer] * 6]
         found.step.argtypes = [Pointer, Whole, Pointer, Pointer, Pointer, Pointer, Whole, Whole]
     except (OSError, RuntimeError, subprocess.SubprocessError, AttributeError) as error:  # Runtime: there is no home
         log.info("decoding without compiled steps: %s", error)
@@ -54,7 +55,8 @@ def _compiled() -> Path:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise FileNotFoundError("no C compiler: cc, gcc and clang are not on the PATH, and CC names none")
-    identity = repr((SOURCE.read_bytes(), FLAGS, compiler, platform.machine(), sorted(cpu_flags())))
+    sources = [(FOLDER / name).read_bytes() for name in CLOSURE_FILES]
+    identity = repr((sources, FLAGS, compiler, platform.machine(), sorted(cpu_flags())))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanochat"
     made = cache / f"step-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if made.is_file():
@@ -70,7 +72,8 @@ def _compiled() -> Path:
 
 
 def _compile(compiler: str, flag: str, target: Path) -> None:
-    command = [compiler, *FLAGS, flag, str(SOURCE), "-o", str(target), "-lm"]
+    sources = [str(FOLDER / name) for name in CLOSURE_FILES if name.endswith(".c")]
+    command = [compiler, *FLAGS, flag, *sources, "-o", str(target), "-lm"]
     subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)
 
 

@@ -8,19 +8,9 @@
    R rows of the cache, N rows of this call, C width, H query heads, K key heads, D head size, M places, I and O inputs
    and outputs of a matrix. All arrays are dense, the last index moves fastest. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
+#include "native_vector.h"
 
-#define WIDE 16 /* floats of a vector; the compiler cuts it down to what the processor has */
 enum { MOST_ROWS = 4, MOST_BLOCKS = 4 }; /* of one tile: what fits into registers */
-
-typedef float Vector __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
-typedef uint32_t Bits __attribute__((vector_size(4 * WIDE)));
-typedef uint16_t Halves __attribute__((vector_size(2 * WIDE), aligned(2), may_alias));
 
 typedef struct {
     const void *qkv, *attn_proj, *fc, *mlp_proj; /* (O, I) */
@@ -96,33 +86,12 @@ void product(int64_t N, int64_t O, int64_t I, int64_t is_half, const float *x, c
     }
 }
 
-static inline Vector splat(float value) { return value - (Vector){0}; }
-
-static inline Vector choose(Bits which, Vector yes, Vector no) { return (Vector)((which & (Bits)yes) | (~which & (Bits)no)); }
-
 static inline float total(Vector v) {
     typedef float Half __attribute__((vector_size(2 * WIDE))), Quarter __attribute__((vector_size(WIDE)));
     union { Vector whole; Half halves[2]; } a = {v};
     union { Half whole; Quarter quarters[2]; } b = {a.halves[0] + a.halves[1]};
     Quarter sums = b.quarters[0] + b.quarters[1];
     return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
-
-/* e^x to two units in the last place (Cody and Waite's reduction); NaN stays NaN, what is below -87 becomes 1e-38. */
-static inline Vector exponential(Vector x) {
-    const Vector magic = splat(12582912.0f); /* 1.5 * 2^23: adding it rounds to a whole number */
-    x = choose((Bits)(x < -87.0f), splat(-87.0f), choose((Bits)(x > 88.0f), splat(88.0f), x));
-    Vector shifted = x * 1.44269504f + magic, n = shifted - magic;
-    Vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Vector sum = splat(1.9875691500e-4f);
-    sum = sum * r + 1.3981999507e-3f;
-    sum = sum * r + 8.3334519073e-3f;
-    sum = sum * r + 4.1665795894e-2f;
-    sum = sum * r + 1.6666665459e-1f;
-    sum = sum * r + 5.0000001201e-1f;
-    sum = sum * r * r + r + 1.0f;
-    Bits power = ((Bits)shifted - (Bits)magic + 127) << 23; /* the low bits of `shifted` count from those of `magic` */
-    return sum * (Vector)power;
 }
 
 /* In place: cap * tanh(x / cap). */

@@ -9,8 +9,18 @@ from hypothesis import strategies as st
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.inference import draw as draw_module
+from nanochat_core.inference import native, sampling
 from nanochat_core.inference.draw import BLOCK, Cut, RowSettings, draw, first_largest, likeliest
 from nanochat_core.inference.sampling import Sampler, Sampling, next_tokens
+
+
+@pytest.fixture(autouse=True, params=["compiled", "by operations"])
+def way(request, monkeypatch):
+    """Drawn by compiled code, as a CPU with a compiler does, and by tensor operations, as all others do."""
+    if request.param == "by operations":
+        monkeypatch.setattr(sampling, "library", lambda: None)
+    elif native.library() is None:
+        pytest.skip("no C compiler")
 
 
 def _logits(seed=0, size=200):
@@ -216,6 +226,37 @@ def test_a_token_reads_the_vocabulary_for_its_maxima_alone(monkeypatch):
         return compact(logits, last)
 
     monkeypatch.setattr(draw_module, "_compact", counting)
+    monkeypatch.setattr(sampling, "library", lambda: None)
     logits = torch.randn(4, 32768, generator=torch.Generator().manual_seed(0))
     next_tokens(logits, [Sampler(Sampling(temperature=1.0, top_k=50, seed=row)) for row in range(4)])
     assert sizes == [4 * 50 * BLOCK]
+
+
+@pytest.mark.parametrize("vocab_size", [1, 7, 128, 265, 4096])
+def test_compiled_code_draws_what_tensor_operations_draw(vocab_size, monkeypatch):
+    """Ties, flat and peaked rows, any k and p: weights may differ by a rounding, and no draw of these falls between."""
+    generator = torch.Generator().manual_seed(vocab_size)
+    for scale, decimals in ((0.0, 0), (1.0, 0), (1.0, 3), (8.0, 3)):
+        logits = (scale * torch.randn(64, vocab_size, generator=generator)).round(decimals=decimals)
+        limits = torch.randint(1, vocab_size + 1, (64,), generator=generator).tolist()
+        numbers = torch.rand(64, 3, generator=generator, dtype=torch.float64).tolist()
+        settings = [
+            (0.0 if row % 8 == 0 else 0.3 + first, top_k, 1.0 if row % 3 else max(second, 1e-3), number)
+            for row, (top_k, (first, second, number)) in enumerate(zip(limits, numbers, strict=True))
+        ]
+        found = sampling.choose(logits, settings)
+        with monkeypatch.context() as patch:
+            patch.setattr(sampling, "library", lambda: None)
+            assert sampling.choose(logits, settings) == found
+
+
+def test_rows_without_a_largest_number_are_told_and_change_no_other():
+    logits = torch.randn(6, 300, generator=torch.Generator().manual_seed(0))
+    whole = sampling.choose(logits, [(1.0, 50, 1.0, 0.5)] * 6)
+    logits[1, 299] = logits[2, 0] = torch.nan
+    logits[3, 130], logits[4] = torch.inf, -torch.inf
+    logits[5, whole[5] - 1] = -torch.inf  # a token that may not come: the others go on
+    for each in ((1.0, 50, 1.0, 0.5), (0.0, 1, 1.0, 0.0), (1.0, 300, 1.0, 0.5)):
+        tokens = sampling.choose(logits, [each] * 6)
+        assert [row for row, token in enumerate(tokens) if token == sampling.NOT_FINITE] == [1, 2, 3, 4]
+    assert sampling.choose(logits, [(1.0, 50, 1.0, 0.5)] * 6)[0] == whole[0]

@@ -11,6 +11,7 @@ once, or again and again for `--minutes`. Prints one JSON object; client and ser
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -53,11 +54,12 @@ class Seen:
 
 
 @contextmanager
-def server(ref: str, *, rows: int, waiting: int, dtype: str) -> Iterator[tuple[str, int]]:
-    """Address and process id of a server of its own."""
+def server(ref: str, *, rows: int, waiting: int, dtype: str, home: Path | None = None) -> Iterator[tuple[str, int]]:
+    """Address and process id of a server of its own; `home` None: on the store of this machine."""
     options = ["--port", "0", "--rows", str(rows), "--max-waiting", str(waiting), "--dtype", dtype]
     command = [sys.executable, "-c", SERVE, "serve", ref, *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    own = {"NANOCHAT_HOME": str(home), "NANOCHAT_STORE": str(home / "store")} if home else {}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **own})
     assert process.stdout is not None
     try:
         url = process.stdout.readline().strip()

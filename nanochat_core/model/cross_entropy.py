@@ -12,7 +12,7 @@ sigmoid is an order of magnitude faster than its tanh on a CPU, and the softmax 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from nanochat_core.kernels import launch
 # M tokens, N of them with a target (or those of a chunk), C model width, V vocabulary
 CHUNK_TOKENS = 512  # rows of one matrix product: its logits stay in the last-level cache
 CHUNK_TOKENS_GPU = 8192  # the weights' gradient is read and written once per chunk: larger ones cost less
-SLICE_ELEMENTS_CPU = 1 << 19  # logits of one softmax: two fp32 buffers of them fit into the second-level cache
+SLICE_ELEMENTS_CPU = 1 << 17  # logits of one softmax: three fp32 buffers of them fit into the second-level cache
 SLICE_ELEMENTS_GPU = 1 << 26
 
 
@@ -153,7 +153,6 @@ class _Slices:
         dtype = torch.promote_types(logits.dtype, torch.float32)
         num_buffers = 2 if factors is None else 3
         self.buffers = torch.empty(num_buffers, self.rows, logits.size(1), dtype=dtype, device=logits.device)
-        self.zero = self.buffers.new_zeros(())
 
     def terms(self, *, keep_gradient: bool) -> Tensor:
         """(1 or 3, N), as `_sweep` has them; with `keep_gradient` the loss's derivative replaces the logits."""
@@ -162,44 +161,60 @@ class _Slices:
 
     def _terms(self, place: slice, *, keep_gradient: bool) -> Tensor:
         logits, index = self.logits[place], self.targets[place]
-        sigmoids, probs, *spare = (buffer[: logits.size(0)] for buffer in self.buffers)
-        usual_losses = None
-        if self.usual is not None:
-            usual_losses = self._softmax(self.usual[place], spare[0], probs).gather(1, index).log_().neg_()  # (N, 1)
-        target_probs = self._softmax(logits, sigmoids, probs).gather(1, index)
-        terms = [losses := target_probs.log().neg_()]
+        sigmoids, powers, *spare = (buffer[: logits.size(0)] for buffer in self.buffers)
+        if logits.dtype == sigmoids.dtype:
+            sigmoids = logits  # they are used up in any case
+        if not keep_gradient and self.factors is None:
+            powers = sigmoids
+        usual = None if self.usual is None else self._softmax(self.usual[place], index, spare[0], powers)
+        own = self._softmax(logits, index, sigmoids, powers)
+        terms = [own.losses]
         if self.factors is not None:
-            terms = [
-                losses * self.factors[place, None],
-                *self._policy_terms(losses, usual_losses, index, (sigmoids, probs, spare[0])),
-            ]
+            apart = self._policy_terms(own, usual, index, (sigmoids, powers, spare[0]))
+            terms = [own.losses * self.factors[place, None], *apart]
         if keep_gradient:
-            probs.scatter_(1, index, target_probs - 1)
+            scale = 4 if self.factors is None else 4 * self.factors[place, None]
+            of_target = own.sigmoid * (1 - own.sigmoid) * torch.expm1(-own.losses) * scale
             slopes = sigmoids.addcmul_(sigmoids, sigmoids, value=-1)  # s (1 - s)
-            if self.factors is not None:
-                slopes.mul_(self.factors[place, None])
-            logits.copy_(torch.addcmul(self.zero, probs, slopes, value=4, out=probs))
+            logits.copy_(powers.mul_(slopes).mul_(scale / own.total).scatter_(1, index, of_target))
         return torch.cat(terms, dim=1).mT
 
     def _policy_terms(
-        self, losses: Tensor, usual_losses: Tensor | None, index: Tensor, buffers: tuple[Tensor, Tensor, Tensor]
+        self, own: "_Softmax", usual: "_Softmax | None", index: Tensor, buffers: tuple[Tensor, Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """(N, 1) each: entropy and divergence. The third buffer has the reference's sigmoids, and is used up.
 
         Where log p = c - a for capped logits c, a is known from the target: only the c's mean is left to be summed.
         Differences come before sums, so that a model is exactly 0 from itself.
         """
-        sigmoids, probs, spare = buffers
-        scale, divergence = 2 * self.softcap, torch.zeros_like(losses)
-        if usual_losses is not None:
+        sigmoids, powers, spare = buffers
+        scale, divergence = 2 * self.softcap, torch.zeros_like(own.losses)
+        if usual is not None:
             apart = torch.sub(sigmoids, spare, out=spare)
             of_target = apart.gather(1, index)
-            divergence = scale * (apart.mul_(probs).sum(1, keepdim=True) - of_target) - losses + usual_losses
-        mean = torch.mul(sigmoids, probs, out=spare).sum(1, keepdim=True)
-        return scale * (sigmoids.gather(1, index) - mean) + losses, divergence
+            mean = apart.mul_(powers).sum(1, keepdim=True) / own.total
+            divergence = scale * (mean - of_target) - own.losses + usual.losses
+        mean = torch.mul(sigmoids, powers, out=spare).sum(1, keepdim=True) / own.total
+        return scale * (own.sigmoid - mean) + own.losses, divergence
 
-    def _softmax(self, logits: Tensor, sigmoids: Tensor, probs: Tensor) -> Tensor:
-        """Fill both: the sigmoids that the capped logits are made of, and the probabilities, which are returned."""
+    def _softmax(self, logits: Tensor, index: Tensor, sigmoids: Tensor, powers: Tensor) -> "_Softmax":
+        """Fill both: the sigmoids that the capped logits are made of, and e to these, the greatest of a row being 1.
+        Where both are one buffer, the powers are what stays.
+
+        The powers are not divided by their sum: whoever needs the probabilities has a factor of its own to put it into.
+        """
+        scale = 2 * self.softcap
         sigmoids.copy_(logits).mul_(2 / self.softcap).sigmoid_()
-        torch.mul(sigmoids, 2 * self.softcap, out=probs)
-        return torch.softmax(probs, dim=-1, out=probs)
+        greatest, of_target = sigmoids.amax(1, keepdim=True), sigmoids.gather(1, index)
+        total = torch.sub(sigmoids, greatest, out=powers).mul_(scale).exp_().sum(1, keepdim=True)
+        return _Softmax(total, of_target, total.log() + scale * (greatest - of_target))
+
+
+class _Softmax(NamedTuple):
+    """What is known of each token's distribution, (N, 1) each."""
+
+    total: Tensor
+    """Of the powers: what a power is to be divided by."""
+    sigmoid: Tensor
+    """Of the target's logit."""
+    losses: Tensor

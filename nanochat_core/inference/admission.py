@@ -13,6 +13,7 @@ from nanochat_core.config import GPTConfig
 from nanochat_core.inference.decoder import Decoder
 from nanochat_core.inference.native import library
 from nanochat_core.inference.plain_decoder import PlainDecoder
+from nanochat_core.inference.threads import one_thread
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.probe import why_not
 
@@ -26,7 +27,8 @@ NUM_STEPS = 6  # tokens decoded one by one after the prompt
 @lru_cache(maxsize=16)
 def why_plain(config: GPTConfig) -> str | None:
     """Why models of this shape are decoded by their own forward; None: by the fast decoder. Said once in the log."""
-    reason = why_not(config, partial(decoded, is_compiled=False))
+    with one_thread():
+        reason = why_not(config, partial(decoded, is_compiled=False))
     if reason is not None:
         log.warning("the fast decoder is not used, answers come from the model's own forward, slowly: %s", reason)
     return reason
@@ -37,7 +39,8 @@ def is_compiled(config: GPTConfig) -> bool:
     """Whether the fast decoder may take compiled steps for models of this shape. A refusal is said once in the log."""
     if library() is None:
         return False
-    reason = why_not(config, partial(decoded, is_compiled=True))
+    with one_thread():
+        reason = why_not(config, partial(decoded, is_compiled=True))
     if reason is not None:
         log.warning("compiled decoding steps are not used: %s", reason)
     return reason is None

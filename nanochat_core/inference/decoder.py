@@ -18,9 +18,10 @@ from nanochat_core.base.errors import ConfigError
 from nanochat_core.inference.decoder_cache import Places, RingCache
 from nanochat_core.inference.native_step import NATIVE_ROWS, NativeStep
 from nanochat_core.inference.packed import decode_weights, rounded_rows
+from nanochat_core.inference.threads import one_thread, threads_for_flops
 from nanochat_core.model.attention import causal_attention
 from nanochat_core.model.gpt import GPT
-from nanochat_core.model.shape import SMEAR_CHANNELS, has_value_embed, window_sizes
+from nanochat_core.model.shape import SMEAR_CHANNELS, count_params, has_value_embed, window_sizes
 from nanochat_core.model.stream import RMS_EPS
 
 # R rows, B rows of one call, T tokens, N = B T, C width, V vocabulary, H query heads, K key/value heads, G = H / K,
@@ -43,8 +44,10 @@ class Decoder:
         self.weights = decode_weights(model, weights)
         self.cache = self._new_cache(num_rows)
         self._windows = window_sizes(model.config)
+        self._num_weights = count_params(model.config).transformer_matrices  # a prompt's token is multiplied by
         cos, sin = model.rotary(max_len, dtype=torch.float32)
-        self.rotations = torch.stack((cos[:max_len], sin[:max_len]), dim=1)  # (positions, 2, D)
+        with one_thread():
+            self.rotations = torch.stack((cos[:max_len], sin[:max_len]), dim=1)  # (positions, 2, D)
         self.scale = model.config.qk_gain**2 / math.sqrt(model.config.head_dim)
         # reading a learned scalar from a tensor is an operation, and on a GPU a wait, for every layer of every token
         self.residual: list[float] = model.residual_weights.tolist()
@@ -85,7 +88,8 @@ class Decoder:
             )
         self.cache.check_room(rows, tokens)
         logits = self._new_logits(num_rows)
-        with torch.inference_mode():
+        flops = 2.0 * ids.numel() * self._num_weights if self.model.device.type == "cpu" else math.inf
+        with threads_for_flops(flops), torch.inference_mode():
             ids = ids.to(self.model.device)
             row = torch.tensor(rows, device=self.model.device)
             positions = self.cache.positions[row].unsqueeze(1) + torch.arange(tokens, device=self.model.device)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nanochat_core.base.errors import ConfigError
 from nanochat_core.config import GPTConfig
+from nanochat_core.inference.threads import one_thread
 from nanochat_core.model.shape import window_sizes
 
 # R rows, B rows of one call, T new tokens, K key/value heads, M places, L places looked at, D head size, C model width
@@ -41,8 +42,9 @@ class RingCache:
         self.sizes = [min(window + 1, max_len) for window in window_sizes(config)]
         """M of each layer."""
         shapes = [(num_rows, config.n_kv_head, size, config.head_dim) for size in self.sizes]
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]  # (R, K, M, D)
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
+        with one_thread():  # the system hands over fresh pages one by one, whoever asks
+            self.keys = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]  # (R, K, M, D)
+            self.values = [torch.zeros(shape, dtype=dtype, device=device) for shape in shapes]
         self.last_embedding = torch.zeros(num_rows, config.n_embd, device=device)  # (R, C)
         self.positions = torch.zeros(num_rows, dtype=torch.long, device=device)  # (R,): tokens held
         self.lengths = [0] * num_rows

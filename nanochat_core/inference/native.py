@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nanochat_core.base.hardware import cpu_flags
+from nanochat_core.inference.threads import threads_for
 
 CLOSURE_FILES = ("native_step.c", "native_draw.c", "native_vector.h")
 FOLDER = Path(__file__).parent
@@ -27,7 +28,6 @@ FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 COMPILE_S = 60.0
 WIDE = 16  # outputs of a block, as in the source
-THREAD_BYTES = 64 << 20  # of weights: for fewer a second thread gains less than waking it costs
 Pointer, Whole = ctypes.c_void_p, ctypes.c_int64
 
 log = logging.getLogger(__name__)
@@ -95,8 +95,3 @@ class BlockedMatrix:
         shape = (x.size(0), self.num_outputs, self.num_inputs, is_half)
         compiled.product(*shape, x.data_ptr(), weight.data_ptr(), out.data_ptr(), threads_for(weight.nbytes))
         return out
-
-
-def threads_for(num_bytes: int) -> int:
-    """Threads that share out the reading of so many bytes of weights."""
-    return torch.get_num_threads() if num_bytes >= THREAD_BYTES else 1

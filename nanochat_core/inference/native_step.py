@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from nanochat_core.inference.native import BlockedMatrix, Pointer, Whole, library, threads_for
+from nanochat_core.inference.native import BlockedMatrix, Pointer, Whole, library
 from nanochat_core.inference.packed import Product
+from nanochat_core.inference.threads import threads_for
 from nanochat_core.model.shape import MLP_RATIO
 from nanochat_core.model.stream import RMS_EPS
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from core.inference.test_decoder import ids_of, make_model
 
-from nanochat_core.inference import native
+from nanochat_core.inference import native, threads
 from nanochat_core.inference.decoder import Decoder
-from nanochat_core.inference.native import BlockedMatrix, library, threads_for
+from nanochat_core.inference.native import BlockedMatrix, library
 from nanochat_core.inference.packed import decode_weights
 
 needs_compiler = pytest.mark.skipif(library() is None, reason="no C compiler")
@@ -45,9 +45,9 @@ def test_a_rows_product_is_the_same_bit_for_bit_beside_any_others_and_on_any_thr
     together = matrix(x)
     for row in range(9):
         assert torch.equal(matrix(x[row : row + 1])[0], together[row])
-    monkeypatch.setattr(native, "THREAD_BYTES", 1)
+    monkeypatch.setattr(threads, "BYTES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert threads_for(1) == 3
+    assert threads.threads_for(1) == 3
     assert torch.equal(matrix(x), together)
 
 
@@ -114,3 +114,20 @@ def test_without_a_compiler_the_same_answers_come_by_operations(compile_anew, mo
 def test_a_compiler_that_fails_is_as_none(compile_anew, monkeypatch):
     monkeypatch.setenv("CC", "false")
     assert compile_anew() is None
+
+
+def test_a_small_models_prompt_takes_one_thread_and_gives_the_others_back(monkeypatch):
+    model, seen = make_model(), []
+    decoder = Decoder(model, num_rows=1, max_len=200)
+    hidden = decoder._hidden
+    monkeypatch.setattr(decoder, "_hidden", lambda *given: seen.append(torch.get_num_threads()) or hidden(*given))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        decoder.prefill(0, ids_of(50, seed=1))
+        monkeypatch.setattr(threads, "FLOPS", 1e3)
+        decoder.prefill(0, ids_of(50, seed=1))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 3]

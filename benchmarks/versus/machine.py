@@ -12,22 +12,29 @@ from pathlib import Path
 
 from benchmarks.versus.harness import Failed
 
+INFRA = Path(__file__).resolve().parents[2] / "infra"
+
 
 def environment_of(peer: Path, folder: Path) -> Path:
     """The Python of an environment with what nanochat's pyproject asks for, made where there is none.
 
-    Of torch our own version, so that the two sides differ in what they do with it and in nothing else.
+    Of torch our own version, in the build that our own setup takes, so that the sides differ in what they do with it.
     """
     python = folder / "environment/bin/python"
     if not (folder / "environment/done").is_file():
         print(f"an environment for nanochat is made in {folder}", file=sys.stderr, flush=True)
         project = tomllib.loads((peer / "pyproject.toml").read_text())["project"]
         wanted = [name for name in project["dependencies"] if re.match(r"[\w-]+", name)[0] != "torch"]  # type: ignore[index]
+        pin = f"torch=={plain(version('torch'))}"
+        fitting = (
+            f"import sys; sys.path.insert(0, {str(INFRA)!r}); from install import install_torch; install_torch({pin!r})"
+        )
         for command in (
-            [sys.executable, "-m", "venv", str(folder / "environment")],
-            [str(python), "-m", "pip", "install", "-q", f"torch=={plain(version('torch'))}", "setuptools", *wanted],
+            [sys.executable, "-m", "venv", "--clear", str(folder / "environment")],
+            [str(python), "-c", fitting],
+            [str(python), "-m", "pip", "install", "-q", pin, "setuptools", *wanted],
         ):
-            if subprocess.run(command).returncode:
+            if subprocess.run(command, stdout=sys.stderr).returncode:
                 raise Failed(f"{' '.join(command)} failed; --peer-python PATH takes an environment that is there")
         (folder / "environment/done").touch()
     return python

@@ -1,4 +1,4 @@
-"""CORE the plain way, as an oracle and as the slow side of benchmarks/core_eval.py.
+"""CORE the plain way, as an oracle.
 
 One item at a time: its few-shot examples drawn, one jinja template compiled and rendered per prompt, every choice
 encoded whole, all choices padded into one batch, the training forward, fp32 log-softmax over all logits, and then

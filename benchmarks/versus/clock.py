@@ -81,6 +81,10 @@ def digest(rows: Iterable[Iterable[int]]) -> str:
     return found.hexdigest()[:16]
 
 
+def quiet(*progress: object) -> None:
+    """Told how far something is, tells nobody."""
+
+
 def reward(text: str) -> float:
     """The benchmark's own rule of which answers are right, the same on both sides: about half of them are."""
     return float(len(text) % 2 == 0)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.versus.clock import quiet, run_part
 from nanochat_core.data.arithmetic import sums
 from nanochat_core.train.settings import TrainJob
 
@@ -64,11 +65,13 @@ def lay(folder: Path, data: Path, given: Given) -> Given:
     """Everything that only has to be put where each side looks for it; all paths, and what is asked."""
     shards = sorted((data / "pretrain").glob("*.parquet")) or documentation_shards(folder / "text")
     train, held_out = shards[:-1][: given["num_train"]], shards[-1:]
-    _link(
-        folder / "peer/base_data_climbmix", [*train, *held_out]
-    )  # nanochat takes the last for validation, as ours does
-    _link(folder / "few", [train[0], *held_out])
-    places = {"train": train, "tokens/train-text": train[:1], "tokens/validation-text": held_out}
+    places = {
+        "peer/base_data_climbmix": [*train, *held_out],  # of which each side takes the last for validation
+        "few": [train[0], *held_out],
+        "train": train,
+        "tokens/train-text": train[:1],
+        "tokens/validation-text": held_out,
+    }
     for name, files in places.items():
         _link(folder / name, files)
     asked = benchmark_rows(data)
@@ -345,11 +348,5 @@ def _lines(path: Path, most: int) -> list[Given]:
         return [json.loads(line) for line in itertools.islice(file, most)]
 
 
-def quiet(*progress: object) -> None:
-    """Tells nobody."""
-
-
 if __name__ == "__main__":
-    from benchmarks.versus.clock import run_part
-
     run_part(globals())

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.versus.clock import digest, reward, run_part
+from benchmarks.versus.clock import digest, quiet, reward, run_part
 
 Given = dict[str, Any]
 
@@ -67,13 +67,11 @@ def encoding(given: Given) -> Iterator[Any]:
     from nanochat_core.data.tokenize import tokenize_split
 
     with tempfile.TemporaryDirectory() as folder:
-        options = {
-            "tokenizer_folder": Path(given["tokenizer"]),
-            "num_workers": None,
-            "progress": lambda done, all: None,
-        }
+        tokenizer = Path(given["tokenizer"])
         yield
-        shards = tokenize_split(Path(given["train"]), Path(folder), **options)
+        shards = tokenize_split(
+            Path(given["train"]), Path(folder), tokenizer_folder=tokenizer, num_workers=None, progress=quiet
+        )
         yield 1
         ids = (
             tokens[start:end].tolist()
@@ -181,9 +179,9 @@ def core(given: Given) -> Iterator[Any]:
         yield
         bundle = read_bundle(Path(given["core"]))
         items = given["core_items"]
-        write_prompts(bundle, tokenizer, Path(folder), max_per_benchmark=items, progress=lambda done, all: None)
+        write_prompts(bundle, tokenizer, Path(folder), max_per_benchmark=items, progress=quiet)
         scorer = scorer_for(model, batch_tokens=given["eval_batch_tokens"])
-        found = measure(scorer, Prompts(Path(folder)), lambda done, all, label: None)
+        found = measure(scorer, Prompts(Path(folder)), quiet)
         yield 1
     accuracies = [round(each["accuracy"], 5) for each in found.summary["benchmarks"].values()]
     yield {"near": {"CORE": found.summary["core"]}, "each": {"benchmarks": accuracies}}
@@ -215,9 +213,7 @@ def _chat(given: Given, name: str) -> Iterator[Any]:
     items = list(find(name).read(open_source("path", given["chat"]), "test"))
     asking = Asking(max_answer_tokens=given["answer_tokens"])
     yield
-    answered = answer_items(
-        engine, items, asking, run_programs=lambda programs: [], progress=lambda done, all, told: None
-    )
+    answered = answer_items(engine, items, asking, run_programs=lambda programs: [], progress=quiet)
     ends = {engine.tokenizer.bos, engine.tokenizer.special("<|assistant_end|>")}
     answers = sorted(tokens[:-1] if tokens[-1:] and tokens[-1] in ends else tokens for tokens in said)
     yield sum(map(len, answers)) or 1

@@ -118,6 +118,7 @@ class Both:
         self.ours = Side("ours", (sys.executable, "-m", "benchmarks.versus.ours"), ROOT, own)
         script = Path(__file__).with_name("peer.py")
         self.peer = Side("nanochat", (str(python), str(script)), peer, {**own, **places})
+        self._are_warm: set[str] = set()
         self._prepare()
         self.types = {side.name: dict(self._one(side, "about").result) for side in (self.ours, self.peer)}
         """Of each side: compute type, device, torch."""
@@ -175,7 +176,8 @@ class Both:
         command = [self.peer.command[0], "-u", "-m", "scripts.base_train"]
         command += [f"--{name}={value}" for name, value in options.items()]
         log = self.folder / "first-step.nanochat.log"
-        if not log.is_file():  # once for what it compiles, which it then finds
+        if "nanochat" not in self._are_warm:  # once for what it compiles, which it then finds
+            self._are_warm.add("nanochat")
             run_until(self.peer, command, lambda said: PEER_STEP in said, log)
         return run_until(self.peer, command, lambda said: PEER_STEP in said, log)
 
@@ -186,7 +188,8 @@ class Both:
         sets = [part for value in values for part in ("--set", value)]
         command = [sys.executable, "-m", "flows.cli", "run", "cpu", *sets]
         log = self.folder / "first-step.ours.log"
-        if not ready.is_dir():
+        if "ours" not in self._are_warm:  # the code may have changed since the home was made
+            self._are_warm.add("ours")
             run_to_end(self._at(ready), [*command, "--until", "tokens"], log)
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             home = Path(folder) / "home"

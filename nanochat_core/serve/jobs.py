@@ -6,6 +6,7 @@ writes are read after the last update only.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from nanochat_core.serve.errors import ApiError
 if TYPE_CHECKING:
     from nanochat_core.serve.prompts import Prompt
 
+TELL_EVERY_S = 0.005  # of one answer: a small model says a token in a millisecond, less than an event costs to send
 SHORT_TOKENS = 192  # prompts and answers of a request that may take a row which is kept for the short
 
 
@@ -50,6 +52,9 @@ class Job:
         self.first_s: float | None = None
         self.last_s: float | None = None
         self.num_tokens = 0
+        self._told_s = -math.inf
+        self._events: list[Event] = []
+        self._logprobs: list[TokenLogprobs] = []
 
     @property
     def turn(self) -> tuple[str, str, int]:
@@ -77,6 +82,20 @@ class Job:
         if self.first_s is None or self.last_s is None or self.last_s <= self.first_s:
             return 0.0
         return (self.num_tokens - 1) / (self.last_s - self.first_s)
+
+    def keep(self, events: Sequence[Event], logprobs: Sequence[TokenLogprobs]) -> bool:
+        """Take note of what a step brought; whether it is time to tell it, with what was kept before."""
+        self._events += events
+        self._logprobs += logprobs
+        is_anything = bool(self._events or self._logprobs)
+        return is_anything and (self.last_s or 0.0) >= self._told_s + TELL_EVERY_S
+
+    def update(self, *, error: ApiError | None = None, is_last: bool = False) -> Update:
+        """All that is not told yet; an error comes after it."""
+        events, self._events = self._events, []
+        logprobs, self._logprobs = self._logprobs, []
+        self._told_s = time.monotonic()
+        return Update(self.index, events, logprobs, error=error, is_last=is_last)
 
     def count_tokens(self) -> list[float]:
         """Take note of the tokens that a step brought; the seconds each took after the one before."""

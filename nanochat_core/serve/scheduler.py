@@ -139,7 +139,7 @@ class Scheduler:
             self._running.clear()
         self.metrics.count("failed_requests", len(ended))
         problem = ApiError(500, f"the engine of {self.name} failed", code="engine_failed")
-        deliver((job, Update(job.index, error=problem, is_last=True)) for job in ended)
+        deliver((job, job.update(error=problem, is_last=True)) for job in ended)
         log.error("a step of %s failed and ended %d answers", self.name, len(ended), exc_info=error)
         batch = self._rows()
         probe = self.engine.request([self.engine.tokenizer.bos], Sampling(max_new_tokens=1, temperature=0.0))
@@ -230,7 +230,7 @@ class Scheduler:
         del self._running[_key(job)]
         self.metrics.count("failed_requests")
         problem = ApiError(500, "the model's answer to this prompt could not be computed", code="answer_failed")
-        deliver([(job, Update(job.index, error=problem, is_last=True))])
+        deliver([(job, job.update(error=problem, is_last=True))])
 
     def _hand_out(self, happened: Sequence[tuple[Request, Sequence[Event]]]) -> None:
         updates: list[tuple[Job, Update]] = []
@@ -255,8 +255,8 @@ class Scheduler:
             logprobs = answer.logprobs[num_before : job.num_tokens]
             if job.is_whole:
                 events, logprobs = (answer.events, answer.logprobs) if is_done else ((), [])
-            if events or logprobs or is_done:
-                updates.append((job, Update(job.index, events, logprobs, is_last=is_done)))
+            if job.keep(events, logprobs) or is_done:
+                updates.append((job, job.update(is_last=is_done)))
         self.metrics.count("generated_tokens", num_tokens)
         deliver(updates)
 
@@ -274,7 +274,7 @@ class Scheduler:
             self._running.clear()
             self._waiting.clear()
         self.metrics.count("failed_requests", len(left))
-        deliver((job, Update(job.index, error=error, is_last=True)) for job in left)
+        deliver((job, job.update(error=error, is_last=True)) for job in left)
 
 
 def _key(job: Job) -> int:

@@ -10,7 +10,8 @@
 
 #include "native_vector.h"
 
-enum { MOST_ROWS = 4, MOST_BLOCKS = 4 }; /* of one tile: what fits into registers */
+enum { MOST_ROWS = 4, MOST_BLOCKS = 8 }; /* of one tile, though not both: its sums are registers */
+#define AHEAD 1024 /* bytes of each block that are asked for before they are needed */
 
 typedef struct {
     const void *qkv, *attn_proj, *fc, *mlp_proj; /* (O, I) */
@@ -51,7 +52,9 @@ static inline __attribute__((always_inline)) void tile(int rows, int blocks, int
     Vector sums[MOST_ROWS][MOST_BLOCKS] = {{{0}}};
     for (int64_t i = 0; i < I; i++)
         for (int b = 0; b < blocks; b++) {
-            Vector w = load(weights, ((block + b) * I + i) * WIDE, is_half);
+            int64_t at = ((block + b) * I + i) * WIDE;
+            __builtin_prefetch((const char *)weights + at * (is_half ? 2 : 4) + AHEAD); /* past the end: ignored */
+            Vector w = load(weights, at, is_half);
             for (int r = 0; r < rows; r++) sums[r][b] += x[r * I + i] * w;
         }
     for (int r = 0; r < rows; r++)
@@ -78,11 +81,16 @@ void product(int64_t N, int64_t O, int64_t I, int64_t is_half, const float *x, c
 #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t group = 0; group < (num_blocks + MOST_BLOCKS - 1) / MOST_BLOCKS; group++) {
         int64_t block = group * MOST_BLOCKS;
-        if (block + MOST_BLOCKS <= num_blocks) {
-            if (is_half) blocks_of(MOST_BLOCKS, 1, N, x, weights, block, out, I, O);
-            else blocks_of(MOST_BLOCKS, 0, N, x, weights, block, out, I, O);
-        } else
+        if (block + MOST_BLOCKS > num_blocks)
             for (; block < num_blocks; block++) blocks_of(1, is_half, N, x, weights, block, out, I, O);
+        else if (N == 1) {
+            if (is_half) tile(1, MOST_BLOCKS, 1, x, weights, block, out, I, O);
+            else tile(1, MOST_BLOCKS, 0, x, weights, block, out, I, O);
+        } else
+            for (int64_t part = block; part < block + MOST_BLOCKS; part += MOST_BLOCKS / 2) {
+                if (is_half) blocks_of(MOST_BLOCKS / 2, 1, N, x, weights, part, out, I, O);
+                else blocks_of(MOST_BLOCKS / 2, 0, N, x, weights, part, out, I, O);
+            }
     }
 }
 

@@ -85,9 +85,9 @@ class TokenizerConfig:
     pattern: Literal["nanochat", "gpt4", "scripts", "bytes"] = later("nanochat")
     """How text is cut: as nanochat or GPT-4 do, for India's and blankless scripts, or no merges (vocab_size 265)."""
     max_train_bytes: int = 2_000_000_000
-    """Text that BPE training looks at."""
+    """Text that BPE training looks at, in bytes of UTF-8; nanochat's `--max-chars` counts characters."""
     max_doc_bytes: int = 10_000
-    """Longer documents count only up to here, so that a few giants do not shape the vocabulary."""
+    """Longer documents count only up to here, so that giants do not shape the vocabulary; nanochat's is characters."""
 
 
 @dataclass(frozen=True, kw_only=True)

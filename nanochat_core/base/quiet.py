@@ -31,8 +31,8 @@ QUIET_IMPORTS = """
     mmap multiprocessing numbers operator os pathlib pickle platform pprint queue random re resource secrets
     select shlex shutil signal socket sqlite3 stat statistics string struct subprocess sys sysconfig tarfile
     tempfile textwrap threading time timeit tokenize tomllib traceback types typing typing_extensions
-    unicodedata urllib uuid warnings weakref zipfile zlib builtins codecs faulthandler fsspec rustbpe urllib3
-    numpy pyarrow pydantic requests safetensors tiktoken torch triton yaml
+    unicodedata urllib uuid warnings weakref zipfile zlib builtins codecs faulthandler ffbpe fsspec gigatoken
+    rustbpe urllib3 numpy pyarrow pydantic requests safetensors tiktoken torch triton yaml
 """
 QUIET_BASES = """
     collections.abc.Iterator collections.abc.Mapping collections.abc.MutableMapping collections.abc.Sequence

@@ -74,7 +74,18 @@ def _python() -> Finding:
 
 def _packages() -> Finding:
     lacking = []
-    for name in ("prefect", "torch", "tiktoken", "rustbpe", "pyarrow", "s3fs", "datasets", "matplotlib", "safetensors"):
+    for name in (
+        "prefect",
+        "torch",
+        "tiktoken",
+        "gigatoken",
+        "rustbpe",
+        "pyarrow",
+        "s3fs",
+        "datasets",
+        "matplotlib",
+        "safetensors",
+    ):
         try:
             importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

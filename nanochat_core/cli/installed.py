@@ -11,7 +11,7 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
-DECIDING = ("torch", "numpy", "tiktoken", "rustbpe")  # in the keys by release
+DECIDING = ("torch", "numpy", "tiktoken", "gigatoken", "ffbpe", "rustbpe")  # in the keys by release
 
 
 def altered(name: str) -> list[str]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from nanochat_core.base.arrays import open_raw
 from nanochat_core.base.errors import CorruptError, MissingError
 from nanochat_core.data.workers import Unit, each_unit
 from nanochat_core.tokenizer.tokenizer import Tokenizer, id_type
+
+if TYPE_CHECKING:
+    from nanochat_core.tokenizer.bulk import BulkEncoder
 
 SHARD_TOKENS = 1 << 28  # 512 MiB of uint16, 1 GiB of uint32: one file is one upload
 INDEX_NAME = "index.json"
@@ -77,12 +80,13 @@ def tokenize_split(
 def encode_file(path: Path, out: Path, *, tokenizer_folder: Path) -> dict[str, int]:
     """Encode one parquet file for a later `tokenize_split`; returns its documents and tokens."""
     from nanochat_core.data import shards
+    from nanochat_core.tokenizer.bulk import BulkEncoder  # not where tokens are read: it is in no key there
 
-    tokenizer = Tokenizer.load(tokenizer_folder)
+    encoder = BulkEncoder(Tokenizer.load(tokenizer_folder))
     groups = [unit for unit in shards.row_groups(path.parent) if unit[0] == path]
     counts = {"docs": 0, "tokens": 0}
     for unit in groups:
-        ids, lengths = _encode_unit(tokenizer, unit)
+        ids, lengths = _encode_unit(encoder, unit)
         np.save(out / f"{unit[1]:05d}.ids.npy", ids)
         np.save(out / f"{unit[1]:05d}.lengths.npy", lengths)
         counts = {"docs": counts["docs"] + len(lengths), "tokens": counts["tokens"] + len(ids)}
@@ -95,21 +99,16 @@ def _load_unit(folder: Path, row_group: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _encoder(tokenizer_folder: Path) -> Callable[[Unit], tuple[np.ndarray, np.ndarray]]:
     """Of a worker process, which loads the tokenizer once."""
-    return functools.partial(_encode_unit, Tokenizer.load(tokenizer_folder))
+    from nanochat_core.tokenizer.bulk import BulkEncoder
+
+    return functools.partial(_encode_unit, BulkEncoder(Tokenizer.load(tokenizer_folder)))
 
 
-def _encode_unit(tokenizer: Tokenizer, unit: Unit) -> tuple[np.ndarray, np.ndarray]:
+def _encode_unit(encoder: "BulkEncoder", unit: Unit) -> tuple[np.ndarray, np.ndarray]:
     """(ids of all documents one after the other, each led by BOS; tokens per document)."""
     from nanochat_core.data import shards
 
-    kept_as = id_type(tokenizer.vocab_size)
-    bos = np.array([tokenizer.bos], dtype=kept_as)
-    parts, lengths = [], []
-    for text in shards.read_row_group(*unit):
-        ids = tokenizer.encode_to_numpy(text).astype(kept_as)
-        parts += [bos, ids]
-        lengths.append(len(ids) + 1)
-    return np.concatenate(parts) if parts else np.empty(0, kept_as), np.array(lengths, dtype=np.int64)
+    return encoder.encode(shards.read_row_group(*unit))
 
 
 class _ShardWriter:

@@ -93,7 +93,7 @@ tokenizer = Step(
     title=lambda plan: f"vocabulary of {plan.config.tokenizer.vocab_size:,} tokens",
     headline=lambda metrics: f"{metrics['bytes_per_token']:.2f} bytes per token",
     settings=settings,
-    packages=("rustbpe", "tiktoken", "pyarrow"),
+    packages=("ffbpe", "rustbpe", "tiktoken", "pyarrow"),
     inputs=(*TEXTS, base),
     last_of=TEXTS,
     reads=lambda settings: {"base": [TOKENIZER]} if settings == AS_IT_IS else {},

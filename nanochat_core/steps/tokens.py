@@ -123,7 +123,7 @@ tokens = Step(
     title=lambda plan: f"text in rows of {plan.pretrain.model.sequence_len:,} tokens",
     headline=headline,
     settings=settings,
-    packages=("tiktoken", "numpy", "pyarrow"),
+    packages=("gigatoken", "tiktoken", "numpy", "pyarrow"),
     inputs=(*TEXTS, tokenizer),
     last_of=TEXTS,
     body=body,
@@ -171,7 +171,7 @@ def part_step(file: str) -> Step:
         title=lambda plan: file,
         headline=lambda metrics: f"{file}: {metrics['tokens']:,} tokens",
         settings=lambda plan: {"file": file},
-        packages=("tiktoken", "numpy", "pyarrow"),
+        packages=("gigatoken", "tiktoken", "numpy", "pyarrow"),
         body=encode,
         reads=lambda settings: {name: [str(settings["file"])] for name in TEXT},
     )

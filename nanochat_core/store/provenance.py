@@ -23,8 +23,8 @@ from nanochat_core.base.git import git
 from nanochat_core.base.redaction import redact, redact_arguments
 
 PACKAGES = (
-    "nanochat-prefect", "torch", "numpy", "prefect", "tiktoken", "rustbpe", "datasets", "pyarrow", "safetensors",
-    "fsspec", "s3fs",
+    "nanochat-prefect", "torch", "numpy", "prefect", "tiktoken", "gigatoken", "ffbpe", "rustbpe", "datasets",
+    "pyarrow", "safetensors", "fsspec", "s3fs",
 )  # fmt: skip
 PACKAGE = __name__.partition(".")[0]
 STEPS_BY_CODE = "steps_by_code"

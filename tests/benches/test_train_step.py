@@ -119,8 +119,9 @@ def test_the_loader_bench_counts_every_token_of_its_batches():
     json.dumps(result)
 
 
-def test_both_ways_of_encoding_give_the_same_tokens():
+def test_both_ways_of_encoding_and_learning_give_the_same_tokens():
     result = bench_tokenizer(documents(), TokenizerBenchConfig(vocab_size=600, max_bytes=100_000, num_repeats=1))
     assert result["num_documents_that_differ"] == 0
+    assert result["merges_are_equal"]
     assert result["text_bytes"] >= 100_000
     assert result["bytes_per_token"] > 1.5

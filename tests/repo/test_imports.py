@@ -51,7 +51,7 @@ def test_a_run_without_prefect_loads_none_of_it_and_what_is_cached_no_torch(tmp_
     run = ("run", "tiny", "--no-prefect", "--until", "tokenizer", "--set", "corpus.max_bytes=300000")
     run = (*run, "--set", "tokenizer.vocab_size=512")
     made = loaded(tmp_path, *run)
-    assert {"pyarrow", "rustbpe"} <= made
+    assert {"pyarrow", "ffbpe"} <= made
     assert made & {"prefect", "httpx", "torch", "fastapi", "sqlalchemy"} == set()
     assert loaded(tmp_path, *run) & SLOW == set(), "all cached: nothing is read but manifests"
 

@@ -68,7 +68,9 @@ def test_the_lock_pins_every_dependency_and_keeps_the_known_limits() -> None:
 
 def test_every_pin_but_torch_has_hashes() -> None:
     locked = {line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"}
-    hashed = re.findall(r"^(\S+==\S+) \\\n(?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", _hashes(), re.MULTILINE)
+    hashed = re.findall(
+        r"^(\S+==\S+(?: ; .+)?) \\\n(?: +--hash=sha256:[0-9a-f]{64}(?: \\)?\n)+", _hashes(), re.MULTILINE
+    )
     assert {_plain(pin) for pin in hashed} == {_plain(pin) for pin in locked if not pin.startswith("torch==")}
 
 

@@ -3,8 +3,9 @@
 Generating one token reads every matrix once and computes little, so bytes are time. The kinds:
 plain  the module's own matrices in its compute dtype
 bf16   in oneDNN's blocked layout, which a product with few rows reads two to three times as fast as a plain one
-fp16   in FBGEMM's, with fp32 activations: closer to fp32 than bf16 is, less work per call than oneDNN's, and a single
-       row moves at the speed of the memory; many rows take the bf16 product, which multiplies faster
+fp16   in blocks for compiled code (native.py), without a compiler in FBGEMM's layout, with fp32 activations: closer to
+       fp32 than bf16 is, and few rows move at the speed of the memory; many take the bf16 product, which multiplies
+       faster
 int8   one scale per output row, a quarter of fp32's bytes; above a few rows the packed bf16 product is faster and gets
        the very same integers (bf16 holds them exactly), so what a row says does not hang on how many others there are
 Weights are packed once per model, and again when a parameter has changed.

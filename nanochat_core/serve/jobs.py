@@ -20,7 +20,7 @@ from nanochat_core.serve.errors import ApiError
 if TYPE_CHECKING:
     from nanochat_core.serve.prompts import Prompt
 
-TELL_EVERY_S = 0.005  # of one answer: a small model says a token in a millisecond, less than an event costs to send
+TELL_EVERY_S = 0.01  # of one answer, shorter than a screen shows: a small model says ten tokens in it
 SHORT_TOKENS = 192  # prompts and answers of a request that may take a row which is kept for the short
 
 

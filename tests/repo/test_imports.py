@@ -10,9 +10,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SLOW = {
-    "aiobotocore", "dask", "datasets", "fastapi", "httpx", "huggingface_hub", "jinja2", "numpy", "pandas", "prefect",
-    "pyarrow", "requests", "rustbpe", "s3fs", "safetensors", "sqlalchemy", "tensorboard", "tiktoken", "torch",
-    "transformers", "uvicorn",
+    "aiobotocore", "awkward", "dask", "datasets", "fastapi", "ffbpe", "gigatoken", "httpx", "huggingface_hub", "jinja2",
+    "numpy", "pandas", "prefect", "pyarrow", "requests", "rustbpe", "s3fs", "safetensors", "sqlalchemy", "tensorboard",
+    "tiktoken", "torch", "transformers", "uvicorn",
 }  # fmt: skip
 """Each takes 20 ms to a second; fsspec and pydantic (15 and 25 ms) are loaded where a store or a table is read."""
 STEP = re.compile(r"^import time:.*\|\s*([\w.]+)$", re.MULTILINE)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, MutableMapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from flows import seaweedfs
 from flows.stack_process import State, state_of
 from nanochat_core.base import locks
 from nanochat_core.base.errors import ConfigError, CorruptError, HardwareError
@@ -28,10 +29,10 @@ ENV_FILE = "env"
 POINTER = "stack-folder"  # in NANOCHAT_HOME: where the stack is
 FOLDER_VARIABLE = "NANOCHAT_STACK"  # in the exports: a shell that has them does not bring a store of its own
 ROOT_FOLDER = Path("/var/lib/nanochat")
-NUM_PORTS = 6  # server, database, and up to four for the store
+NUM_PORTS = 2  # server and database; the store has a row of its own
 BUCKET = "nanochat"
 REGION = "us-east-1"
-S3_STORES = ("versitygw", "minio", "swift")
+S3_STORES = ("seaweedfs", "versitygw", "minio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +43,10 @@ class Stack:
     database: str
     """postgresql or sqlite."""
     store: str
-    """versitygw, minio, swift, folder, or given: the NANOCHAT_STORE of the first start."""
+    """seaweedfs, versitygw, minio, folder, or given: the NANOCHAT_STORE of the first start."""
     store_url: str
     ports: tuple[int, ...]
-    """Of the server, the database and the store, in this order; from a row of free ones."""
+    """Of the server, the database and the store, in this order, and of what the store has inside (seaweedfs.PARTS)."""
     user: str | None
     """Who runs the database: root may not. None: whoever starts the rest."""
     database_password: str
@@ -90,6 +91,7 @@ class Stack:
                 "AWS_ENDPOINT_URL": self.store_endpoint,
                 "AWS_ACCESS_KEY_ID": self.store_key,
                 "AWS_SECRET_ACCESS_KEY": self.store_secret,
+                "AWS_SESSION_TOKEN": "",  # a shell's own is of other keys, and with it these are refused
                 "AWS_REGION": REGION,
             }
         return exports
@@ -186,10 +188,10 @@ def new_stack(folder: Path, *, database: str, store: str, user: str | None, port
         database=database,
         store=store,
         store_url=urls.get(store, f"s3://{BUCKET}/store"),
-        ports=_row_of_ports(port),
+        ports=_ports(port),
         user=user,
         database_password=secrets.token_urlsafe(24),
-        store_key="nanochat:store" if store == "swift" else secrets.token_hex(10),  # Swift's keys are account:user
+        store_key=secrets.token_hex(10),
         store_secret=secrets.token_urlsafe(24),
         server_auth=new_auth(),
     )
@@ -226,17 +228,25 @@ def _private(path: str, flags: int) -> int:
     return handle
 
 
-def _row_of_ports(first: int | None) -> tuple[int, ...]:
-    """Free ports from `first` on. Not those the kernel hands out for connections: one of them may be taken later."""
+def _ports(first: int | None) -> tuple[int, ...]:
+    """Those of server and database from `first` on, then those of the store, each with a free one for gRPC above it."""
     if first is not None and not is_free(first):
         raise HardwareError(f"port {first} is in use", hint="choose another with --port")
+    own = _row_of_ports(first or DEFAULT_PORT, NUM_PORTS, above=0)
+    last = 65_535 - seaweedfs.GRPC_ABOVE
+    after = own[-1] + 1 if own[-1] < last - 1000 else DEFAULT_PORT
+    return (*own, *_row_of_ports(after, len(seaweedfs.PARTS), above=seaweedfs.GRPC_ABOVE))
+
+
+def _row_of_ports(first: int, count: int, *, above: int) -> tuple[int, ...]:
+    """Free ports from `first` on. Not those the kernel hands out for connections: one of them may be taken later."""
     found: list[int] = []
-    for port in range(first or DEFAULT_PORT, 65536):
-        if is_free(port):
+    for port in range(first, 65_536 - above):
+        if is_free(port) and is_free(port + above):
             found.append(port)
-        if len(found) == NUM_PORTS:
+        if len(found) == count:
             return tuple(found)
-    raise HardwareError(f"no {NUM_PORTS} free ports from {first or DEFAULT_PORT} on", hint="choose a lower --port")
+    raise HardwareError(f"no {count} free ports from {first} on", hint="choose a lower --port")
 
 
 def is_free(port: int) -> bool:

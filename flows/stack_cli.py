@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import stack_parts, stack_release, stack_store
+from flows import seaweedfs, stack_parts, stack_release, stack_store
 from flows.stack import (
     ENV_FILE,
     FILE,
@@ -68,7 +68,7 @@ def up(
 
     nanochat up --local
 
-    nanochat up --local --store swift --port 4300
+    nanochat up --local --store seaweedfs --port 4300
     """
     if not local:
         raise ConfigError("say where", hint="up --local: plain processes here; `make up`: containers")
@@ -195,16 +195,22 @@ def _choose_store(path: Path, wish: str) -> str:
     if wish == "auto" and os.environ.get("NANOCHAT_STORE") and os.environ.get(FOLDER_VARIABLE) != str(path):
         _say(f"the store is your NANOCHAT_STORE, {os.environ['NANOCHAT_STORE']}")
         return "given"
-    if wish == "swift" and not stack_store.swift_is_installed():
-        _say("installing OpenStack Swift into its own venv (once; about 80 MB)")
-        stack_store.install_swift()
     if wish in ("versitygw", "minio") and not shutil.which(wish):
         raise MissingError(f"the program {wish} is not installed", hint="--store auto takes what is")
-    if wish != "auto":
+    if wish not in ("auto", "seaweedfs"):
         return wish
-    if (found := stack_store.installed()) is None:
-        _say(f"no S3 server is installed: the store is the folder {path / 'store'} (--store swift installs one)")
-    return found or "folder"
+    if wish == "auto" and (found := stack_store.installed()):
+        return found
+    try:
+        if seaweedfs.program() is None:
+            _say("installing SeaweedFS, an S3 server, into this home (once; 48 MB)")
+            seaweedfs.install()
+    except HardwareError as error:
+        if wish == "seaweedfs":
+            raise
+        _say(f"{error.message}; the store is the folder {path / 'store'}")
+        return "folder"
+    return "seaweedfs"
 
 
 def _stop_earlier(stack: Stack) -> None:

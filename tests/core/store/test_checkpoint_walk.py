@@ -112,7 +112,7 @@ class _Connection(socketserver.StreamRequestHandler):
         kept = [line for line in lines if line.lower().split(b":")[0] not in (b"expect", b"connection")]
         message = b"\r\n".join([*kept[:1], b"Connection: close", *kept[1:]])
         if fault == "truncate" and body:
-            self._pass_on(message + body[: len(body) // 2])
+            self._pass_on(message + body[: len(body) // 2], is_cut=True)
             return
         answer = self._pass_on(message + body)
         if fault == "done but failed":
@@ -122,11 +122,16 @@ class _Connection(socketserver.StreamRequestHandler):
         else:
             self.wfile.write(answer)
 
-    def _pass_on(self, message: bytes) -> bytes:
-        """The whole answer of the server; of a message that is cut, whatever it says to that."""
+    def _pass_on(self, message: bytes, *, is_cut: bool = False) -> bytes:
+        """The whole answer of the server; of a message that is cut, whatever it says to that.
+
+        A whole one is not followed by an end: a server in Go takes that for a client that has gone, and gives up what
+        it has begun (a listing then fails with InternalError).
+        """
         with socket.create_connection(self.server.upstream, timeout=TIMEOUT_S) as there:
             there.sendall(message)
-            there.shutdown(socket.SHUT_WR)
+            if is_cut:
+                there.shutdown(socket.SHUT_WR)
             pieces = []
             while piece := there.recv(1 << 16):
                 pieces.append(piece)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -382,3 +383,19 @@ def test_an_error_of_the_storage_does_not_end_the_lease(folder_bench, monkeypatc
         time.sleep(0.3)
         assert book.current().beat != before
         lease.check()
+
+
+def test_of_many_that_create_one_object_one_does(s3_bench) -> None:
+    """That a server does not let several through is what its leases are taken for (s3.RACED)."""
+    files, writers = s3_bench.store.files, 12
+    assert files.has_atomic_create
+    with ThreadPoolExecutor(writers) as pool:
+        for number in range(2):
+            start, key = threading.Barrier(writers), f"race/{number}"
+
+            def create(writer: int, start: threading.Barrier = start, key: str = key) -> bool:
+                start.wait(LONG_S)
+                return files.create(key, str(writer).encode())
+
+            won = [writer for writer, is_won in enumerate(pool.map(create, range(writers))) if is_won]
+            assert [str(writer).encode() for writer in won] == [files.read(key)]

@@ -5,6 +5,7 @@ answers a stranger: the others serve no HTTP (-disableHttp), speak gRPC with who
 the closed folder, and give objects to who has a token signed with a secret of this start. One copy of everything.
 """
 
+import contextlib
 import datetime
 import json
 import os
@@ -79,6 +80,13 @@ def configure(folder: Path, *, key: str, secret: str) -> None:
         certificate, private = _certificate()
         _write(folder / "private.pem", private)
         _write(folder / "certificate.pem", certificate)
+
+
+def sweep(ports: Sequence[int]) -> None:
+    """Take away the sockets that a server which was killed has left in /tmp, where it keeps one for each part."""
+    for part, port in zip(PARTS, ports, strict=True):
+        with contextlib.suppress(OSError):  # another user's are not ours to take
+            Path(f"/tmp/seaweedfs-{part}-grpc-{port + GRPC_ABOVE}.sock").unlink()
 
 
 def environment(folder: Path) -> Mapping[str, str]:

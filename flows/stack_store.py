@@ -60,6 +60,7 @@ def parts(stack: Stack) -> list[Part]:
 def _prepare(stack: Stack, folder: Path) -> None:
     if stack.store == "seaweedfs":
         seaweedfs.configure(folder, key=stack.store_key, secret=stack.store_secret)
+        seaweedfs.sweep(stack.ports[2:])
 
 
 def make_bucket(exports: dict[str, str], bucket: str) -> None:

@@ -67,9 +67,9 @@ class S3Server:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """The running server."""
-    server, process = start(tmp_path_factory.mktemp("seaweedfs"))
+    server, process, ports = start(tmp_path_factory.mktemp("seaweedfs"))
     yield server
-    stop(process)
+    stop(process, ports)
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{bucket}"
 
 
-def start(root: Path) -> "tuple[S3Server, subprocess.Popen[bytes]]":
-    """Start the server below `root` and wait until it answers."""
+def start(root: Path) -> "tuple[S3Server, subprocess.Popen[bytes], list[int]]":
+    """Start the server below `root` and wait until it answers; its ports come last."""
     weed = seaweedfs.program()
     assert weed is not None, "make dev installs SeaweedFS"
     for attempt in range(START_ATTEMPTS):
@@ -97,15 +97,16 @@ def start(root: Path) -> "tuple[S3Server, subprocess.Popen[bytes]]":
             )  # fmt: skip
         server = S3Server(endpoint=f"http://127.0.0.1:{ports[0]}", key=KEY, secret=SECRET)
         if _wait_until_ready(process, server):
-            return server, process
-        stop(process)
+            return server, process, ports
+        stop(process, ports)
     logs = "\n".join(path.read_text()[-500:] for path in sorted(root.glob("*/output.log")))
     raise RuntimeError(f"the S3 test server did not start; its logs end with\n{logs}")
 
 
-def stop(process: "subprocess.Popen[bytes]") -> None:
+def stop(process: "subprocess.Popen[bytes]", ports: list[int]) -> None:
     process.kill()  # acknowledged objects survive this, and the folder goes away anyway
     process.wait()
+    seaweedfs.sweep(ports)
 
 
 def _die_with_parent() -> None:

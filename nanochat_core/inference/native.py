@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -52,7 +53,7 @@ def library() -> ctypes.CDLL | None:
 
 def _compiled() -> Path:
     """The shared library of this source for this processor; compiled where it is not there yet."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    compiler = os.environ.get("CC") or next(filter(shutil.which, ("cc", "gcc", "clang")), None)
     if compiler is None:
         raise FileNotFoundError("no C compiler: cc, gcc and clang are not on the PATH, and CC names none")
     sources = [(FOLDER / name).read_bytes() for name in CLOSURE_FILES]
@@ -73,7 +74,7 @@ def _compiled() -> Path:
 
 def _compile(compiler: str, flag: str, target: Path) -> None:
     sources = [str(FOLDER / name) for name in CLOSURE_FILES if name.endswith(".c")]
-    command = [compiler, *FLAGS, flag, *sources, "-o", str(target), "-lm"]
+    command = [*shlex.split(compiler), *FLAGS, flag, *sources, "-o", str(target), "-lm"]
     subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)
 
 

@@ -111,6 +111,12 @@ def test_without_a_compiler_the_same_answers_come_by_operations(compile_anew, mo
 
 
 @needs_compiler
+def test_a_compiler_may_be_named_with_its_options(compile_anew, monkeypatch):
+    monkeypatch.setenv("CC", "cc -O1 -DNAMED")
+    assert compile_anew() is not None
+
+
+@needs_compiler
 def test_a_compiler_that_fails_is_as_none(compile_anew, monkeypatch):
     monkeypatch.setenv("CC", "false")
     assert compile_anew() is None

@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.versus.harness import Failed, table
+from benchmarks.versus.harness import Failed, Row, line, table
 from benchmarks.versus.machine import environment_of, section
 from benchmarks.versus.parts import PARTS, Both, chosen
 
@@ -67,18 +67,23 @@ def run(options: argparse.Namespace) -> str:
     repeats = options.repeats or (1 if options.quick else 3)
     told = [section(options.peer, both.types, depth=options.depth, repeats=repeats, threads=options.threads)]
     print(told[0])
-    told.append(table([both.measure(part, dtype="auto", repeats=repeats) for part in parts]))
+    told.append(table([measured(both, part, "auto", repeats) for part in parts]))
     print(told[1])
     ours, theirs = both.types["ours"]["type"], both.types["nanochat"]["type"]
     if options.equal_types and ours == theirs:
         print(f"both are in {ours} as it is: there is no second table")
     elif options.equal_types:
         told.append(f"Both in {theirs}:\n")
-        told.append(
-            table([both.measure(part, dtype=theirs, repeats=repeats) for part in parts if PARTS[part].has_types])
-        )
+        told.append(table([measured(both, part, theirs, repeats) for part in parts if PARTS[part].has_types]))
         print(*told[2:], sep="\n")
     return "\n".join(told)
+
+
+def measured(both: Both, part: str, dtype: str, repeats: int) -> Row:
+    """One row, told as soon as it is there: the whole table takes a while."""
+    row = both.measure(part, dtype=dtype, repeats=repeats)
+    print(line(row), file=sys.stderr, flush=True)
+    return row
 
 
 if __name__ == "__main__":

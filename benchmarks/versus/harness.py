@@ -186,10 +186,11 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown; medians."""
     lines = ["| stage | wall: ours, nanochat | ratio | CPU: ours, nanochat | ratio | peak MiB: ours, nanochat | ratio "
              "| results | not the same work |", "|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    return "\n".join([*lines, *map(_line, rows)]) + "\n"
+    return "\n".join([*lines, *map(line, rows)]) + "\n"
 
 
-def _line(row: Row) -> str:
+def line(row: Row) -> str:
+    """One of them."""
     if not row.pairs:
         return f"| {row.title} | not run: {row.problem} | | | | | | | |"
     cells = []

@@ -7,8 +7,8 @@
 
 Both sides work on the same text, tokenizer, weights, batches and questions and take turns. Prints one table; each
 side's compute type is its own default (bf16 and fp32 on a processor with bf16), with --equal-types there is a second
-table in nanochat's. Needs a clone of this repository (`make setup`), a checkout of nanochat, and where --peer-python
-names no environment of nanochat's a package index to make one from.
+table in nanochat's. Needs a clone of this repository (`make dev`), a checkout of nanochat, and a package index to make
+an environment for it, where --peer-python names none. On a GPU --depth 12 tells more.
 """
 
 import argparse

@@ -12,8 +12,8 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from benchmarks.versus.clock import tree_cpu_s
 SAMPLE_S = 0.05
 HIGHER_FRAC = 0.01  # PSS costs a walk through all pages: it is read when RSS has grown by so much
 LIMIT_S = 3600.0
+SHOWN_CHARS = 2000
 
 
 @dataclass(frozen=True)
@@ -94,14 +95,13 @@ def _sum(processes: Sequence[psutil.Process], what: Callable[[psutil.Process], i
 
 def run_child(side: Side, part: str, given: Path) -> Measured:
     """A part of a side, in a process of its own."""
-    with given.with_suffix(f".{side.name}.log").open("a+", encoding="utf-8") as log:
-        process = _started(side, [*side.command, part, str(given)], stdout=subprocess.PIPE, stderr=log)
-        memory = Memory(process.pid)
-        said, _ = process.communicate(timeout=LIMIT_S)
-        peak = memory.stop()
-        log.seek(0)
+    with given.with_suffix(f".{side.name}.log").open("w+", encoding="utf-8") as log:
+        with _running(side, [*side.command, part, str(given)], stdout=subprocess.PIPE, stderr=log) as (process, memory):
+            said, _ = process.communicate(timeout=LIMIT_S)
+            peak = memory.stop()
         if process.returncode:
-            raise Failed(f"{part} of {side.name} ended with {process.returncode}:\n{log.read()[-2000:]}")
+            log.seek(0)
+            raise Failed(f"{part} of {side.name} ended with {process.returncode}:\n{log.read()[-SHOWN_CHARS:]}")
     found = json.loads(said.splitlines()[-1])
     peak = found["gpu_bytes"] / 2**20 or peak
     return Measured(found["wall_s"], found["cpu_s"], peak, found["count"], found)
@@ -109,34 +109,39 @@ def run_child(side: Side, part: str, given: Path) -> Measured:
 
 def run_until(side: Side, command: Sequence[str], is_reached: Callable[[str], bool], log: Path) -> Measured:
     """A command from its start until `is_reached` of what it has said; then it is killed, with all it started."""
-    with log.open("w+", encoding="utf-8") as out:
+    with log.open("w", encoding="utf-8") as out:
         started = time.perf_counter()
-        process = _started(side, command, stdout=out, stderr=out)
-        memory = Memory(process.pid)
-        try:
+        with _running(side, command, stdout=out, stderr=out) as (process, memory):
             while not is_reached(log.read_text(encoding="utf-8", errors="replace")):
                 if process.poll() is not None or time.perf_counter() - started > LIMIT_S:
-                    raise Failed(f"{' '.join(command)} came to no step:\n{log.read_text()[-2000:]}")
+                    raise Failed(f"{' '.join(command)} came to no step:\n{log.read_text()[-SHOWN_CHARS:]}")
                 time.sleep(SAMPLE_S)
             return Measured(time.perf_counter() - started, tree_cpu_s(process.pid), memory.stop())
-        finally:
-            for each in _tree(psutil.Process(process.pid)) if process.poll() is None else []:
-                with suppress(psutil.Error):
-                    each.kill()
-            process.wait()
-            memory.stop()
 
 
 def run_to_end(side: Side, command: Sequence[str], log: Path) -> None:
     """A command that makes something ready; nothing is measured."""
-    with log.open("w+", encoding="utf-8") as out:
-        if _started(side, command, stdout=out, stderr=out).wait(LIMIT_S):
-            raise Failed(f"{' '.join(command)} failed:\n{log.read_text()[-2000:]}")
+    with log.open("w", encoding="utf-8") as out, _running(side, command, stdout=out, stderr=out) as (process, _):
+        if process.wait(LIMIT_S):
+            raise Failed(f"{' '.join(command)} failed:\n{log.read_text()[-SHOWN_CHARS:]}")
 
 
-def _started(side: Side, command: Sequence[str], **streams: Any) -> "subprocess.Popen[str]":
+@contextmanager
+def _running(side: Side, command: Sequence[str], **streams: Any) -> Iterator[tuple["subprocess.Popen[str]", Memory]]:
+    """A process that is watched; when the block is left, however that comes, nothing of it is left."""
     environment = {**os.environ, **side.environment}
-    return subprocess.Popen(command, cwd=side.folder, env=environment, stdin=subprocess.DEVNULL, text=True, **streams)
+    process = subprocess.Popen(
+        command, cwd=side.folder, env=environment, stdin=subprocess.DEVNULL, text=True, **streams
+    )
+    memory = Memory(process.pid)
+    try:
+        yield process, memory
+    finally:
+        for each in _tree(psutil.Process(process.pid)) if process.poll() is None else []:
+            with suppress(psutil.Error):
+                each.kill()
+        process.wait()
+        memory.stop()
 
 
 @dataclass

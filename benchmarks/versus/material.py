@@ -89,6 +89,8 @@ def lay(folder: Path, data: Path, given: Given) -> Given:
         "problems": problems,
         "choices": choices,
         "talks": asked["talks"],
+        "problems_of": "GSM8K" if (data / FILES["problems"]).is_file() else "sums",
+        "choices_of": "ARC-Easy" if (data / FILES["choices"]).is_file() else "sums",
         "num_problems": len(problems),
         "num_choices": len(choices),
         "asked": [_request(each, given["client_tokens"]) for each in itertools.islice(itertools.cycle(problems), 8)],

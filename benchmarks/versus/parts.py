@@ -74,9 +74,9 @@ PARTS = {
         note="ours writes its prompts as well, which a run does once for all its models",
     ),
     "fine-tuning": Stage("fine-tuning, a step of {batch_tokens:,} tokens", note=OURS_EAGER),
-    "choices": Stage("ARC-Easy, {num_choices} questions with choices"),
+    "choices": Stage("{choices_of}, {num_choices} questions with choices"),
     "generation": Stage(
-        "GSM8K, {num_problems} answers of up to {answer_tokens} tokens",
+        "{problems_of}, {num_problems} answers of up to {answer_tokens} tokens",
         unit="token",
         note="nanochat answers one question at a time",
     ),
@@ -136,6 +136,7 @@ class Both:
         self.given["sets"] = material.sets(self.given)
         made = Side("ours", (sys.executable, "-m", "benchmarks.versus.material"), ROOT)
         self.given |= run_child(made, "prepare", self._written("prepare")).result["made"]
+        del self.given["talks"]  # which every child would read
         done.write_text(json.dumps(self.given))
 
     def _written(self, name: str) -> Path:

@@ -123,7 +123,11 @@ def test_parts_are_chosen_by_name_in_the_order_of_the_table() -> None:
     assert chosen(["core", "vocabulary"]) == ["vocabulary", "core"]
     with pytest.raises(Failed, match=r"'cor'.*one-stream"):
         chosen(["cor"])
-    known = {name: each[0] for name, each in SIZES.items()} | sizes(4) | {"train_mb": 1.0, "num_core": 21}
+    known = (
+        {name: each[0] for name, each in SIZES.items()}
+        | sizes(4)
+        | {"train_mb": 1.0, "num_core": 21, "choices_of": "sums", "problems_of": "sums"}
+    )
     assert all("{" not in stage.title.format_map(known) for stage in PARTS.values())
     assert plain("2.13.0+cpu") == "2.13.0"
 

@@ -103,11 +103,29 @@ def test_merges_and_their_order_are_those_of_rustbpe(texts, num_merges):
     assert train_tokenizer(texts, vocab_size=size, max_train_bytes=10**6, max_doc_bytes=10**6).ranks == ranks
 
 
-def test_without_ffbpe_the_merges_are_the_same(learnt, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ffbpe", None)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=NAMES)
+def test_without_ffbpe_the_merges_are_the_same(pattern, monkeypatch):
+    texts = [text for text in mixed_texts(7, 600_000) if len(text.encode()) < 1.3 * len(text)]
     limits = {"max_train_bytes": 10**9, "max_doc_bytes": 10**6}
-    again = train_tokenizer(mixed_texts(7, 300_000), vocab_size=3000, pattern=learnt.pattern, **limits)
-    assert again.ranks == learnt.ranks
+    ranks = train_tokenizer(texts, vocab_size=1000, pattern=pattern, **limits).ranks
+    monkeypatch.setitem(__import__("sys").modules, "ffbpe", None)
+    assert train_tokenizer(texts, vocab_size=1000, pattern=pattern, **limits).ranks == ranks
+
+
+@pytest.mark.parametrize("by_pattern", ["漢字かな", "привет "])
+def test_what_is_mostly_past_ascii_is_learnt_by_the_pattern_all_of_it(by_pattern, monkeypatch):
+    def fail(*given):
+        raise AssertionError("counted")
+
+    monkeypatch.setattr("nanochat_core.tokenizer.bpe.JUDGED_BYTES", 100)
+    with monkeypatch.context() as patch:
+        patch.setattr("nanochat_core.tokenizer.pieces.count_pieces", fail)
+        tokenizer = train_tokenizer(
+            iter([by_pattern * 20, "zq" * 500]), vocab_size=267, max_train_bytes=10**6, max_doc_bytes=10**4
+        )
+        assert tokenizer.ranks[256] == b"zq"
+        with pytest.raises(AssertionError, match="counted"):
+            train_tokenizer(["plain words"] * 9, vocab_size=267, max_train_bytes=10**6, max_doc_bytes=10**4)
 
 
 def test_ids_are_those_of_tiktoken_with_the_stored_pattern(learnt):

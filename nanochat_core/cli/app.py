@@ -6,6 +6,7 @@ stdout is the answer, stderr the progress. A NanochatError is one line and a hin
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -289,6 +290,7 @@ def node(
     preset: Preset = "gpt2",
     depth: Depth = None,
     sets: Sets = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this step, as the first node does.")] = None,
     wait_hours: Annotated[float, typer.Option(help="Give up when the first node is silent for so long.")] = 24.0,
 ) -> None:
     """Lend this machine to a training on several nodes; the first node runs `nanochat run` with the same settings.
@@ -301,7 +303,9 @@ def node(
 
     stop_on_signals()
     plan = plan_run(configured(preset, chosen(sets, depth)))
-    join(plan, note=lambda text: print(text, file=sys.stderr, flush=True), wait_s=wait_hours * 3600)
+    check_step(until, plan)
+    say = partial(print, file=sys.stderr, flush=True)
+    join(plan, note=say, wait_s=wait_hours * 3600, until=until)
 
 
 def _add_verbs() -> None:

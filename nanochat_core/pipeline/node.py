@@ -24,9 +24,13 @@ POLL_S = 2.0
 FAILURES_LEFT = 20  # of the trainings joined, before this node gives up: it cannot know why the others ended
 
 
-def join(plan: RunPlan, *, note: Callable[[str], None], wait_s: float) -> None:
-    """Take part in every training of the run that the first node leads; `wait_s`: longest silence of that node."""
-    for name, step in wanted(plan).items():
+def join(plan: RunPlan, *, note: Callable[[str], None], wait_s: float, until: str | None = None) -> None:
+    """Take part in every training of the run that the first node leads, up to the step `until`; `wait_s`: longest
+    silence of that node."""
+    steps = wanted(plan)
+    names = list(steps)
+    for name in names if until is None else names[: names.index(until) + 1]:
+        step = steps[name]
         if step.job is None or step.settings(plan) == AS_IT_IS:
             continue
         inputs, key = _wait_for_inputs(plan, step, note=note, wait_s=wait_s)
@@ -79,7 +83,8 @@ def _lend(plan: RunPlan, step: Step, key: StepKey, inputs: dict[str, Artifact], 
     assert step.job is not None
     name, space, runtime = step.name, workspace.current(), plan.config.runtime
     nodes = Nodes.from_environment(runtime.num_nodes, run_id=key.fingerprint[:16])
-    work = space.work(name, key.fingerprint) / f"node-{nodes.rank}"
+    # beside the first node's folder and not in it, which that node empties: they may share a home
+    work = space.work(f"{name}.node-{nodes.rank}", key.fingerprint)
     (work / "out").mkdir(parents=True, exist_ok=True)
     folders = {source: space.store.fetch(artifact) for source, artifact in inputs.items()}
     job = step.job(plan, folders, checkpoints=work / "checkpoints", work=work, out=work / "out")

@@ -94,16 +94,17 @@ class Second:
 
     def __init__(self, home: Path, folder: Path, sets: list[str]) -> None:
         self.store, self.folder, self.sets = home / "store", folder, sets
+        self.home = folder / "second"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        first_home.seed_digests(self.folder / "second")
+        first_home.seed_digests(self.home)
         options = [part for value in self.sets for part in ("--set", value)]
         environment = {
-            **os.environ, "NANOCHAT_HOME": str(self.folder / "second"), "NANOCHAT_STORE": str(self.store),
+            **os.environ, "NANOCHAT_HOME": str(self.home), "NANOCHAT_STORE": str(self.store),
             "SLURM_NODEID": "1", "SLURM_NNODES": "2", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }  # fmt: skip
-        command = [str(ROOT / "infra/slurm/node.sh"), "tiny", *options]
+        command = [str(ROOT / "infra/slurm/node.sh"), "tiny", "--until", "pretrain", *options]
         log = (self.folder / "second.log").open("ab")
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
@@ -128,6 +129,8 @@ def test_two_nodes_train_what_one_node_with_as_many_ranks_trains(
     second_node.start()
     trained = train(together)
     assert "joining pretrain" in second_node.log
+    assert second_node.process is not None
+    assert second_node.process.wait(60) == 0, "it was asked for no more than that"
 
     monkeypatch.setenv("NANOCHAT_HOME", str(tmp_path / "alone"))
     monkeypatch.setenv("NANOCHAT_STORE", str(tmp_path / "alone/store"))
@@ -141,6 +144,7 @@ def test_two_nodes_train_what_one_node_with_as_many_ranks_trains(
 def test_a_lost_node_ends_the_attempt_and_the_next_one_goes_on(
     prepared_home: Path, second_node: Second, micro_sets: list[str]
 ) -> None:
+    second_node.home = prepared_home  # as where the nodes of a cluster have one home
     second_node.sets = [*micro_sets, OFTEN, "pretrain.max_tokens=51200"]  # 100 steps
     plan = plan_run(load_config("tiny", [*second_node.sets, "runtime.num_nodes=2"]))
     second_node.start()

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 def library() -> ctypes.CDLL | None:
     """The compiled functions; None, said once in the log, where there is no compiler or its work does not load."""
     try:
-        found = ctypes.CDLL(str(_compiled()))
+        found = _loaded(_compiled())
         found.product.argtypes = [Whole, Whole, Whole, Whole, Pointer, Pointer, Pointer, Whole]
         found.scratch_floats.argtypes, found.scratch_floats.restype = [Pointer, Whole, Whole], Whole
         found.draw.argtypes = [Whole, Whole, *[Pointer] * 6]
@@ -49,6 +49,15 @@ def library() -> ctypes.CDLL | None:
         log.info("decoding without compiled steps: %s", error)
         return None
     return found
+
+
+def _loaded(made: Path) -> ctypes.CDLL:
+    """The library; one that was damaged is compiled again."""
+    try:
+        return ctypes.CDLL(str(made))
+    except OSError:
+        made.unlink(missing_ok=True)
+        return ctypes.CDLL(str(_compiled()))
 
 
 def _compiled() -> Path:
@@ -60,9 +69,11 @@ def _compiled() -> Path:
     identity = repr((sources, FLAGS, compiler, platform.machine(), sorted(cpu_flags())))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nanochat"
     made = cache / f"step-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if (held := cache.stat()).st_uid != os.geteuid() or held.st_mode & 0o022:
+        raise RuntimeError(f"others may write in {cache}, and what lies there is run")
     if made.is_file():
         return made
-    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         fresh = Path(folder) / made.name
         try:

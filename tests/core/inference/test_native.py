@@ -1,6 +1,9 @@
 """The compiled step: its products, what it does without a compiler, and how often it compiles."""
 
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -137,3 +140,27 @@ def test_a_small_models_prompt_takes_one_thread_and_gives_the_others_back(monkey
     finally:
         torch.set_num_threads(before)
     assert seen == [1, 3]
+
+
+@needs_compiler
+def test_a_library_that_was_damaged_is_compiled_again(tmp_path):
+    load = "from nanochat_core.inference.native import library; assert library() is not None"
+
+    def in_a_process() -> int:  # of its own: a process finds by name what it has loaded before
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", load], env=environment, check=True)
+        [made] = (tmp_path / "nanochat").glob("*.so")
+        size = made.stat().st_size
+        made.write_bytes(b"not a library")
+        return size
+
+    assert in_a_process() == in_a_process()
+
+
+@needs_compiler
+def test_what_others_may_have_written_is_not_run(compile_anew, tmp_path, caplog):
+    (tmp_path / "nanochat").mkdir(mode=0o777)
+    (tmp_path / "nanochat").chmod(0o777)
+    with caplog.at_level(logging.INFO):
+        assert compile_anew() is None
+    assert "others may write" in caplog.text

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -179,6 +180,9 @@ def results(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
         others = theirs["each"][name]
         num_equal = sum(a == b for a, b in zip(values, others, strict=False))
         told.append(f"{num_equal} of {max(len(values), len(others))} {name} equal")
+    for name, values in _part(ours, "any order"):
+        num_equal = (Counter(map(str, values)) & Counter(map(str, theirs["any order"][name]))).total()
+        told.append(f"{num_equal} of {len(values)} {name} equal")
     told += [f"{name} {value:,} and {theirs['told'][name]:,}" for name, value in _part(ours, "told")]
     return ", ".join(told)
 

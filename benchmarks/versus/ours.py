@@ -215,10 +215,10 @@ def _chat(given: Given, name: str) -> Iterator[Any]:
     yield
     answered = answer_items(engine, items, asking, run_programs=lambda programs: [], progress=quiet)
     ends = {engine.tokenizer.bos, engine.tokenizer.special("<|assistant_end|>")}
-    answers = sorted(tokens[:-1] if tokens[-1:] and tokens[-1] in ends else tokens for tokens in said)
+    answers = [tokens[:-1] if tokens[-1:] and tokens[-1] in ends else tokens for tokens in said]
     yield sum(map(len, answers)) or 1
     accuracy = sum(one.marks[0] for one in answered) / len(answered)
-    yield {"near": {"accuracy": accuracy}, "each": {"answers": answers} if said else {}}
+    yield {"near": {"accuracy": accuracy}, "any order": {"answers": answers} if said else {}}
 
 
 def rl(given: Given) -> Iterator[Any]:

@@ -114,6 +114,8 @@ def test_results_say_what_is_equal_and_what_is_not() -> None:
     assert (
         results(ours, theirs) == "merges equal, bpb 2 and 2.0001 (5.0e-05 apart), 2 of 3 answers equal, tokens 7 and 8"
     )
+    drawn = {"any order": {"answers": [[1], [2], [2]]}}, {"any order": {"answers": [[2], [1], [3]]}}
+    assert results(*drawn) == "2 of 3 answers equal"
     theirs["same"], theirs["near"] = {"merges": "b"}, {"bpb": 2.0}
     assert "merges DIFFER, bpb 2 and 2, 2 of 3" in results(ours, theirs)
 

@@ -23,6 +23,8 @@ def environment_of(peer: Path, folder: Path) -> Path:
     python = folder / "environment/bin/python"
     if not (folder / "environment/done").is_file():
         print(f"an environment for nanochat is made in {folder}", file=sys.stderr, flush=True)
+        if not (peer / "pyproject.toml").is_file():
+            raise Failed(f"{peer} is no checkout of nanochat: git clone https://github.com/karpathy/nanochat")
         project = tomllib.loads((peer / "pyproject.toml").read_text())["project"]
         wanted = [name for name in project["dependencies"] if re.match(r"[\w-]+", name)[0] != "torch"]  # type: ignore[index]
         pin = f"torch=={plain(version('torch'))}"

@@ -82,7 +82,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad[0], grad_weight * grad[0], None, None
+        return grad_hidden.mul_(grad[0]), grad_weight.mul_(grad[0]), None, None  # in place: they are ours, and large
 
 
 def _sweep(

@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from nudge import nudge
 from threads import one_thread as one_thread
 
 from nanochat_core.base.distributed import World
 from nanochat_core.base.records import read_records
 from nanochat_core.base.torchrun import torchrun
+from nanochat_core.config import GPTConfig
+from nanochat_core.model.gpt import GPT
 from nanochat_core.model.weights import load_model
 from nanochat_core.optim.groups import OptimConfig
 from nanochat_core.optim.optimizer import MuonAdamW
@@ -225,3 +228,19 @@ def test_two_ranks_share_the_questions_and_add_up_to_the_gradient_of_one(make_jo
     assert one["numbers"]["useful_frac"] > 0
     for name, grad in one["grads"].items():
         assert torch.allclose(two["grads"][name], grad, atol=1e-6, rtol=0), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_reference_computes_the_same_bits_from_the_tables_and_matrices_that_it_is_cast_to(dtype):
+    model = GPT(GPTConfig(sequence_len=64, vocab_size=300, n_layer=4, n_head=2, n_kv_head=1, n_embd=64))
+    nudge(model, 0.3, seed=0)
+    model.compute_dtype = dtype
+    ids = torch.randint(0, 300, (3, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = model.hidden(ids), model.logits(model.hidden(ids))
+        rl._hold_in(model, dtype)
+        after = model.hidden(ids), model.logits(model.hidden(ids))
+    assert all(map(torch.equal, before, after))
+    large = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    assert {parameter.dtype for parameter in large} == {dtype}
+    assert not any(parameter.requires_grad for parameter in model.parameters())

@@ -379,7 +379,7 @@ def test_the_file_of_a_users_text_is_in_the_key(small_corpus: Path, tmp_path: Pa
 def packages_of(step: str) -> set[str]:
     """Packages that are imported by modules of which something is in a step's key."""
     shared = {each.body.__module__ for each in STEPS.values()} | {f"{fp.PACKAGE}.pipeline.training"}
-    modules = code_closure(entries(step)).keys() - shared
+    modules = {module for module in code_closure(entries(step)) if ":" not in module} - shared  # and no files of data
     found = set().union(*(graph().find_modules_directly_imported_by(module) for module in modules))
     return {module for module in found if module.split(".")[0] not in {fp.PACKAGE, *sys.stdlib_module_names}}
 

@@ -9,7 +9,6 @@ import pytest
 import regex
 import rustbpe
 import tiktoken
-from ffbpe import PreTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,10 +20,19 @@ from nanochat_core.tokenizer.pieces import count_pieces, cut
 from nanochat_core.tokenizer.tokenizer import SPECIAL_TOKENS, Added, Tokenizer
 from tests.core.tokenizer.mixed import WHITE, mixed_texts
 
+PreTokenizer = pytest.importorskip("ffbpe", reason="ffbpe has no wheel for Linux on ARM").PreTokenizer
 PATTERNS = sorted({SPLIT_PATTERN, TIKTOKEN_GPT4, SCRIPTS})
 NAMES = [next(name for name, found in NAMED.items() if found == pattern) for pattern in PATTERNS]
 BYTES = [bytes([value]) for value in range(256)]
 SHORT = [*"aS1 \t\n\r.'é2", "\u00a0", "\u3000", "\u0301"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def marked_digits():
+    """All that may be encoded fast is, also where many digits make it slow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "MOST_DIGITS", 2.0)
+        yield
 
 
 def plain_pieces(texts, pattern):
@@ -180,6 +188,15 @@ def test_no_documents_are_no_ids(learnt):
     ids, lengths = BulkEncoder(learnt).encode([])
     assert len(ids) == len(lengths) == 0
     assert ids.dtype == np.uint16
+
+
+def test_where_marks_cost_more_than_they_gain_the_plain_encoder_works(learnt, monkeypatch):
+    monkeypatch.setattr(bulk, "MOST_DIGITS", 0.3)
+    texts = ["0123456789" * 50, "0.123456,0.654321\n" * 30, "a word or two, 12 of them " * 20, "\ud800 half"]
+    encoder = BulkEncoder(learnt)
+    has_twos = learnt.pattern == SPLIT_PATTERN
+    assert list(map(encoder._pays_for, texts)) == [not has_twos, not has_twos, True, True]
+    assert bulk_ids(encoder, texts) == [[learnt.bos, *learnt.encode(text)] for text in texts]
 
 
 def test_an_encoder_that_has_seen_much_begins_anew(learnt, monkeypatch):

@@ -4,6 +4,8 @@ A batch system tells every process of a job to end at once. This one then still 
 deaf to SIGTERM and goes when its driver says so (SIGINT), or is gone.
 """
 
+import contextlib
+import os
 import signal
 import sys
 from types import FrameType
@@ -34,7 +36,11 @@ def main() -> None:
         "flows.guard:create_app", factory=True, host="127.0.0.1", port=int(sys.argv[1]),
         log_level="error", lifespan="on", timeout_graceful_shutdown=GRACE_S,
     )  # fmt: skip
-    Server(config).run()
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once all is closed
+        Server(config).run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the database is closed; taking down what Prefect has imported takes half of the end
 
 
 if __name__ == "__main__":

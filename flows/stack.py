@@ -32,6 +32,7 @@ ROOT_FOLDER = Path("/var/lib/nanochat")
 NUM_PORTS = 2  # server and database; the store has a row of its own
 BUCKET = "nanochat"
 REGION = "us-east-1"
+NO_SERVER = ("folder", "given")
 S3_STORES = ("seaweedfs", "versitygw", "minio")
 
 
@@ -86,7 +87,7 @@ class Stack:
     def store_exports(self) -> dict[str, str]:
         """What a process needs to reach the store. One unit: half of it from elsewhere reaches nothing."""
         exports = {"NANOCHAT_STORE": self.store_url}
-        if self.store in S3_STORES:
+        if self.store not in NO_SERVER:
             exports |= {
                 "AWS_ENDPOINT_URL": self.store_endpoint,
                 "AWS_ACCESS_KEY_ID": self.store_key,

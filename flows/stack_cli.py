@@ -20,6 +20,7 @@ from flows.stack import (
     ENV_FILE,
     FILE,
     FOLDER_VARIABLE,
+    NO_SERVER,
     S3_STORES,
     Stack,
     adopt,
@@ -81,6 +82,11 @@ def up(
         if stack is None:
             stack = _first_start(path, store=store, port=port)
             save(stack)
+        elif stack.store not in (*S3_STORES, *NO_SERVER):
+            raise ConfigError(
+                f"{path} has its store in {stack.store}, which an earlier version ran and this one does not",
+                hint="choose another --folder; that version can still start this one, for what is in it",
+            )
         elif (port or stack.ports[0]) != stack.ports[0] or store not in ("auto", stack.store):
             raise ConfigError(
                 f"{path} has a stack with port {stack.ports[0]} and store {stack.store} already",

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from flows import stack as settings
 from flows import stack_release
@@ -191,3 +192,19 @@ def test_a_database_of_another_prefect_is_copied_before_a_server_opens_it(stack:
         stack_release.keep_copy(
             stack, lambda _: subprocess.run(["false"], capture_output=True, text=True), database=database
         )
+
+
+def test_a_stack_whose_store_only_an_earlier_version_runs_is_refused_and_still_found(
+    stack: Stack, server: Part
+) -> None:
+    held = json.loads((stack.path / "stack.json").read_text())
+    (stack.path / "stack.json").write_text(json.dumps({**held, "store": "swift", "ports": held["ports"][:6]}))
+    environment: dict[str, str] = {}
+    adopt(environment)
+    assert environment["AWS_ENDPOINT_URL"] == stack.store_endpoint, "what runs of it is used, and not Amazon"
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "up", "--local", "--folder", str(stack.path)], cwd=ROOT,
+        env={**os.environ, "NANOCHAT_HOME": str(stack.path.parent / "home")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "has its store in swift, which an earlier version ran" in done.stderr

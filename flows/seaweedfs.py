@@ -42,17 +42,19 @@ def install() -> None:
     if program() is not None:
         return
     part = _tools().with_suffix(f".{os.getpid()}.part")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--retries", "1", "--timeout", "10"]
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(
-            [*pip, "--require-hashes", "--only-binary", ":all:", "--target", str(part), "--requirement", str(LOCK)],
+            [*pip, "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:",
+             "--target", str(part), "--requirement", str(LOCK)],
             check=True, capture_output=True, timeout=INSTALL_TIMEOUT_S,
         )  # fmt: skip
         part.replace(_tools())
     except (subprocess.SubprocessError, OSError) as error:
         said = (getattr(error, "stderr", None) or b"").decode(errors="replace").strip() or str(error)
-        raise HardwareError(f"SeaweedFS cannot be installed: {said[-300:]}", hint="--store folder") from error
+        last = said.splitlines()[-1].removeprefix("ERROR: ")
+        raise HardwareError(f"SeaweedFS cannot be installed: {last[:300]}", hint="--store folder") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -6,6 +6,7 @@ Prefect's own client would use. Settings that Prefect cannot read are one line h
 
 import importlib.metadata
 import os
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,17 @@ def settings() -> Any:
 
 def may_be_configured() -> bool:
     """Whether a file of the current folder may say something to Prefect; asking Prefect takes a second of import."""
-    return any(os.access(name, os.R_OK) and "prefect" in name + _text(name).lower() for name in FILES)
+    return any(os.access(name, os.R_OK) and _may_say(name) for name in FILES)
+
+
+def _may_say(name: str) -> bool:
+    """Of pyproject.toml Prefect reads its own table alone; a project may be called after it, as ours is."""
+    if name != "pyproject.toml":
+        return "prefect" in name + _text(name).lower()
+    try:
+        return "prefect" in tomllib.loads(_text(name)).get("tool", {})
+    except ValueError:
+        return True  # it says so itself
 
 
 def check_configured() -> None:

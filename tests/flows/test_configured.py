@@ -9,6 +9,8 @@ import first_home
 import pytest
 from conftest import ROOT
 
+from flows.configured import may_be_configured
+
 URL = "http://127.0.0.1:9/api"
 OPEN = """
 import sys
@@ -56,3 +58,21 @@ def test_a_prefect_that_was_imported_before_sees_the_server_of_the_run_and_its_p
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["True", "True", "None"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "may"),
+    [
+        ((ROOT / "pyproject.toml").read_text(encoding="utf-8"), False),  # ours: a start does not wait for Prefect first
+        ("[tool]\nprefect.api.url = 'http://127.0.0.1:9/api'\n", True),
+        ("tool = 'prefect'\n", True),
+        ("[tool.prefect\n", True),
+        ("[project]\n", False),
+    ],
+)
+def test_of_a_projects_file_prefects_own_table_counts(
+    content: str, may: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(content, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert may_be_configured() is may
